@@ -1,0 +1,20 @@
+#include "kvplane/kernel/isa.h"
+
+#include <gtest/gtest.h>
+
+namespace kvplane::kernel {
+namespace {
+
+TEST(IsaUnit, NamesRoundTrip) {
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) EXPECT_EQ(*ParseIsa(Name(isa)), isa);
+  EXPECT_FALSE(ParseIsa("sse9").ok());
+}
+
+TEST(IsaUnit, ActiveIsAvailable) {
+  EXPECT_EQ(AvailableIsas().front(), Isa::kScalar);
+  EXPECT_EQ(AvailableIsas().back(), DetectedIsa());
+  EXPECT_LE(ActiveIsa(), DetectedIsa());
+}
+
+}  // namespace
+}  // namespace kvplane::kernel
