@@ -56,7 +56,7 @@ TEST(KvViewUnit, TilesCrossPages) {
   EXPECT_EQ(format.page_elements, 2u * 2 * 16 * 8);
   std::vector<uint16_t> memory(3 * format.page_elements);
   std::vector<uint16_t*> pages;
-  for (int i = 0; i < 3; ++i) pages.push_back(memory.data() + i * format.page_elements);
+  for (size_t i = 0; i < 3; ++i) pages.push_back(memory.data() + i * format.page_elements);
   const TileView view = MakeTileView({pages, format}, Side::kValue, 10, 30, 1, 1, 8);
   ASSERT_EQ(view.run_count, 3u);
   EXPECT_EQ(view.runs[0].tokens, 6u);
