@@ -1,0 +1,141 @@
+// Engine: continuous batching over one model, and the requests' life from queue to last token.
+//
+// One owner thread runs the step loop: it admits requests (sched), builds a ragged batch of prefill chunks
+// and decode tokens, runs the model, samples, and feeds KV to or takes it from `transfer`. Requests are state
+// machines (queued, prefilling, transferring, decoding, finished) touched by that thread only; Submit and
+// Cancel post to it.
+//
+// Roles: every engine can do everything. A request with `remote_decode` is prefilled here and its KV offered
+// under a transfer id; one with `remote_prefill` pulls its KV from another node and is decoded here. If that
+// KV does not arrive intact in time the prompt is recomputed here: slower, never wrong.
+//
+// Determinism: for given weights, compute type and instruction set, greedy output does not depend on what
+// else is in the batch, on chunk sizes or on where the prefill ran (with a lossless strategy).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/ids.h"
+#include "kvplane/base/status.h"
+#include "kvplane/base/thread_pool.h"
+#include "kvplane/codec/strategy.h"
+#include "kvplane/model/model.h"
+#include "kvplane/model/sampling.h"
+#include "kvplane/transfer/kv_receiver.h"
+#include "kvplane/transfer/kv_sender.h"
+
+namespace kvplane::engine {
+
+struct EngineOptions {
+  uint64_t kv_bytes = 512 << 20;  // memory of the paged cache
+  uint32_t block_tokens = 64;     // tokens per block
+  uint32_t step_tokens = 512;     // token budget of one step (prefill chunks + decode tokens)
+  uint32_t max_running = 64;      // requests in the running set
+  uint32_t max_queued = 1024;     // Submit answers kResourceExhausted beyond it
+  uint32_t max_context = 0;       // 0: the model's own limit
+  base::Duration transfer_timeout =
+      std::chrono::seconds(30);  // offer and pull deadline where a request has none
+};
+
+// This node prefills; another will pull the KV under `transfer_id`.
+struct RemoteDecode {
+  std::string transfer_id;
+  codec::Strategy strategy;
+};
+
+// This node decodes; the KV and the first token come from `endpoint` under `transfer_id`.
+struct RemotePrefill {
+  std::string transfer_id;
+  std::string endpoint;  // "tcp://HOST:PORT"
+  bool accept_lossy = true;
+};
+
+struct Request {
+  std::vector<int32_t> prompt;  // at least one token
+  model::SamplingParams sampling;
+  uint32_t max_tokens = 16;
+  uint32_t min_tokens = 0;  // end-of-sequence and stop ids are not sampled before
+  bool ignore_eos = false;
+  std::vector<int32_t> stop_token_ids;
+  base::TimePoint deadline = base::kNoDeadline;
+  std::optional<RemoteDecode> remote_decode;  // at most one of the two
+  std::optional<RemotePrefill> remote_prefill;
+};
+
+enum class FinishReason { kStop, kLength, kCancelled, kFailed };
+
+// Where the prompt's KV came from.
+enum class KvSource { kLocal, kTransfer, kRecompute };
+
+struct TokenEvent {
+  int32_t id = 0;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top_logprobs;
+  uint32_t index = 0;  // 0 for the first generated token
+};
+
+struct FinishEvent {
+  FinishReason reason = FinishReason::kStop;
+  base::Status status;  // why, for kFailed and kCancelled
+  uint32_t prompt_tokens = 0;
+  uint32_t generated_tokens = 0;
+  uint32_t cached_tokens = 0;
+  KvSource source = KvSource::kLocal;
+  std::string recompute_reason;  // why the transfer failed, when source is kRecompute
+  base::Duration queue{};        // submit to first scheduled
+  base::Duration prefill{};      // first scheduled to first token (local prefill only)
+  base::Duration ttft{};         // submit to first token
+  base::Duration total{};
+  std::optional<transfer::TransferOutcome> transfer;
+};
+
+// Receives a request's events on the engine's thread; must not block. OnFinish comes exactly once, last. For
+// a request with remote_decode OnFinish comes after the first token, without waiting for the transfer's end.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void OnToken(const TokenEvent& event) = 0;
+  virtual void OnFinish(const FinishEvent& event) = 0;
+};
+
+struct EngineStats {
+  uint64_t requests_submitted = 0, requests_finished = 0, requests_failed = 0, requests_cancelled = 0;
+  uint64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
+  uint64_t transfers_sent = 0, transfers_received = 0, transfers_failed = 0, recomputes = 0;
+  uint64_t tiles_retried = 0;
+  uint64_t kv_bytes_raw = 0, kv_bytes_wire = 0;  // sent and received
+  uint32_t queued = 0, running = 0, transferring = 0;
+  uint32_t blocks_total = 0, blocks_used = 0;
+  double step_seconds = 0, gemm_seconds = 0, attention_seconds = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;  // cancels everything, joins the thread
+
+  // `model` and `pool` must outlive the engine; sender and receiver may be null (no PD) and are used by it
+  // alone.
+  static base::Result<std::unique_ptr<Engine>> Create(model::Model& model, const EngineOptions& options,
+                                                      transfer::KvSender* sender,
+                                                      transfer::KvReceiver* receiver);
+
+  // Thread-safe. kInvalidArgument (empty prompt, bad sampling, both remotes), kResourceExhausted (queue full,
+  // or prompt + max_tokens beyond the context or the cache: the message says which and the limit),
+  // kUnavailable (draining).
+  virtual base::Result<base::RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
+  virtual void Cancel(base::RequestId id) = 0;  // thread-safe, idempotent; the sink still gets OnFinish
+
+  // Refuses new requests and waits for the running ones until `deadline`, then cancels the rest.
+  virtual void Drain(base::TimePoint deadline) = 0;
+  virtual EngineStats stats() const = 0;
+  virtual const EngineOptions& options() const = 0;  // with max_context resolved
+};
+
+}  // namespace kvplane::engine

@@ -1,0 +1,67 @@
+// KvReceiver: the decode node's half. It pulls KV by transfer id and decodes tiles straight into cache pages.
+//
+// One connection per prefill node carries all transfers from it. Every tile is verified (frame CRC, tile CRC,
+// geometry) before a byte of a page is written; a bad tile is asked for again (tile_retries), then the
+// transfer fails and the engine recomputes. Whatever happens, `on_complete` is called exactly once, after the
+// last write to the pages.
+//
+// Thread safety: all public members may be called from any thread. Callbacks run on the receiver's threads;
+// they must not block or call back into the same object.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/status.h"
+#include "kvplane/tensor/kv_view.h"
+#include "kvplane/transfer/transfer.h"
+#include "kvplane/transport/stream.h"
+
+namespace kvplane::transfer {
+
+struct KvReceiverOptions {
+  size_t codec_threads = 1;
+  // Byte credits granted to one peer: coded tiles received and not yet decoded.
+  size_t credit_bytes = 16 << 20;
+  uint32_t tile_retries = 3;
+  base::Duration connect_timeout = std::chrono::seconds(5);
+  // A transfer on which nothing arrives for this long (after the prefill node accepted it) is failed.
+  base::Duration stall_timeout = std::chrono::seconds(10);
+};
+
+struct KvPull {
+  std::string endpoint;  // the prefill node's: "tcp://HOST:PORT"
+  std::string transfer_id;
+  KvDescriptor descriptor;
+  std::span<const tensor::LayerPages>
+      layers;  // [layers]; copied (addresses, not pages); cover descriptor.tokens
+  base::TimePoint deadline;
+  bool accept_lossy = true;  // false: refuse a lossy strategy (strict reader)
+  OnFirstToken on_first_token;
+  OnComplete on_complete;
+};
+
+class RecvSession {
+ public:
+  virtual ~RecvSession() = default;
+  // Ends the transfer; `on_complete` (kCancelled) marks the point after which no page is written.
+  virtual void Cancel(std::string_view reason) = 0;
+  // Layers whose every tile has been decoded, from 0 upwards without gaps.
+  virtual uint32_t layers_ready() const = 0;
+};
+
+class KvReceiver {
+ public:
+  virtual ~KvReceiver() = default;  // cancels what is open, joins its threads
+  static base::Result<std::unique_ptr<KvReceiver>> Create(transport::Transport& transport,
+                                                          const KvReceiverOptions& options);
+  // Returns at once; connecting and everything after it happens on the receiver's threads.
+  virtual base::Result<std::shared_ptr<RecvSession>> Pull(KvPull pull) = 0;
+};
+
+}  // namespace kvplane::transfer

@@ -1,0 +1,76 @@
+// KvSender: the prefill node's half of a transfer. It serves KV to decode nodes that ask for it by transfer
+// id.
+//
+// Life of a transfer (docs/formats/wire.md is normative): the engine Offer()s a transfer when it admits the
+// prompt and posts layers while the forward pass runs; a decode node connects and PULLs the same id, before
+// or after; tiles are encoded on codec threads, ordered on the shared link by (deadline, layer) and written
+// under the receiver's byte credits; the receiver's ACK (or a NACK, timeout, disconnect or Cancel) ends it.
+// Because the decode node pulls, the same path serves a router that starts both nodes at once (layers stream
+// while later layers are computed) and a vLLM-style proxy that calls the nodes one after the other (the KV
+// waits, until the offer's deadline).
+//
+// Ownership: the caller keeps pages alive and unmodified from PostLayer() until `on_complete`, which is
+// called exactly once per offer, on a thread of the sender, after the last access to the pages. Thread
+// safety: all public members may be called from any thread. Callbacks must not block or call back into the
+// same object.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/status.h"
+#include "kvplane/codec/strategy.h"  // Strategy
+#include "kvplane/tensor/kv_view.h"
+#include "kvplane/transfer/transfer.h"
+#include "kvplane/transport/stream.h"
+
+namespace kvplane::transfer {
+
+struct KvSenderOptions {
+  std::string endpoint = "tcp://127.0.0.1:0";
+  size_t codec_threads = 1;
+  // Coded tiles waiting for the wire, all transfers together; one oversize tile may exceed it.
+  size_t staging_bytes = 32 << 20;
+  size_t max_offers = 4096;  // open transfers; more are refused with kResourceExhausted
+  uint32_t tile_retries = 3;
+};
+
+struct KvOffer {
+  std::string transfer_id;
+  KvDescriptor descriptor;
+  codec::Strategy strategy;
+  std::span<const tensor::LayerPages> layers;  // [layers]; copied (addresses, not pages)
+  base::TimePoint deadline;                    // the transfer fails with kDeadlineExceeded at this time
+  OnComplete on_complete;
+};
+
+// One offered transfer. The engine's handle; dropping it does not cancel.
+class SendSession {
+ public:
+  virtual ~SendSession() = default;
+  // K and V of tokens [first_token, first_token + tokens) of `layer` are in the pages. Each layer is posted
+  // in token order without gaps; tiles leave as soon as they are full (or the prompt ends).
+  virtual void PostLayer(uint32_t layer, uint32_t first_token, uint32_t tokens) = 0;
+  virtual void PostFirstToken(FirstToken token) = 0;
+  // Ends the transfer with kCancelled (the peer is told why); `on_complete` still fires.
+  virtual void Cancel(std::string_view reason) = 0;
+};
+
+class KvSender {
+ public:
+  virtual ~KvSender() = default;  // cancels what is open, joins its threads
+  static base::Result<std::unique_ptr<KvSender>> Create(transport::Transport& transport,
+                                                        const KvSenderOptions& options);
+
+  // kInvalidArgument (bad id, duplicate id), kResourceExhausted (max_offers).
+  virtual base::Result<std::shared_ptr<SendSession>> Offer(KvOffer offer) = 0;
+
+  virtual std::string endpoint() const = 0;  // with the real port
+  // Bytes posted but not yet acknowledged, all transfers (the link's backlog), in raw bytes.
+  virtual uint64_t backlog_bytes() const = 0;
+};
+
+}  // namespace kvplane::transfer

@@ -1,0 +1,67 @@
+// The plain structs of a KV transfer: what both ends agree on, what it cost, how it ended.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/status.h"
+#include "kvplane/tensor/kv_view.h"
+
+namespace kvplane::transfer {
+
+using Digest = std::array<std::byte, 32>;  // SHA-256
+
+// Longest transfer id accepted from a peer or a client; ids are opaque and should be unguessable.
+constexpr size_t kMaxTransferIdBytes = 128;
+
+// What the prefill and the decode node must agree on before a byte of KV moves. Any difference is refused by
+// name.
+struct KvDescriptor {
+  tensor::KvGeometry geometry;
+  Digest model_fingerprint{};
+  Digest token_hash{};  // HashTokens() of the prompt
+  uint32_t tokens = 0;  // prompt tokens whose KV moves
+};
+
+// SHA-256 over the token ids as little-endian int32.
+Digest HashTokens(std::span<const int32_t> tokens);
+
+// The token the prefill node sampled after the prompt, sent ahead of queued tiles so that the client sees it
+// early.
+struct FirstToken {
+  int32_t id = 0;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top_logprobs;  // at most 20
+};
+
+// Stage times of both ends. Busy time: sums over tiles of the time a thread spent in the stage; `wall` is
+// from the first posted layer (sender) or the request for it (receiver) to the end.
+struct TransferTimes {
+  base::Duration encode{};
+  base::Duration send{};  // inside Stream::Write
+  base::Duration decode{};
+  base::Duration wall{};
+  base::Duration exposed{};  // from the end of prefill to the last tile decoded: what the request waited
+};
+
+struct TransferOutcome {
+  base::Status status;
+  std::string strategy;     // canonical text of what ran
+  uint64_t bytes_raw = 0;   // bf16 bytes of the KV
+  uint64_t bytes_wire = 0;  // everything on the wire for it: payload, tile headers, frames, retries
+  uint32_t tiles = 0;
+  uint32_t tiles_retried = 0;
+  TransferTimes times;
+};
+
+using OnComplete = std::function<void(TransferOutcome)>;
+using OnFirstToken = std::function<void(FirstToken)>;
+
+}  // namespace kvplane::transfer

@@ -1,0 +1,63 @@
+// Transport SPI: opaque, reliable, ordered bytes between named endpoints. Nothing here knows what the bytes
+// mean.
+//
+// Why blocking calls with deadlines instead of an event loop: a node has few peers, each with one reader and
+// one writer thread; tiles are decoded straight from the reader into cache pages, and decorators (shaped,
+// faulty) stay a few lines each (docs/adr/0003). HTTP, with thousands of connections, runs on Asio instead.
+//
+// Thread safety: one thread may read and another may write at the same time; Shutdown() may be called from
+// any thread at any time and makes both return kCancelled (or finish). Ownership: streams outlive no
+// transport. Deadlines are points of base::Clock::System().
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/status.h"
+
+namespace kvplane::transport {
+
+class Stream {
+ public:
+  virtual ~Stream() = default;
+
+  // Writes all pieces in order or fails: kUnavailable (peer gone), kDeadlineExceeded, kCancelled (Shutdown).
+  // After a failure an unknown prefix may have been sent and the stream is unusable.
+  virtual base::Status Write(std::span<const std::span<const std::byte>> pieces,
+                             base::TimePoint deadline) = 0;
+
+  // Fills `into` completely or fails with the same codes; an orderly end of stream is kUnavailable.
+  virtual base::Status Read(std::span<std::byte> into, base::TimePoint deadline) = 0;
+
+  virtual void Shutdown() = 0;
+
+  // "127.0.0.1:43210": for logs and error messages only.
+  virtual std::string peer() const = 0;
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  // kDeadlineExceeded when nobody came, kCancelled after Shutdown().
+  virtual base::Result<std::unique_ptr<Stream>> Accept(base::TimePoint deadline) = 0;
+  // The bound endpoint with its real port: "tcp://127.0.0.1:7001".
+  virtual std::string endpoint() const = 0;
+  virtual void Shutdown() = 0;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  // "tcp", "inproc", "shaped(tcp)".
+  virtual std::string_view name() const = 0;
+  // `endpoint` is "tcp://HOST:PORT" or "inproc://NAME"; port 0 lets the system choose.
+  virtual base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) = 0;
+  virtual base::Result<std::unique_ptr<Stream>> Connect(std::string_view endpoint,
+                                                        base::TimePoint deadline) = 0;
+};
+
+}  // namespace kvplane::transport
