@@ -1,0 +1,102 @@
+// TileCodec: one side of a strategy bound to code. Encodes a strided bf16 tile to bytes and back.
+//
+// A coded tile (docs/formats/object.md, section 5) is one method byte and the method's payload: 0 = raw, the
+// bf16 values as they are; 1 = coded by the strategy's chain. A tile that the chain cannot hold faithfully
+// (values that are not finite, or beyond its range) or cannot make smaller is coded raw, so a coded tile
+// never exceeds its raw size by more than that one byte. Its length follows from method, strategy and shape.
+//
+// Encoding is a pure function of the values: every instruction set gives the same bytes.
+//
+// Ownership: views and spans are borrowed for the call. Thread safety: a TileCodec is immutable and shared by
+// all threads; a Workspace belongs to one thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kvplane/base/status.h"
+#include "kvplane/codec/strategy.h"
+#include "kvplane/tensor/kv_view.h"
+
+namespace kvplane::codec {
+
+// Bounds of a tile: larger shapes are refused before anything is sized by them.
+constexpr uint32_t kMaxTileHeads = 1024;
+constexpr uint32_t kMaxTileHeadDim = 1024;
+
+enum class TileMethod : uint8_t { kRaw = 0, kCoded = 1 };
+
+// [tokens, heads, head_dim] bf16. Legal: 1..kTileTokens, 1..kMaxTileHeads, 1..kMaxTileHeadDim.
+struct TileShape {
+  uint32_t tokens = 0;
+  uint32_t heads = 0;
+  uint32_t head_dim = 0;
+
+  size_t values() const { return size_t{tokens} * heads * head_dim; }
+  size_t raw_bytes() const { return values() * sizeof(uint16_t); }
+  base::Status Validate() const;
+  bool operator==(const TileShape&) const = default;
+};
+
+// The shape of a view. A view that lies about its runs is the caller's bug.
+template <typename Element>
+TileShape ShapeOf(const tensor::BasicTileView<Element>& view) {
+  return {view.tokens, view.heads, view.head_dim};
+}
+
+// Scratch memory of one thread: grows, never shrinks, so that steady state allocates nothing.
+class Workspace {
+ public:
+  // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until the next call.
+  std::span<std::byte> Scratch(size_t bytes);
+
+ private:
+  struct Release {
+    void operator()(std::byte* memory) const;
+  };
+  std::unique_ptr<std::byte[], Release> memory_;
+  size_t bytes_ = 0;
+};
+
+struct StageFunctions;  // stage_registry.h
+
+class TileCodec {
+ public:
+  // kUnimplemented when the chain is legal but this build has no code for it.
+  static base::Result<std::shared_ptr<const TileCodec>> Create(const SideStrategy& strategy);
+  // `wire_strategy` is the canonical text of one side (SideStrategy::ToString()) as carried in OPEN frames
+  // and object headers. kCorrupt when it is anything else.
+  static base::Result<std::shared_ptr<const TileCodec>> FromWire(std::span<const std::byte> wire_strategy);
+
+  const SideStrategy& strategy() const { return strategy_; }
+  bool lossy() const { return strategy_.lossy(); }
+
+  // The most Encode() can write for a legal shape: raw size plus the method byte.
+  size_t MaxEncodedBytes(const TileShape& shape) const;
+
+  // Encodes `in` [tokens, heads, head_dim] bf16 into `out` (at least MaxEncodedBytes) and returns the bytes
+  // written. kInvalidArgument: illegal shape or short `out`.
+  base::Result<size_t> Encode(const tensor::ConstTileView& in, Workspace& workspace,
+                              std::span<std::byte> out) const;
+
+  // Decodes exactly `in` into `out`. Everything is checked before the first write: on an error no element of
+  // `out` has changed. Never reads outside `in`. Decoded values are finite unless the tile is raw.
+  // kCorrupt: unknown method, wrong length, illegal parameters. Integrity of the code bits is the CRC's job.
+  base::Status Decode(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out) const;
+
+ private:
+  TileCodec(SideStrategy strategy, const StageFunctions* functions)
+      : strategy_(std::move(strategy)), functions_(functions) {}
+
+  SideStrategy strategy_;
+  const StageFunctions* functions_;  // of the code stage, which drives the chain; static storage
+};
+
+// CRC32C (Castagnoli, RFC 3720 B.4) of a coded tile, method byte included. It stands in the tile index of an
+// object and in the tile header of a wire frame.
+uint32_t TileCrc(std::span<const std::byte> coded);
+
+}  // namespace kvplane::codec
