@@ -36,18 +36,25 @@ namespace kvplane::engine {
 struct EngineOptions {
   uint64_t kv_bytes = 512 << 20;  // memory of the paged cache
   uint32_t block_tokens = 64;     // tokens per block
-  uint32_t step_tokens = 512;     // token budget of one step (prefill chunks + decode tokens)
+  uint32_t step_tokens = 512;     // token budget of one step (prefill chunks + decode tokens); at least
+                                  // max_running + 64, so that a prompt always advances
   uint32_t max_running = 64;      // requests in the running set
   uint32_t max_queued = 1024;     // Submit answers kResourceExhausted beyond it
   uint32_t max_context = 0;       // 0: the model's own limit
-  base::Duration transfer_timeout =
-      std::chrono::seconds(30);  // offer and pull deadline where a request has none
+  // An offer or a pull fails after this long (or at the request's deadline, whichever is earlier). A failed
+  // pull is recomputed.
+  base::Duration transfer_timeout = std::chrono::seconds(30);
+  codec::Strategy default_strategy;  // of offers that name none
+  // Ends of sequence; empty: those of the model's config.json.
+  std::vector<int32_t> eos_token_ids;
 };
 
-// This node prefills; another will pull the KV under `transfer_id`.
+// This node prefills; another will pull the KV under `transfer_id`. One token is generated (max_tokens is
+// taken as 1); it also travels with the KV.
 struct RemoteDecode {
   std::string transfer_id;
-  codec::Strategy strategy;
+  std::optional<codec::Strategy> strategy;  // none: EngineOptions::default_strategy
+  bool accept_lossy = true;                 // false: a lossy default gives way to `off`
 };
 
 // This node decodes; the KV and the first token come from `endpoint` under `transfer_id`.
@@ -62,7 +69,7 @@ struct Request {
   model::SamplingParams sampling;
   uint32_t max_tokens = 16;
   uint32_t min_tokens = 0;  // end-of-sequence and stop ids are not sampled before
-  bool ignore_eos = false;
+  bool ignore_eos = false;  // end-of-sequence ids do not end the request; stop_token_ids still do
   std::vector<int32_t> stop_token_ids;
   base::TimePoint deadline = base::kNoDeadline;
   std::optional<RemoteDecode> remote_decode;  // at most one of the two
@@ -79,6 +86,7 @@ struct TokenEvent {
   float logprob = 0;
   std::vector<std::pair<int32_t, float>> top_logprobs;
   uint32_t index = 0;  // 0 for the first generated token
+  bool stop = false;   // an end-of-sequence or stop id: counted, but not part of the text
 };
 
 struct FinishEvent {
