@@ -1,0 +1,172 @@
+#include "apps/cli/commands/cmd_demo.h"
+
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <system_error>
+#include <utility>
+
+#include "apps/cli/bench_report.h"
+#include "apps/cli/exit_code.h"
+#include "apps/cli/pd_cluster.h"
+#include "apps/cli/pd_run.h"
+#include "apps/cli/prompt_source.h"
+#include "kvplane/base/rng.h"
+#include "kvplane/base/units.h"
+#include "kvplane/codec/strategy.h"
+#include "kvplane/model/tokenizer.h"
+
+namespace kvplane::cli {
+namespace {
+
+// A folder for the nodes' logs, kept when the run fails so that they can be read.
+class LogFolder {
+ public:
+  static base::Result<LogFolder> Create() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "kvplane-demo-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) return base::Internal("{}: {}", pattern, std::strerror(errno));
+    LogFolder folder;
+    folder.path_ = pattern;
+    return folder;
+  }
+  const std::filesystem::path& path() const { return path_; }
+  void Remove() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct Outcome {
+  std::vector<PdSummary> summaries;  // unified first
+  bool off_identical = true;         // vacuously, without an `off` mode
+};
+
+base::Status ValidateArgs(const DemoArgs& args) {
+  if (args.count == 0 || args.modes.empty())
+    return base::InvalidArgument("--count and --modes must not be empty");
+  if (args.min_tokens < 8 || args.min_tokens > args.max_tokens) {
+    return base::InvalidArgument("--min-tokens {} must be at least 8 and at most --max-tokens {}",
+                                 args.min_tokens, args.max_tokens);
+  }
+  for (const std::string& mode : args.modes) {
+    if (const auto strategy = codec::Strategy::Parse(mode); !strategy.ok()) {
+      return strategy.status().Annotate("--modes");
+    }
+  }
+  return base::Status::Ok();
+}
+
+base::Result<std::vector<Prompt>> MakePrompts(const DemoArgs& args) {
+  KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<model::Tokenizer> tokenizer,
+                           model::Tokenizer::Load(args.model));
+  KVPLANE_ASSIGN_OR_RETURN(const PromptSource source, PromptSource::Load(args.prompts));
+  base::Rng rng(args.seed);
+  return source.Spread(*tokenizer, args.count, args.min_tokens, args.max_tokens, rng);
+}
+
+base::Result<Outcome> RunAtRate(const DemoArgs& args, const std::vector<Prompt>& prompts, double bits_per_s,
+                                const std::filesystem::path& logs) {
+  ClusterOptions cluster_options;
+  cluster_options.model = args.model;
+  cluster_options.link_bits_per_s = bits_per_s;
+  cluster_options.threads = args.threads;
+  cluster_options.log_folder = logs;
+  KVPLANE_ASSIGN_OR_RETURN(PdCluster cluster, PdCluster::Start(cluster_options));
+  PdRunOptions run_options;
+  run_options.modes = args.modes;
+  run_options.max_tokens = args.generate;
+  KVPLANE_ASSIGN_OR_RETURN(const PdRunResult run, RunPd(cluster, prompts, run_options));
+  KVPLANE_RETURN_IF_ERROR(cluster.Stop());
+
+  Outcome outcome;
+  outcome.summaries.push_back(Summarise(run.unified, run.unified));
+  for (const PdModeResult& mode : run.modes) {
+    outcome.summaries.push_back(Summarise(mode, run.unified));
+    if (mode.mode == "off") outcome.off_identical = outcome.summaries.back().identical == prompts.size();
+  }
+  return outcome;
+}
+
+void PrintVerdict(const Outcome& outcome) {
+  const PdSummary* off = nullptr;
+  for (const PdSummary& summary : outcome.summaries) {
+    if (summary.mode == "off") off = &summary;
+  }
+  if (off == nullptr) return;
+  fmt::print(stderr, "\nuncompressed transfer gives the unified process's tokens: {}\n",
+             outcome.off_identical ? "yes, all of them" : "NO");
+  for (const PdSummary& summary : outcome.summaries) {
+    if (summary.mode == "off" || summary.mode == "unified") continue;
+    fmt::print(stderr, "{}: job completion time {:.2f}x of uncompressed (p50)\n", summary.mode,
+               Quantile(summary.jct_s, 0.5) / Quantile(off->jct_s, 0.5));
+  }
+}
+
+base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>& rates, BenchReport& report,
+                            const std::filesystem::path& logs) {
+  KVPLANE_RETURN_IF_ERROR(ValidateArgs(args));
+  std::vector<double> bits_per_s;
+  for (const std::string& rate : rates) {
+    KVPLANE_ASSIGN_OR_RETURN(const double parsed, base::ParseBitsPerSecond(rate));
+    if (parsed < 1e5) return base::InvalidArgument("link rate '{}' is below 100 kbit/s", rate);
+    bits_per_s.push_back(parsed);
+  }
+  KVPLANE_ASSIGN_OR_RETURN(const std::vector<Prompt> prompts, MakePrompts(args));
+  uint64_t tokens = 0;
+  for (const Prompt& prompt : prompts) tokens += prompt.tokens;
+  fmt::print(stderr, "{} prompts of real text, {} to {} tokens ({} in all), {} tokens generated for each\n",
+             prompts.size(), args.min_tokens, args.max_tokens, tokens, args.generate);
+  bool identical = true;
+  for (const double rate : bits_per_s) {
+    fmt::print(stderr,
+               "\nprefill -> decode over a {} link (shaped in the prefill process), one request at a time\n",
+               base::FormatBitsPerSecond(rate));
+    KVPLANE_ASSIGN_OR_RETURN(const Outcome outcome, RunAtRate(args, prompts, rate, logs));
+    PrintPdTable(outcome.summaries);
+    PrintVerdict(outcome);
+    for (const PdSummary& summary : outcome.summaries) AddPdRows(summary, rate, report);
+    identical = identical && outcome.off_identical;
+  }
+  return identical;
+}
+
+int RunAndReport(const DemoArgs& args, const std::vector<std::string>& rates, std::string_view bench) {
+  base::Result<LogFolder> logs = LogFolder::Create();
+  if (!logs.ok()) {
+    fmt::print(stderr, "kvplane {}: {}\n", bench, logs.status().ToString());
+    return ExitCodeFor(logs.status().code());
+  }
+  BenchReport report(bench);
+  const base::Result<bool> identical = RunRates(args, rates, report, logs->path());
+  if (!identical.ok()) {
+    fmt::print(stderr, "kvplane {}: {}\nlogs of the nodes: {}\n", bench, identical.status().ToString(),
+               logs->path().string());
+    return ExitCodeFor(identical.status().code());
+  }
+  logs->Remove();
+  if (!args.json.empty()) {
+    if (const base::Status status = report.WriteJson(args.json); !status.ok()) {
+      fmt::print(stderr, "kvplane {}: {}\n", bench, status.ToString());
+      return ExitCodeFor(status.code());
+    }
+  }
+  return *identical ? kExitOk : kExitFailed;
+}
+
+}  // namespace
+
+int CmdDemo(const DemoArgs& args) { return RunAndReport(args, {args.link_rate}, "demo"); }
+
+int CmdBenchPd(const BenchPdArgs& args) { return RunAndReport(args.base, args.link_rates, "pd"); }
+
+}  // namespace kvplane::cli

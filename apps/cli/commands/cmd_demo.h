@@ -1,0 +1,35 @@
+// kvplane demo: prefill, decode and router on loopback with a shaped link, real prompts, one table.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace kvplane::cli {
+
+struct DemoArgs {
+  std::string model = "models/demo";
+  std::string prompts = "prompts";      // folder of *.txt
+  std::string link_rate = "200Mbit/s";  // of the prefill node's link
+  std::vector<std::string> modes = {"off", "int8", "int4"};
+  uint32_t count = 24;  // prompts
+  uint32_t min_tokens = 200;
+  uint32_t max_tokens = 2000;  // longest prompt
+  uint32_t generate = 32;      // tokens generated per request
+  uint64_t seed = 1;
+  uint32_t threads = 1;  // compute threads of each node
+  std::string json;      // also write the rows of docs/benchmarks.md to this file
+};
+
+// Exit code 0 only when every request was answered and `off` gave the unified process's tokens exactly.
+int CmdDemo(const DemoArgs& args);
+
+// kvplane bench pd: the same comparison over several link rates.
+struct BenchPdArgs {
+  DemoArgs base;
+  std::vector<std::string> link_rates = {"50Mbit/s",  "100Mbit/s", "200Mbit/s",
+                                         "500Mbit/s", "1Gbit/s",   "4Gbit/s"};
+};
+int CmdBenchPd(const BenchPdArgs& args);
+
+}  // namespace kvplane::cli

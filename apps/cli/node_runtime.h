@@ -1,0 +1,76 @@
+// NodeRuntime: everything one node runs, wired: thread pool, model, tokenizer, transports, sender, receiver,
+// engine.
+//
+// `serve`, `generate` and the benches build the same object from the same flags, so that what is measured is
+// what is served. Members are destroyed in the reverse order of use; the engine goes first.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kvplane/base/status.h"
+#include "kvplane/base/thread_pool.h"
+#include "kvplane/codec/strategy.h"
+#include "kvplane/engine/engine.h"
+#include "kvplane/model/chat_template.h"
+#include "kvplane/model/model.h"
+#include "kvplane/model/tokenizer.h"
+#include "kvplane/transport/stream.h"
+
+namespace kvplane::cli {
+
+struct RuntimeArgs {
+  std::string model = "models/demo";
+  std::string role = "unified";  // unified, prefill (sends KV), decode (receives KV)
+  uint32_t threads = 0;          // compute threads; 0: one per CPU
+  std::string compute = "auto";  // GEMM type: auto (measured at start), bf16, f32
+  std::string kv_size = "512MiB";
+  uint32_t block_tokens = 64;  // a multiple of 16
+  uint32_t step_tokens = 512;  // token budget of one step: larger prefills faster, smaller keeps TPOT even
+  uint32_t max_running = 64;
+  uint32_t max_queued = 1024;
+  uint32_t max_context = 0;                     // 0: the model's limit
+  std::string strategy = "off";                 // of transfers whose request names none
+  std::string kv_listen = "tcp://127.0.0.1:0";  // where a prefill node serves KV
+  uint32_t codec_threads = 1;
+  uint32_t tile_retries = 3;
+  double transfer_timeout_s = 30;
+  double stall_timeout_s = 10;  // a transfer on which nothing arrives for this long has failed
+  std::string link_rate;        // shape what this node sends, e.g. 200Mbit/s; empty: not shaped
+  std::string kv_fault;  // tests only: damage what this node sends, e.g. flip=1e-6,seed=7 (docs/testing.md)
+};
+
+class NodeRuntime {
+ public:
+  static base::Result<std::unique_ptr<NodeRuntime>> Create(const RuntimeArgs& args);
+
+  engine::Engine& engine() { return *engine_; }
+  model::Model& model() { return *model_; }
+  const model::Tokenizer& tokenizer() const { return *tokenizer_; }
+  const model::ChatTemplate* chat_template() const {
+    return chat_template_.get();
+  }  // null: the folder has none
+  const codec::Strategy& default_strategy() const { return strategy_; }
+  std::string kv_endpoint() const { return sender_ == nullptr ? "" : sender_->endpoint(); }
+
+ private:
+  NodeRuntime() = default;
+  base::Status LoadModel(const RuntimeArgs& args);
+  base::Status CreateTransfer(const RuntimeArgs& args);
+  base::Status CreateEngine(const RuntimeArgs& args);
+
+  codec::Strategy strategy_;
+  std::unique_ptr<base::ThreadPool> pool_;
+  std::unique_ptr<model::Model> model_;
+  std::unique_ptr<model::Tokenizer> tokenizer_;
+  std::unique_ptr<model::ChatTemplate> chat_template_;
+  std::unique_ptr<transport::Transport> tcp_;
+  std::unique_ptr<transport::Transport> shaped_;
+  std::unique_ptr<transport::Transport> faulty_;
+  std::unique_ptr<transfer::KvSender> sender_;
+  std::unique_ptr<transfer::KvReceiver> receiver_;
+  std::unique_ptr<engine::Engine> engine_;
+};
+
+}  // namespace kvplane::cli

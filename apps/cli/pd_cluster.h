@@ -1,0 +1,53 @@
+// PdCluster: prefill node, decode node, router and a unified node as child processes on loopback.
+//
+// Real processes, real sockets; the link from prefill to decode is paced by the `shaped` transport in the
+// prefill process. Everything ends with this object, or with this process (child_process.h).
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "apps/cli/child_process.h"
+#include "kvplane/base/status.h"
+
+namespace kvplane::cli {
+
+struct ClusterOptions {
+  std::filesystem::path model;
+  double link_bits_per_s = 2e8;      // 0: not shaped
+  size_t threads = 1;                // compute threads of each node
+  bool with_unified = true;          // also start one process that does both, for comparison
+  std::filesystem::path log_folder;  // standard error of each process goes to <role>.log there
+  std::string log_level = "warn";
+};
+
+class PdCluster {
+ public:
+  // Starts all processes at once and waits until each says it is ready, at most 60 s.
+  static base::Result<PdCluster> Start(const ClusterOptions& options);
+
+  // "127.0.0.1:PORT"
+  const std::string& router() const { return router_; }
+  const std::string& unified() const { return unified_; }  // empty without one
+
+  // Ends all processes in order (router first) and tells which did not end cleanly.
+  base::Status Stop();
+
+ private:
+  struct Node {
+    std::string role;
+    ChildProcess process;
+    std::string http;  // "127.0.0.1:PORT"
+    std::string kv;    // "tcp://127.0.0.1:PORT" or empty
+  };
+  static base::Result<Node> Launch(const ClusterOptions& options, const std::string& role,
+                                   std::vector<std::string> flags);
+  static base::Status AwaitReady(Node& node, base::TimePoint deadline);
+
+  std::vector<Node> nodes_;
+  std::string router_;
+  std::string unified_;
+};
+
+}  // namespace kvplane::cli
