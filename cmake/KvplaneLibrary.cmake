@@ -37,7 +37,8 @@ function(kvplane_library)
   kvplane_compile_options(${target})
 endfunction()
 
-# kvplane_test(LIB x SOURCES a_test.cc DEPS ...): the one test binary of library x.
+# kvplane_test(LIB x SOURCES a_test.cc DEPS ...): the one test binary of library x; kvplane_tests builds all of
+# them without the command line (the sanitizer builds need no more).
 function(kvplane_test)
   if(NOT KVPLANE_TESTS)
     return()
@@ -50,6 +51,10 @@ function(kvplane_test)
   target_compile_definitions(
     ${target} PRIVATE KVPLANE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   kvplane_compile_options(${target})
+  if(NOT TARGET kvplane_tests)
+    add_custom_target(kvplane_tests)
+  endif()
+  add_dependencies(kvplane_tests ${target})
   add_test(NAME ${ARG_LIB} COMMAND ${target})
   set_tests_properties(${ARG_LIB} PROPERTIES TIMEOUT 600 LABELS library)
 endfunction()
