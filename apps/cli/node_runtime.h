@@ -65,9 +65,7 @@ class NodeRuntime {
   std::unique_ptr<model::Model> model_;
   std::unique_ptr<model::Tokenizer> tokenizer_;
   std::unique_ptr<model::ChatTemplate> chat_template_;
-  std::unique_ptr<transport::Transport> tcp_;
-  std::unique_ptr<transport::Transport> shaped_;
-  std::unique_ptr<transport::Transport> faulty_;
+  std::shared_ptr<transport::Transport> transport_;  // tcp, perhaps shaped, perhaps damaged
   std::unique_ptr<transfer::KvSender> sender_;
   std::unique_ptr<transfer::KvReceiver> receiver_;
   std::unique_ptr<engine::Engine> engine_;

@@ -1,0 +1,304 @@
+// kvplane: one binary, one verb each. Flags are declared here and nowhere else; each verb validates the rest
+// and does the work. This is the only translation unit that sees CLI11.
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "apps/cli/commands/bench_codec.h"
+#include "apps/cli/commands/bench_engine.h"
+#include "apps/cli/commands/cmd_codec.h"
+#include "apps/cli/commands/cmd_demo.h"
+#include "apps/cli/commands/cmd_doctor.h"
+#include "apps/cli/commands/cmd_generate.h"
+#include "apps/cli/commands/cmd_route.h"
+#include "apps/cli/commands/cmd_serve.h"
+#include "apps/cli/exit_code.h"
+#include "kvplane/kernel/isa.h"
+
+namespace kvplane::cli {
+namespace {
+
+constexpr const char* kVersion = "kvplane 0.1.0";
+
+// What the parser chose to run; empty until a verb's callback fires.
+using Action = std::function<int()>;
+
+CLI::App* Verb(CLI::App& app, const std::string& name, const std::string& what) {
+  CLI::App* verb = app.add_subcommand(name, what);
+  verb->option_defaults()->always_capture_default();
+  return verb;
+}
+
+void AddRuntimeFlags(CLI::App* verb, RuntimeArgs& args) {
+  verb->add_option("--model", args.model, "Model folder as Hugging Face lays it out");
+  verb->add_option("--threads", args.threads, "Compute threads; 0: one per CPU");
+  verb->add_option("--compute", args.compute, "GEMM type; auto: the faster one, measured at start")
+      ->check(CLI::IsMember({"auto", "bf16", "f32"}));
+  verb->add_option("--kv-size", args.kv_size, "Memory of the KV cache, e.g. 2GiB");
+  verb->add_option("--block-tokens", args.block_tokens, "Tokens per cache block");
+  verb->add_option("--step-tokens", args.step_tokens,
+                   "Token budget of one step; more prefills faster, less keeps the token pace even");
+  verb->add_option("--max-running", args.max_running, "Requests in the running set");
+  verb->add_option("--max-queued", args.max_queued, "Requests waiting; more are answered 429");
+  verb->add_option("--max-context", args.max_context, "Longest prompt plus output; 0: the model's limit");
+}
+
+void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
+  verb->add_option("--role", args.role, "unified, prefill (sends KV) or decode (receives KV)")
+      ->check(CLI::IsMember({"unified", "prefill", "decode"}));
+  verb->add_option("--strategy", args.strategy, "Compression of transfers whose request names none");
+  verb->add_option("--kv-listen", args.kv_listen, "Where a prefill node serves KV");
+  verb->add_option("--codec-threads", args.codec_threads,
+                   "Threads that code tiles; 0: on the link's own threads");
+  verb->add_option("--tile-retries", args.tile_retries, "Times a damaged tile is asked for again");
+  verb->add_option("--transfer-timeout-s", args.transfer_timeout_s,
+                   "A transfer not complete by then is recomputed");
+  verb->add_option("--stall-timeout-s", args.stall_timeout_s,
+                   "A transfer on which nothing moves is recomputed");
+  verb->add_option("--link-rate", args.link_rate, "Shape what this node sends, e.g. 200Mbit/s");
+  verb->add_option("--kv-fault", args.kv_fault, "Tests only: damage what this node sends (docs/testing.md)")
+      ->group("Testing");
+}
+
+void AddLogFlags(CLI::App* verb, std::string& level, bool& json) {
+  verb->add_option("--log-level", level, "trace, debug, info, warn, error or off")->envname("KVPLANE_LOG");
+  verb->add_flag("--log-json", json, "One JSON object per log line");
+}
+
+void AddServe(CLI::App& app, Action& action) {
+  static ServeArgs args;
+  CLI::App* verb = Verb(app, "serve", "Serve a model behind the OpenAI-compatible API");
+  AddRuntimeFlags(verb, args.runtime);
+  AddTransferFlags(verb, args.runtime);
+  verb->add_option("--host", args.host, "Address to bind; others than loopback need a token or --insecure");
+  verb->add_option("--port", args.port, "Port; 0: any free one")->check(CLI::Range(0, 65535));
+  verb->add_option("--served-model-name", args.served_model_name,
+                   "Name in the API; default: the folder's name");
+  verb->add_option("--auth-token-file", args.auth_token_file, "File with the bearer token clients must send");
+  verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
+  verb->add_option("--drain-s", args.drain_s, "Time running requests get after SIGTERM");
+  AddLogFlags(verb, args.log_level, args.log_json);
+  verb->set_config("--config", "", "Read flags from a TOML file; unknown keys are errors");
+  verb->callback([&action] { action = [] { return CmdServe(args); }; });
+}
+
+void AddRoute(CLI::App& app, Action& action) {
+  static RouteArgs args;
+  CLI::App* verb = Verb(app, "route", "Route requests over prefill and decode nodes");
+  verb->add_option("--prefill", args.prefill, "http://HOST:PORT of a prefill node; repeatable");
+  verb->add_option("--decode", args.decode, "http://HOST:PORT of a decode node; repeatable")->required();
+  verb->add_option("--host", args.host, "Address to bind; others than loopback need a token or --insecure");
+  verb->add_option("--port", args.port, "Port; 0: any free one")->check(CLI::Range(0, 65535));
+  verb->add_option("--auth-token-file", args.auth_token_file, "File with the bearer token clients must send");
+  verb->add_option("--node-token-file", args.node_token_file, "File with the bearer token the nodes ask for");
+  verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
+  verb->add_option("--request-timeout-s", args.request_timeout_s, "Longest a request may take");
+  verb->add_option("--drain-s", args.drain_s, "Time running requests get after SIGTERM");
+  AddLogFlags(verb, args.log_level, args.log_json);
+  verb->callback([&action] { action = [] { return CmdRoute(args); }; });
+}
+
+void AddGenerate(CLI::App& app, Action& action) {
+  static GenerateArgs args;
+  CLI::App* verb = Verb(app, "generate", "Complete one prompt in this process");
+  AddRuntimeFlags(verb, args.runtime);
+  verb->add_option("prompt", args.prompt, "The prompt; '-' reads standard input")->required();
+  verb->add_flag("--chat", args.chat, "Wrap the prompt as a user message in the model's chat template");
+  verb->add_option("--max-tokens", args.max_tokens, "Tokens to generate");
+  verb->add_option("--temperature", args.temperature, "0: greedy");
+  verb->add_option("--top-p", args.top_p, "Nucleus sampling");
+  verb->add_option("--seed", args.seed, "Seed of the sampler");
+  verb->add_flag("--json", args.json, "One JSON object with text, token ids and timings");
+  verb->callback([&action] { action = [] { return CmdGenerate(args); }; });
+}
+
+void AddCodecVerbs(CLI::App& app, Action& action) {
+  static EncodeArgs encode_args;
+  CLI::App* encode =
+      Verb(app, "encode", "Code raw KV (.npy [layers, 2, tokens, kv_heads, head_dim]) into an object");
+  encode->add_option("input", encode_args.input, "Raw KV, .npy")->required();
+  encode->add_option("-o,--output", encode_args.output, "Object file")->required();
+  encode->add_option("--strategy", encode_args.strategy, "Preset or strategy text, e.g. int4");
+  encode->callback([&action] { action = [] { return CmdEncode(encode_args); }; });
+
+  static DecodeArgs decode_args;
+  CLI::App* decode = Verb(app, "decode", "Decode an object into raw KV (.npy)");
+  decode->add_option("input", decode_args.input, "Object file")->required();
+  decode->add_option("-o,--output", decode_args.output, "Raw KV, .npy")->required();
+  decode->callback([&action] { action = [] { return CmdDecode(decode_args); }; });
+
+  static InspectArgs inspect_args;
+  CLI::App* inspect = Verb(app, "inspect", "Show what an object holds");
+  inspect->add_option("input", inspect_args.input, "Object file")->required();
+  inspect->add_flag("--json", inspect_args.json, "JSON to standard output");
+  inspect->callback([&action] { action = [] { return CmdInspect(inspect_args); }; });
+
+  static VerifyArgs verify_args;
+  CLI::App* verify = Verb(app, "verify", "Check every checksum of an object and decode it");
+  verify->add_option("input", verify_args.input, "Object file")->required();
+  verify->callback([&action] { action = [] { return CmdVerify(verify_args); }; });
+}
+
+void AddDemoFlags(CLI::App* verb, DemoArgs& args) {
+  verb->add_option("--model", args.model, "Model folder");
+  verb->add_option("--prompts", args.prompts, "Folder of text files the prompts are cut from");
+  verb->add_option("--modes", args.modes, "Presets or strategies to compare")->delimiter(',');
+  verb->add_option("--count", args.count, "Prompts");
+  verb->add_option("--min-tokens", args.min_tokens, "Shortest prompt, in tokens");
+  verb->add_option("--max-tokens", args.max_tokens, "Longest prompt, in tokens");
+  verb->add_option("--generate", args.generate, "Tokens generated for each prompt");
+  verb->add_option("--seed", args.seed, "Which prompts are cut");
+  verb->add_option("--threads", args.threads, "Compute threads of each node");
+  verb->add_option("--json", args.json, "Also write the measurements to this file (docs/benchmarks.md)");
+}
+
+void AddDemo(CLI::App& app, Action& action) {
+  static DemoArgs args;
+  CLI::App* verb =
+      Verb(app, "demo", "Prefill, decode and router on loopback; compare compression on real prompts");
+  AddDemoFlags(verb, args);
+  verb->add_option("--link-rate", args.link_rate, "Rate of the prefill node's link");
+  verb->callback([&action] { action = [] { return CmdDemo(args); }; });
+}
+
+void AddBench(CLI::App& app, Action& action) {
+  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine or pd");
+  bench->require_subcommand(1);
+
+  static BenchCodecArgs codec_args;
+  CLI::App* codec = Verb(*bench, "codec", "Bytes, error and speed of strategies beside memcpy, zstd and lz4");
+  codec->add_option("--strategies", codec_args.strategies, "Strategies to measure")->delimiter(',');
+  codec->add_option("--kv", codec_args.kv, "Raw KV (.npy); default: synthetic with channel outliers on K");
+  codec->add_option("--tokens", codec_args.tokens, "Tokens of the synthetic KV");
+  codec->add_option("--repeats", codec_args.repeats, "Runs per figure; the median is reported");
+  codec->add_option("--seed", codec_args.seed, "Seed of the synthetic KV");
+  codec->add_option("--json", codec_args.json, "Also write the measurements to this file");
+  codec->callback([&action] { action = [] { return CmdBenchCodec(codec_args); }; });
+
+  static BenchEngineArgs engine_args;
+  CLI::App* engine =
+      Verb(*bench, "engine", "Prefill and decode speed beside oneDNN alone on the same shapes");
+  AddRuntimeFlags(engine, engine_args.runtime);
+  engine->add_option("--prompt-tokens", engine_args.prompt_tokens,
+                     "Prompt length of the prefill measurement");
+  engine->add_option("--chunk-tokens", engine_args.chunk_tokens, "Prefill chunk");
+  engine->add_option("--decode-steps", engine_args.decode_steps, "Decode steps per measurement");
+  engine->add_option("--batches", engine_args.batches, "Decode batch sizes")->delimiter(',');
+  engine->add_option("--repeats", engine_args.repeats, "Runs per figure; the median is reported");
+  engine->add_option("--json", engine_args.json, "Also write the measurements to this file");
+  engine->callback([&action] { action = [] { return CmdBenchEngine(engine_args); }; });
+
+  static BenchPdArgs pd_args;
+  CLI::App* pd = Verb(*bench, "pd", "Prefill/decode separation over a grid of link rates");
+  AddDemoFlags(pd, pd_args.base);
+  pd->add_option("--link-rates", pd_args.link_rates, "Link rates")->delimiter(',');
+  pd->callback([&action] { action = [] { return CmdBenchPd(pd_args); }; });
+}
+
+void AddDoctor(CLI::App& app, Action& action) {
+  static DoctorArgs args;
+  CLI::App* verb = Verb(app, "doctor", "Check this machine and say what to do");
+  verb->add_option("--model", args.model, "Also load and check this model folder");
+  verb->add_flag("--json", args.json, "JSON to standard output");
+  verb->callback([&action] { action = [] { return CmdDoctor(args); }; });
+}
+
+// Levenshtein distance, for "did you mean".
+size_t EditDistance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+// Names that could stand where `word` does: flags of the chosen verb, or verbs.
+std::vector<std::string> Candidates(const CLI::App& app, bool flag) {
+  std::vector<std::string> names;
+  const CLI::App* scope = &app;
+  while (!scope->get_subcommands().empty()) scope = scope->get_subcommands().front();
+  if (flag) {
+    for (const CLI::Option* option : scope->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+  } else {
+    for (const CLI::App* verb : scope->get_subcommands([](const CLI::App*) { return true; })) {
+      names.push_back(verb->get_name());
+    }
+  }
+  return names;
+}
+
+int ReportUsageError(const CLI::App& app, const CLI::ParseError& error) {
+  fmt::print(stderr, "kvplane: {}\n", error.what());
+  for (const std::string& word : app.remaining(true)) {
+    std::string best;
+    size_t best_distance = 4;  // further away is not a typing error
+    const std::string bare = word.substr(0, word.find('='));
+    for (const std::string& name : Candidates(app, word.starts_with("-"))) {
+      if (const size_t distance = EditDistance(bare, name); distance < best_distance) {
+        best = name;
+        best_distance = distance;
+      }
+    }
+    if (!best.empty()) fmt::print(stderr, "kvplane: '{}' is unknown; did you mean '{}'?\n", bare, best);
+  }
+  fmt::print(stderr, "kvplane: see 'kvplane --help' or 'kvplane VERB --help'\n");
+  return kExitUsage;
+}
+
+int Run(int argc, char** argv) {
+  CLI::App app{"KV-cache plane of a disaggregated LLM service", "kvplane"};
+  app.set_version_flag("--version", kVersion);
+  app.require_subcommand(0, 1);
+  Action action;
+  AddServe(app, action);
+  AddRoute(app, action);
+  AddGenerate(app, action);
+  AddCodecVerbs(app, action);
+  AddBench(app, action);
+  AddDemo(app, action);
+  AddDoctor(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return ReportUsageError(app, error);
+  }
+  if (!action) {
+    fmt::print(stderr, "kvplane: which verb?\n\n{}", app.help());
+    return kExitUsage;
+  }
+  if (const base::Status forced = kernel::ForcedIsaStatus(); !forced.ok()) {
+    fmt::print(stderr, "kvplane: {}\n", forced.ToString());
+    return kExitUsage;
+  }
+  return action();
+}
+
+}  // namespace
+}  // namespace kvplane::cli
+
+int main(int argc, char** argv) {
+  try {
+    return kvplane::cli::Run(argc, argv);
+  } catch (const std::exception& error) {  // out of memory and our own bugs; libraries return Status
+    fmt::print(stderr, "kvplane: unexpected: {}\n", error.what());
+    return kvplane::cli::kExitFailed;
+  }
+}
