@@ -1,0 +1,52 @@
+// Stage `affine`: asymmetric uniform quantisation of groups (KIVI, ICML 2024). spec.md in this folder is
+// normative.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kvplane/codec/stage_registry.h"
+#include "kvplane/codec/strategy.h"
+#include "kvplane/codec/tile_codec.h"
+
+namespace kvplane::codec {
+
+enum class AffineAxis : uint32_t { kChannel = 0, kToken = 1 };
+
+inline constexpr uint32_t kAffineBits[] = {2, 4, 8};
+inline constexpr std::string_view kAffineAxisNames[] = {"channel", "token"};
+// The defaults: 4 bits, groups of 64, KIVI's axes (keys by channel, values by token).
+inline constexpr ParamSpec kAffineParams[] = {
+    {.name = "bits",
+     .meaning = "bits per code",
+     .choices = {},
+     .allowed = kAffineBits,
+     .default_of_side = {4, 4}},
+    {.name = "group",
+     .meaning = "values that share a zero and a scale: tokens of a channel, or channels of a token",
+     .choices = {},
+     .allowed = {},
+     .min = 8,
+     .max = 128,
+     .multiple_of = 8,
+     .default_of_side = {64, 64}},
+    {.name = "axis",
+     .meaning = "whose groups: of each channel, or of each token and head",
+     .choices = kAffineAxisNames,
+     .allowed = {},
+     .default_of_side = {0, 1}},
+};
+
+struct AffineConfig {
+  uint32_t bits = 0;
+  uint32_t group = 0;
+  AffineAxis axis = AffineAxis::kChannel;
+
+  static AffineConfig Of(const StageCall& call);
+  // Groups of one head of a tile; each has one zero and one scale.
+  size_t GroupsPerHead(const TileShape& shape) const;
+};
+
+extern const StageFunctions kAffineFunctions;
+
+}  // namespace kvplane::codec

@@ -1,0 +1,124 @@
+#include "kvplane/codec/pack/pack_stage.h"
+
+#include <algorithm>
+
+#include "kvplane/base/check.h"
+#include "kvplane/codec/affine/affine_stage.h"
+#include "kvplane/codec/tile_rows.h"
+#include "kvplane/kernel/pack/pack.h"
+#include "kvplane/kernel/quantize/quantize.h"
+
+namespace kvplane::codec {
+namespace {
+
+// Where the parts of a payload lie: zeros, scales, codes; each part holds the heads one after the other.
+struct Layout {
+  Layout(const AffineConfig& config_in, const TileShape& shape)
+      : config(config_in),
+        head_params(config.GroupsPerHead(shape)),
+        row_bytes(kernel::PackedRowBytes(shape.head_dim, config.bits)),
+        head_codes(row_bytes * shape.tokens),
+        plane_bytes(head_params * shape.heads * sizeof(uint16_t)) {}
+
+  size_t zeros(size_t head) const { return head * head_params * sizeof(uint16_t); }
+  size_t scales(size_t head) const { return plane_bytes + zeros(head); }
+  size_t codes(size_t head) const { return 2 * plane_bytes + head * head_codes; }
+
+  AffineConfig config;
+  size_t head_params;
+  size_t row_bytes;
+  size_t head_codes;
+  size_t plane_bytes;
+};
+
+// The only quantiser so far; Validate() has seen to it.
+AffineConfig QuantizerOf(Chain chain) { return AffineConfig::Of(chain[chain.size() - 2]); }
+
+base::Status Validate(Chain chain, size_t at) {
+  if (at == 0 || StageOf(chain[at - 1]).slot != Slot::kQuantize) {
+    return base::InvalidArgument("L1: 'pack' takes symbols; put a quantize stage such as 'affine' before it");
+  }
+  return base::Status::Ok();
+}
+
+size_t CodedBytes(Chain chain, const TileShape& shape) {
+  const Layout layout(QuantizerOf(chain), shape);
+  return layout.codes(shape.heads);
+}
+
+bool EncodeHead(const Layout& layout, const TileRows<const uint16_t>& rows, size_t head, std::byte* out) {
+  const AffineConfig& config = layout.config;
+  const kernel::QuantizeKernels& kernels = kernel::Quantize();
+  const size_t width = kernel::QuantizeKernels::WidthIndex(config.bits);
+  std::byte* zeros = out + layout.zeros(head);
+  std::byte* scales = out + layout.scales(head);
+  std::byte* codes = out + layout.codes(head);
+  if (config.axis == AffineAxis::kToken) {
+    return kernels.encode_tokens[width](rows.data(), rows.tokens(), rows.head_dim(), config.group, zeros,
+                                        scales, codes);
+  }
+  const size_t plane_step = rows.head_dim() * sizeof(uint16_t);
+  for (uint32_t first = 0; first < rows.tokens(); first += config.group) {
+    const uint32_t count = std::min(config.group, rows.tokens() - first);
+    if (!kernels.encode_channels[width](rows.data() + first, count, rows.head_dim(), zeros, scales,
+                                        codes + first * layout.row_bytes)) {
+      return false;
+    }
+    zeros += plane_step;
+    scales += plane_step;
+  }
+  return true;
+}
+
+void DecodeHead(const Layout& layout, const TileRows<uint16_t>& rows, size_t head, const std::byte* in) {
+  const AffineConfig& config = layout.config;
+  const kernel::QuantizeKernels& kernels = kernel::Quantize();
+  const size_t width = kernel::QuantizeKernels::WidthIndex(config.bits);
+  const std::byte* zeros = in + layout.zeros(head);
+  const std::byte* scales = in + layout.scales(head);
+  const std::byte* codes = in + layout.codes(head);
+  if (config.axis == AffineAxis::kToken) {
+    kernels.decode_tokens[width](zeros, scales, codes, rows.tokens(), rows.head_dim(), config.group,
+                                 rows.data());
+    return;
+  }
+  const size_t plane_step = rows.head_dim() * sizeof(uint16_t);
+  for (uint32_t first = 0; first < rows.tokens(); first += config.group) {
+    const uint32_t count = std::min(config.group, rows.tokens() - first);
+    kernels.decode_channels[width](zeros, scales, codes + first * layout.row_bytes, count, rows.head_dim(),
+                                   rows.data() + first);
+    zeros += plane_step;
+    scales += plane_step;
+  }
+}
+
+bool Encode(Chain chain, const tensor::ConstTileView& in, std::byte* out) {
+  const Layout layout(QuantizerOf(chain), ShapeOf(in));
+  for (uint32_t head = 0; head < in.heads; ++head) {
+    if (!EncodeHead(layout, TileRows<const uint16_t>(in, head), head, out)) return false;
+  }
+  return true;
+}
+
+base::Status Check(Chain chain, const TileShape& shape, const std::byte* in) {
+  const Layout layout(QuantizerOf(chain), shape);
+  const uint16_t scale_limit = kernel::AffineScaleLimit(layout.config.bits);
+  if (!kernel::Quantize().params_valid(in + layout.zeros(0), in + layout.scales(0),
+                                       layout.head_params * shape.heads, scale_limit)) {
+    return base::Corrupt("affine: a zero or scale lies outside the format's range");
+  }
+  return base::Status::Ok();
+}
+
+void Decode(Chain chain, const std::byte* in, const tensor::TileView& out) {
+  const Layout layout(QuantizerOf(chain), ShapeOf(out));
+  for (uint32_t head = 0; head < out.heads; ++head) {
+    DecodeHead(layout, TileRows<uint16_t>(out, head), head, in);
+  }
+}
+
+}  // namespace
+
+constinit const StageFunctions kPackFunctions = {Validate, CodedBytes, Encode, Check, Decode};
+
+}  // namespace kvplane::codec

@@ -1,0 +1,114 @@
+#include "kvplane/codec/stage_registry.h"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "kvplane/base/check.h"
+#include "kvplane/codec/affine/affine_stage.h"
+#include "kvplane/codec/pack/pack_stage.h"
+#include "kvplane/codec/store/store_stage.h"
+
+namespace kvplane::codec {
+namespace {
+
+constexpr StageDescriptor kStages[] = {
+    {kStageAffine, "affine", Slot::kQuantize, 1, 1, true, kAffineParams, &kAffineFunctions},
+    {kStageStore, "store", Slot::kCode, 1, 1, false, {}, &kStoreFunctions},
+    {kStagePack, "pack", Slot::kCode, 1, 1, false, {}, &kPackFunctions},
+};
+
+constexpr bool TableIsConsistent() {
+  for (size_t i = 0; i < std::size(kStages); ++i) {
+    const StageDescriptor& stage = kStages[i];
+    if (stage.params.size() > kMaxStageParams || stage.min_version > stage.max_version) return false;
+    if (stage.id >> 4 != static_cast<uint8_t>(stage.slot) + 1) return false;
+    for (size_t j = 0; j < i; ++j) {
+      if (kStages[j].id == stage.id || kStages[j].name == stage.name) return false;
+    }
+  }
+  return true;
+}
+static_assert(TableIsConsistent());
+
+// Levenshtein distance; names are short.
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+std::string_view Name(Slot slot) {
+  constexpr std::array<std::string_view, kMaxStages> kNames = {"select",  "geometry", "transform",
+                                                               "predict", "quantize", "code"};
+  return kNames[static_cast<size_t>(slot)];
+}
+
+std::span<const StageDescriptor> Stages() { return kStages; }
+
+const StageDescriptor* FindStage(uint8_t id) {
+  const auto at = std::find_if(std::begin(kStages), std::end(kStages),
+                               [id](const StageDescriptor& stage) { return stage.id == id; });
+  return at == std::end(kStages) ? nullptr : at;
+}
+
+const StageDescriptor* FindStage(std::string_view name) {
+  const auto at = std::find_if(std::begin(kStages), std::end(kStages),
+                               [name](const StageDescriptor& stage) { return stage.name == name; });
+  return at == std::end(kStages) ? nullptr : at;
+}
+
+std::string_view NearestStageName(std::string_view name) {
+  name = name.substr(0, 64);
+  const auto nearest =
+      std::min_element(std::begin(kStages), std::end(kStages), [name](const auto& a, const auto& b) {
+        return EditDistance(name, a.name) < EditDistance(name, b.name);
+      });
+  return nearest->name;
+}
+
+const StageDescriptor& StageOf(const StageCall& call) {
+  const StageDescriptor* stage = FindStage(call.stage_id);
+  KVPLANE_CHECK(stage != nullptr);
+  return *stage;
+}
+
+base::Status CheckLegal(Chain chain) {
+  if (chain.empty()) return base::InvalidArgument("the chain is empty");
+  for (size_t i = 1; i < chain.size(); ++i) {
+    const StageDescriptor& before = StageOf(chain[i - 1]);
+    const StageDescriptor& stage = StageOf(chain[i]);
+    if (before.slot == stage.slot) {
+      return base::InvalidArgument("slot-once: '{}' and '{}' both fill the slot '{}'", before.name,
+                                   stage.name, Name(stage.slot));
+    }
+    if (before.slot > stage.slot) {
+      return base::InvalidArgument("slot-order: '{}' ({}) must stand before '{}' ({})", stage.name,
+                                   Name(stage.slot), before.name, Name(before.slot));
+    }
+  }
+  const StageDescriptor& last = StageOf(chain.back());
+  if (last.slot != Slot::kCode) {
+    return base::InvalidArgument(
+        "ends-in-code: '{}' makes symbols; end the chain with a code stage such as "
+        "'| pack'",
+        last.name);
+  }
+  for (size_t i = 0; i < chain.size(); ++i) {
+    KVPLANE_RETURN_IF_ERROR(StageOf(chain[i]).functions->validate(chain, i));
+  }
+  return base::Status::Ok();
+}
+
+}  // namespace kvplane::codec

@@ -1,0 +1,105 @@
+#include "kvplane/codec/tile_codec.h"
+
+#include <algorithm>
+#include <new>
+
+#include "kvplane/base/check.h"
+#include "kvplane/codec/stage_registry.h"
+#include "kvplane/codec/store/store_stage.h"
+#include "kvplane/kernel/checksum/checksum.h"
+
+namespace kvplane::codec {
+namespace {
+
+constexpr std::align_val_t kScratchAlignment{64};
+
+}  // namespace
+
+base::Status TileShape::Validate() const {
+  if (tokens < 1 || tokens > tensor::kTileTokens || heads < 1 || heads > kMaxTileHeads || head_dim < 1 ||
+      head_dim > kMaxTileHeadDim) {
+    return base::InvalidArgument("tile of {} tokens, {} heads, head_dim {}: at most {}, {} and {}, none zero",
+                                 tokens, heads, head_dim, tensor::kTileTokens, kMaxTileHeads,
+                                 kMaxTileHeadDim);
+  }
+  return base::Status::Ok();
+}
+
+void Workspace::Release::operator()(std::byte* memory) const {
+  ::operator delete[](memory, kScratchAlignment);
+}
+
+std::span<std::byte> Workspace::Scratch(size_t bytes) {
+  if (bytes > bytes_) {
+    const size_t grown = std::max(bytes, 2 * bytes_);
+    memory_.reset();
+    bytes_ = 0;
+    memory_.reset(static_cast<std::byte*>(::operator new[](grown, kScratchAlignment)));
+    bytes_ = grown;
+  }
+  return {memory_.get(), bytes};
+}
+
+base::Result<std::shared_ptr<const TileCodec>> TileCodec::Create(const SideStrategy& strategy) {
+  KVPLANE_RETURN_IF_ERROR(CheckLegal(strategy.stages()));
+  const StageFunctions* functions = StageOf(strategy.stages().back()).functions;
+  if (functions->encode == nullptr) {
+    return base::Unimplemented("no code for the strategy '{}'", strategy.ToString());
+  }
+  return std::shared_ptr<const TileCodec>(new TileCodec(strategy, functions));
+}
+
+base::Result<std::shared_ptr<const TileCodec>> TileCodec::FromWire(std::span<const std::byte> wire_strategy) {
+  const std::string_view text(reinterpret_cast<const char*>(wire_strategy.data()), wire_strategy.size());
+  const base::Result<SideStrategy> strategy = SideStrategy::ParseCanonical(text);
+  if (!strategy.ok()) return base::Corrupt("strategy: {}", strategy.status().message());
+  return Create(*strategy);
+}
+
+size_t TileCodec::MaxEncodedBytes(const TileShape& shape) const { return 1 + shape.raw_bytes(); }
+
+base::Result<size_t> TileCodec::Encode(const tensor::ConstTileView& in, Workspace&,
+                                       std::span<std::byte> out) const {
+  const TileShape shape = ShapeOf(in);
+  KVPLANE_RETURN_IF_ERROR(shape.Validate());
+  if (out.size() < MaxEncodedBytes(shape)) {
+    return base::InvalidArgument("{} bytes for a coded tile that may need {}", out.size(),
+                                 MaxEncodedBytes(shape));
+  }
+  const size_t coded_bytes = functions_->coded_bytes(strategy_.stages(), shape);
+  // Where coding saves nothing (very short tiles), raw is as small and exact.
+  if (coded_bytes < shape.raw_bytes() && functions_->encode(strategy_.stages(), in, out.data() + 1)) {
+    out[0] = static_cast<std::byte>(TileMethod::kCoded);
+    return 1 + coded_bytes;
+  }
+  out[0] = static_cast<std::byte>(TileMethod::kRaw);
+  EncodeRaw(in, out.data() + 1);
+  return 1 + shape.raw_bytes();
+}
+
+base::Status TileCodec::Decode(std::span<const std::byte> in, Workspace&, const tensor::TileView& out) const {
+  const TileShape shape = ShapeOf(out);
+  KVPLANE_RETURN_IF_ERROR(shape.Validate());
+  if (in.empty()) return base::Corrupt("coded tile is empty");
+  const auto method = static_cast<uint8_t>(in[0]);
+  if (method > static_cast<uint8_t>(TileMethod::kCoded)) {
+    return base::Corrupt("coded tile has the unknown method {}", method);
+  }
+  const bool raw = method == static_cast<uint8_t>(TileMethod::kRaw);
+  const size_t payload = raw ? shape.raw_bytes() : functions_->coded_bytes(strategy_.stages(), shape);
+  if (in.size() != 1 + payload) {
+    return base::Corrupt("coded tile has {} bytes, its shape and method {} make {}", in.size(), method,
+                         1 + payload);
+  }
+  if (raw) {
+    DecodeRaw(in.data() + 1, out);
+    return base::Status::Ok();
+  }
+  KVPLANE_RETURN_IF_ERROR(functions_->check(strategy_.stages(), shape, in.data() + 1));
+  functions_->decode(strategy_.stages(), in.data() + 1, out);
+  return base::Status::Ok();
+}
+
+uint32_t TileCrc(std::span<const std::byte> coded) { return kernel::Crc32c(coded); }
+
+}  // namespace kvplane::codec

@@ -1,0 +1,29 @@
+#include "kvplane/kernel/checksum/checksum.h"
+
+#include "kvplane/kernel/checksum/crc32c_scalar.h"
+
+namespace kvplane::kernel {
+namespace {
+
+constexpr ChecksumKernels kScalar = {internal::Crc32cScalar};
+constexpr ChecksumKernels kSse42 = {internal::Crc32cSse42};
+
+// Every CPU with AVX2 has both; a virtual machine may still hide them.
+bool HasCrcInstructions() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul");
+}
+
+}  // namespace
+
+const ChecksumKernels& Checksum(Isa isa) {
+  static const bool has_instructions = HasCrcInstructions();
+  return isa == Isa::kScalar || !has_instructions ? kScalar : kSse42;
+}
+
+const ChecksumKernels& Checksum() {
+  static const ChecksumKernels& active = Checksum(ActiveIsa());
+  return active;
+}
+
+}  // namespace kvplane::kernel

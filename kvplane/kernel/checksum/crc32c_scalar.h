@@ -1,0 +1,28 @@
+// The definition of CRC32C: one byte at a time through a table. Also used for the ends of the fast version.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace kvplane::kernel::internal {
+
+constexpr uint32_t kCrc32cReflectedPolynomial = 0x82f63b78u;
+
+constexpr std::array<uint32_t, 256> MakeCrc32cTable() {
+  std::array<uint32_t, 256> table{};
+  for (uint32_t i = 0; i < 256; ++i) {
+    uint32_t crc = i;
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1u) != 0 ? kCrc32cReflectedPolynomial : 0u);
+    table[i] = crc;
+  }
+  return table;
+}
+
+inline constexpr std::array<uint32_t, 256> kCrc32cTable = MakeCrc32cTable();
+
+uint32_t Crc32cScalar(uint32_t crc, std::span<const std::byte> bytes);
+uint32_t Crc32cSse42(uint32_t crc, std::span<const std::byte> bytes);
+
+}  // namespace kvplane::kernel::internal
