@@ -33,13 +33,15 @@ if(KVPLANE_BENCHES)
 endif()
 
 # Debian ships Asio without a CMake package. Clang does not detect coroutines in
-# Asio 1.22 by itself, hence the two definitions.
+# Asio 1.22 by itself, hence two definitions. The third: Asio chooses between
+# aligned_alloc and operator new by whether a standard header came before it, so
+# two files may disagree and free each other's memory with the wrong function.
 find_path(ASIO_INCLUDE_DIR asio.hpp REQUIRED)
 add_library(kvplane_asio INTERFACE)
 target_include_directories(kvplane_asio SYSTEM INTERFACE ${ASIO_INCLUDE_DIR})
 target_compile_definitions(
   kvplane_asio
-  INTERFACE ASIO_STANDALONE ASIO_NO_DEPRECATED
+  INTERFACE ASIO_STANDALONE ASIO_NO_DEPRECATED ASIO_HAS_STD_ALIGNED_ALLOC=1
             $<$<CXX_COMPILER_ID:Clang>:ASIO_HAS_CO_AWAIT=1>
             $<$<CXX_COMPILER_ID:Clang>:ASIO_HAS_STD_COROUTINE=1>)
 target_compile_options(kvplane_asio
