@@ -44,17 +44,17 @@ struct EngineOptions {
   // An offer or a pull fails after this long (or at the request's deadline, whichever is earlier). A failed
   // pull is recomputed.
   base::Duration transfer_timeout = std::chrono::seconds(30);
-  codec::Strategy default_strategy;  // of offers that name none
+  codec::Strategy default_strategy{};  // of offers that name none
   // Ends of sequence; empty: those of the model's config.json.
-  std::vector<int32_t> eos_token_ids;
+  std::vector<int32_t> eos_token_ids{};
 };
 
 // This node prefills; another will pull the KV under `transfer_id`. One token is generated (max_tokens is
 // taken as 1); it also travels with the KV.
 struct RemoteDecode {
   std::string transfer_id;
-  std::optional<codec::Strategy> strategy;  // none: EngineOptions::default_strategy
-  bool accept_lossy = true;                 // false: a lossy default gives way to `off`
+  std::optional<codec::Strategy> strategy{};  // none: EngineOptions::default_strategy
+  bool accept_lossy = true;                   // false: a lossy default gives way to `off`
 };
 
 // This node decodes; the KV and the first token come from `endpoint` under `transfer_id`.
@@ -84,7 +84,7 @@ enum class KvSource { kLocal, kTransfer, kRecompute };
 struct TokenEvent {
   int32_t id = 0;
   float logprob = 0;
-  std::vector<std::pair<int32_t, float>> top_logprobs;
+  std::vector<std::pair<int32_t, float>> top_logprobs{};
   uint32_t index = 0;  // 0 for the first generated token
   bool stop = false;   // an end-of-sequence or stop id: counted, but not part of the text
 };

@@ -1,0 +1,200 @@
+#include "kvplane/engine/engine.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "kvplane/cache/page_table.h"
+#include "kvplane/control/plan.h"
+#include "kvplane/engine/engine_loop.h"
+
+namespace kvplane::engine {
+
+namespace {
+
+// Stop ids are compared with every token: a bound keeps that, and hostile requests, cheap.
+constexpr size_t kMaxStopTokenIds = 1024;
+// Pages are addressed by 32-bit token counts; far beyond any block size in use.
+constexpr uint32_t kMaxBlockTokens = 4096;
+
+base::Status CheckOptions(const EngineOptions& options) {
+  if (options.block_tokens == 0 || options.block_tokens > kMaxBlockTokens) {
+    return base::InvalidArgument("block_tokens {} is outside [1, {}]", options.block_tokens, kMaxBlockTokens);
+  }
+  if (options.max_running == 0) return base::InvalidArgument("max_running is 0: nothing could ever run");
+  if (options.step_tokens < uint64_t{options.max_running} + tensor::kTileTokens) {
+    return base::InvalidArgument(
+        "step_tokens {} is below max_running + {} = {}: decoding requests could keep prompts from running",
+        options.step_tokens, tensor::kTileTokens, uint64_t{options.max_running} + tensor::kTileTokens);
+  }
+  if (options.transfer_timeout <= base::Duration{}) {
+    return base::InvalidArgument("transfer_timeout must be positive");
+  }
+  return base::Status::Ok();
+}
+
+base::Status CheckIds(std::span<const int32_t> ids, uint32_t vocab, std::string_view what) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || static_cast<uint32_t>(ids[i]) >= vocab) {
+      return base::InvalidArgument("{} {} at position {} is outside the vocabulary of {}", what, ids[i], i,
+                                   vocab);
+    }
+  }
+  return base::Status::Ok();
+}
+
+base::Result<EngineOptions> Resolve(EngineOptions options, const model::ModelConfig& config) {
+  KVPLANE_RETURN_IF_ERROR(CheckOptions(options));
+  if (options.max_context > config.max_context) {
+    return base::InvalidArgument("max_context {} is beyond the model's {}", options.max_context,
+                                 config.max_context);
+  }
+  if (options.max_context == 0) options.max_context = config.max_context;
+  if (options.eos_token_ids.empty()) options.eos_token_ids = config.eos_tokens;
+  KVPLANE_RETURN_IF_ERROR(CheckIds(options.eos_token_ids, config.vocab, "end-of-sequence id"));
+  return options;
+}
+
+class ThreadedEngine final : public Engine {
+ public:
+  ThreadedEngine(model::Model& model, EngineOptions options, std::shared_ptr<KvArena> arena,
+                 transfer::KvSender* sender, transfer::KvReceiver* receiver)
+      : options_(std::move(options)),
+        vocab_(model.config().vocab),
+        layers_(model.kv_geometry().layers),
+        blocks_(arena->pages()),
+        can_send_(sender != nullptr),
+        can_receive_(receiver != nullptr),
+        seeds_(static_cast<uint64_t>(base::Clock::System().Now().time_since_epoch().count())),
+        inbox_(std::make_shared<Inbox>()),
+        shared_(options_.max_queued),
+        loop_(model, options_, arena, inbox_, shared_, Transfers(model, sender, receiver, inbox_, arena)),
+        thread_(&EngineLoop::Run, &loop_) {}
+
+  ~ThreadedEngine() override {
+    shared_.RefuseNew();
+    inbox_->Post(StopMessage{});
+    thread_.join();
+  }
+
+  base::Result<base::RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override;
+  void Cancel(base::RequestId id) override { inbox_->Post(CancelMessage{id}); }
+  void Drain(base::TimePoint deadline) override;
+  EngineStats stats() const override { return shared_.stats(); }
+  const EngineOptions& options() const override { return options_; }
+
+ private:
+  base::Status Check(const Request& request) const;
+  base::Status CheckRemotes(const Request& request) const;
+
+  const EngineOptions options_;
+  const uint32_t vocab_;
+  const uint32_t layers_;
+  const uint32_t blocks_;
+  const bool can_send_;
+  const bool can_receive_;
+  base::Mutex seeds_mutex_;
+  base::Rng seeds_ KVPLANE_GUARDED_BY(seeds_mutex_);  // for requests that name no seed
+  std::shared_ptr<Inbox> inbox_;
+  SharedState shared_;
+  EngineLoop loop_;
+  std::thread thread_;
+};
+
+base::Status ThreadedEngine::CheckRemotes(const Request& request) const {
+  if (request.remote_decode && request.remote_prefill) {
+    return base::InvalidArgument("a request is prefilled or decoded remotely, not both");
+  }
+  if (request.remote_decode && !can_send_) {
+    return base::FailedPrecondition("this node has no KV sender: it cannot prefill for another");
+  }
+  if (request.remote_prefill && !can_receive_) {
+    return base::FailedPrecondition("this node has no KV receiver: it cannot decode for another");
+  }
+  if (!request.remote_decode && !request.remote_prefill) return base::Status::Ok();
+  const std::string& id =
+      request.remote_decode ? request.remote_decode->transfer_id : request.remote_prefill->transfer_id;
+  if (id.empty() || id.size() > transfer::kMaxTransferIdBytes) {
+    return base::InvalidArgument("transfer id of {} bytes; 1 to {} are allowed", id.size(),
+                                 transfer::kMaxTransferIdBytes);
+  }
+  return base::Status::Ok();
+}
+
+base::Status ThreadedEngine::Check(const Request& request) const {
+  if (request.prompt.empty()) return base::InvalidArgument("the prompt has no tokens");
+  KVPLANE_RETURN_IF_ERROR(CheckIds(request.prompt, vocab_, "prompt token"));
+  KVPLANE_RETURN_IF_ERROR(request.sampling.Validate(static_cast<int32_t>(vocab_)));
+  if (request.max_tokens == 0) return base::InvalidArgument("max_tokens is 0: there is nothing to generate");
+  if (request.min_tokens > request.max_tokens) {
+    return base::InvalidArgument("min_tokens {} is above max_tokens {}", request.min_tokens,
+                                 request.max_tokens);
+  }
+  if (request.stop_token_ids.size() > kMaxStopTokenIds) {
+    return base::InvalidArgument("{} stop_token_ids; at most {} are allowed", request.stop_token_ids.size(),
+                                 kMaxStopTokenIds);
+  }
+  KVPLANE_RETURN_IF_ERROR(CheckIds(request.stop_token_ids, vocab_, "stop token id"));
+  if (request.prompt.size() + uint64_t{request.max_tokens} > options_.max_context) {
+    return base::ResourceExhausted("{} prompt tokens and max_tokens {} exceed the context of {} tokens",
+                                   request.prompt.size(), request.max_tokens, options_.max_context);
+  }
+  return CheckRemotes(request);
+}
+
+base::Result<base::RequestId> ThreadedEngine::Submit(Request request, std::shared_ptr<EventSink> sink) {
+  KVPLANE_RETURN_IF_ERROR(Check(request));
+  auto state = std::make_unique<RequestState>();
+  state->max_tokens = request.remote_decode ? 1 : request.max_tokens;
+  const uint32_t kv_tokens = MaxKvTokens(static_cast<uint32_t>(request.prompt.size()), state->max_tokens);
+  const uint64_t blocks = uint64_t{layers_} * cache::BlocksFor(kv_tokens, options_.block_tokens);
+  if (blocks > blocks_) {
+    return base::ResourceExhausted("{} prompt tokens and max_tokens {} need {} KV blocks, the cache has {}",
+                                   request.prompt.size(), state->max_tokens, blocks, blocks_);
+  }
+  state->reserve_blocks = static_cast<uint32_t>(blocks);
+  if (request.remote_decode) {
+    KVPLANE_ASSIGN_OR_RETURN(control::Plan plan,
+                             control::Decide({.requested = request.remote_decode->strategy,
+                                              .node_default = options_.default_strategy,
+                                              .accept_lossy = request.remote_decode->accept_lossy}));
+    state->strategy = std::move(plan.strategy);
+  }
+  if (!request.ignore_eos) state->end_ids = options_.eos_token_ids;
+  state->end_ids.insert(state->end_ids.end(), request.stop_token_ids.begin(), request.stop_token_ids.end());
+  {
+    base::MutexLock lock(seeds_mutex_);
+    state->sampler.emplace(request.sampling, seeds_.Next());
+  }
+  state->submitted = base::Clock::System().Now();
+  state->request = std::move(request);
+  state->sink = std::move(sink);
+  KVPLANE_ASSIGN_OR_RETURN(state->id, shared_.Register());
+  const base::RequestId id = state->id;
+  inbox_->Post(SubmitMessage{std::move(state)});
+  return id;
+}
+
+void ThreadedEngine::Drain(base::TimePoint deadline) {
+  shared_.RefuseNew();
+  inbox_->Post(DrainMessage{deadline});
+  if (shared_.WaitUntilIdle(deadline)) return;
+  // The loop cancels what is left at the deadline; only completions of its transfers are awaited now.
+  shared_.WaitUntilIdle(base::Clock::System().Now() + EngineLoop::kStopGrace);
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<Engine>> Engine::Create(model::Model& model, const EngineOptions& options,
+                                                     transfer::KvSender* sender,
+                                                     transfer::KvReceiver* receiver) {
+  KVPLANE_ASSIGN_OR_RETURN(EngineOptions resolved, Resolve(options, model.config()));
+  const tensor::KvGeometry geometry = model.kv_geometry();
+  const auto format = tensor::PageFormat::HeadMajor(geometry, resolved.block_tokens);
+  KVPLANE_ASSIGN_OR_RETURN(std::shared_ptr<KvArena> arena,
+                           KvArena::Create(format, resolved.kv_bytes, geometry.layers));
+  return std::unique_ptr<Engine>(
+      std::make_unique<ThreadedEngine>(model, std::move(resolved), std::move(arena), sender, receiver));
+}
+
+}  // namespace kvplane::engine

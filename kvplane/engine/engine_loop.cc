@@ -1,0 +1,237 @@
+#include "kvplane/engine/engine_loop.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "kvplane/base/check.h"
+#include "kvplane/base/log.h"
+
+namespace kvplane::engine {
+
+namespace {
+
+base::TimePoint Now() { return base::Clock::System().Now(); }
+
+}  // namespace
+
+EngineLoop::EngineLoop(model::Model& model, const EngineOptions& options, std::shared_ptr<KvArena> arena,
+                       std::shared_ptr<Inbox> inbox, SharedState& shared, Transfers transfers)
+    : model_(model),
+      options_(options),
+      arena_(std::move(arena)),
+      inbox_(std::move(inbox)),
+      shared_(shared),
+      transfers_(std::move(transfers)),
+      pool_(arena_->pages()) {
+  Publish();
+}
+
+void EngineLoop::Run() {
+  while (true) {
+    for (Message& message : inbox_->Take(NextWake())) {
+      std::visit([this](auto& typed) { Handle(typed); }, message);
+    }
+    ExpireDeadlines(Now());
+    if (stopping_ && (requests_.empty() || Now() >= stop_deadline_)) break;
+    had_work_ = Step();
+    Publish();
+  }
+  if (!requests_.empty()) {
+    base::Log(base::LogLevel::kError,
+              "engine stopped with {} transfers that did not complete within {:.0f} s", requests_.size(),
+              base::ToSeconds(kStopGrace));
+  }
+  Publish();
+}
+
+base::TimePoint EngineLoop::NextWake() const {
+  if (had_work_) return base::TimePoint{};
+  return std::min({next_deadline_, drain_deadline_, stop_deadline_});
+}
+
+RequestState* EngineLoop::Find(base::RequestId id) {
+  const auto found = requests_.find(id);
+  return found == requests_.end() ? nullptr : found->second.get();
+}
+
+// ---- Messages
+
+void EngineLoop::Handle(SubmitMessage& message) {
+  RequestState& request = *message.request;
+  requests_.emplace(request.id, std::move(message.request));
+  waiting_.push_back(&request);
+  next_deadline_ = std::min(next_deadline_, request.request.deadline);
+  if (stopping_ || cancel_new_) {
+    Finish(request, FinishReason::kCancelled, base::Cancelled("the engine is shutting down"));
+  }
+}
+
+void EngineLoop::Handle(CancelMessage& message) {
+  RequestState* request = Find(message.id);
+  if (request == nullptr || request->finished()) return;
+  Finish(*request, FinishReason::kCancelled, base::Cancelled("cancelled by the caller"));
+}
+
+void EngineLoop::Handle(FirstTokenMessage& message) {
+  RequestState* request = Find(message.id);
+  if (request == nullptr || request->phase != Phase::kAwaitingKv || !request->generated.empty()) return;
+  transfer::FirstToken& token = message.token;
+  if (token.id < 0 || static_cast<uint32_t>(token.id) >= model_.config().vocab) {
+    // The completion, cancelled by this, starts the recomputation.
+    request->recompute_reason =
+        fmt::format("the prefill node sent token id {} outside the vocabulary", token.id);
+    request->CancelTransfer(request->recompute_reason);
+    return;
+  }
+  TokenEvent event{.id = token.id, .logprob = token.logprob, .top_logprobs = std::move(token.top_logprobs)};
+  request->source = KvSource::kTransfer;
+  request->SkipDraw(token.id, model_.config().vocab);
+  Emit(*request, std::move(event));
+  if (!request->finished()) StartDecodeIfReady(*request);
+}
+
+void EngineLoop::Handle(TransferDoneMessage& message) {
+  RequestState* request = Find(message.id);
+  if (request == nullptr) return;
+  request->transfer_open = false;
+  request->outcome = std::move(message.outcome);
+  const transfer::TransferOutcome& outcome = *request->outcome;
+  stats_.tiles_retried += outcome.tiles_retried;
+  stats_.kv_bytes_raw += outcome.bytes_raw;
+  stats_.kv_bytes_wire += outcome.bytes_wire;
+  if (!outcome.status.ok() && !request->transfer_cancelled) {
+    ++stats_.transfers_failed;
+    base::Log(base::LogLevel::kWarn, "request {}: KV transfer failed: {}", request->id.value,
+              outcome.status.ToString());
+  }
+  if (outcome.status.ok()) ++(request->send ? stats_.transfers_sent : stats_.transfers_received);
+  if (request->finished()) {
+    Retire(*request);
+  } else if (request->phase == Phase::kAwaitingKv) {
+    CompletePull(*request);
+  }
+  // A failed offer does not end its request: the client still gets the first token, the decode node
+  // recomputes.
+}
+
+void EngineLoop::Handle(DrainMessage& message) {
+  drain_deadline_ = std::min(drain_deadline_, message.deadline);
+}
+
+void EngineLoop::Handle(StopMessage&) {
+  stopping_ = true;
+  stop_deadline_ = Now() + kStopGrace;
+  CancelAll("the engine is shutting down");
+}
+
+void EngineLoop::CompletePull(RequestState& request) {
+  if (request.outcome->status.ok()) {
+    StartDecodeIfReady(request);
+    return;
+  }
+  if (request.recompute_reason.empty()) request.recompute_reason = request.outcome->status.ToString();
+  Recompute(request);
+}
+
+void EngineLoop::StartDecodeIfReady(RequestState& request) {
+  const bool landed = request.outcome && request.outcome->status.ok();
+  if (landed && !request.generated.empty()) request.phase = Phase::kDecode;
+}
+
+void EngineLoop::Recompute(RequestState& request) {
+  base::Log(base::LogLevel::kWarn, "request {}: recomputing {} prompt tokens: {}", request.id.value,
+            request.prompt_tokens(), request.recompute_reason);
+  ++stats_.recomputes;
+  request.source = KvSource::kRecompute;
+  request.phase = Phase::kPrefill;
+  request.prompt_done = 0;
+}
+
+// ---- Deadlines
+
+void EngineLoop::ExpireDeadlines(base::TimePoint now) {
+  if (now >= drain_deadline_) {
+    drain_deadline_ = base::kNoDeadline;
+    cancel_new_ = true;
+    CancelAll("the drain deadline has passed");
+  }
+  if (now < next_deadline_) return;
+  next_deadline_ = base::kNoDeadline;
+  std::vector<RequestState*> expired;
+  for (const auto& [id, request] : requests_) {
+    if (request->finished()) continue;
+    if (request->request.deadline <= now) {
+      expired.push_back(request.get());
+    } else {
+      next_deadline_ = std::min(next_deadline_, request->request.deadline);
+    }
+  }
+  for (RequestState* request : expired) {
+    Finish(*request, FinishReason::kFailed,
+           base::DeadlineExceeded("the request's deadline passed after {} of {} tokens",
+                                  request->generated.size(), request->max_tokens));
+  }
+}
+
+void EngineLoop::CancelAll(std::string_view reason) {
+  std::vector<RequestState*> all;
+  for (const auto& [id, request] : requests_) all.push_back(request.get());
+  for (RequestState* request : all) {
+    if (request->finished()) {
+      request->CancelTransfer(reason);
+    } else {
+      Finish(*request, FinishReason::kCancelled, base::Cancelled("{}", reason));
+    }
+  }
+}
+
+// ---- Ends
+
+void EngineLoop::Finish(RequestState& request, FinishReason reason, base::Status status) {
+  KVPLANE_CHECK(!request.finished());
+  if (request.phase == Phase::kQueued) {
+    std::erase(waiting_, &request);
+    shared_.LeaveQueue();
+  } else {
+    std::erase(running_, &request);
+  }
+  const bool complete = reason == FinishReason::kStop || reason == FinishReason::kLength;
+  if (!complete || !request.send) {
+    request.CancelTransfer(complete ? std::string_view("the request ended before its KV was needed")
+                                    : std::string_view(status.message()));
+  }
+  if (complete) {
+    ++stats_.requests_finished;
+  } else {
+    ++(reason == FinishReason::kFailed ? stats_.requests_failed : stats_.requests_cancelled);
+  }
+  const FinishEvent event = request.MakeFinishEvent(reason, std::move(status), Now());
+  request.phase = Phase::kFinished;
+  request.sink->OnFinish(event);
+  request.sink.reset();
+  if (!request.transfer_open) Retire(request);
+}
+
+void EngineLoop::Retire(RequestState& request) {
+  if (request.pages) reserved_blocks_ -= request.reserve_blocks;
+  requests_.erase(request.id);
+  Publish();
+  shared_.Retire();
+}
+
+void EngineLoop::Publish() {
+  stats_.running = static_cast<uint32_t>(running_.size());
+  stats_.transferring = 0;
+  for (const auto& [id, request] : requests_) {
+    if (request->transfer_open) ++stats_.transferring;
+  }
+  stats_.blocks_total = pool_.total();
+  stats_.blocks_used = pool_.used();
+  const model::Model::Counters& counters = model_.counters();
+  stats_.gemm_seconds = counters.gemm_s;
+  stats_.attention_seconds = counters.attention_s;
+  shared_.Publish(stats_);
+}
+
+}  // namespace kvplane::engine

@@ -1,0 +1,103 @@
+// EngineLoop: what the engine's thread runs: messages in, one step out, until told to stop.
+//
+// Order of one round: take messages (sleeping only when the last round found nothing to do), expire
+// deadlines, let sched decide, run the step, publish counters. Every transition of a request happens here.
+//
+// Memory: a request claims reserve_blocks from admission to retirement; retirement comes after its finish
+// and after the completion of its transfer, whichever is later. Thread safety: Run() on one thread; nothing
+// else may be called while it runs.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/ids.h"
+#include "kvplane/base/status.h"
+#include "kvplane/cache/block_pool.h"
+#include "kvplane/engine/engine.h"
+#include "kvplane/engine/inbox.h"
+#include "kvplane/engine/kv_arena.h"
+#include "kvplane/engine/request_state.h"
+#include "kvplane/engine/shared_state.h"
+#include "kvplane/engine/step_batch.h"
+#include "kvplane/engine/transfers.h"
+#include "kvplane/model/model.h"
+#include "kvplane/sched/admit.h"
+
+namespace kvplane::engine {
+
+class EngineLoop {
+ public:
+  // How long Run() waits, once stopped, for cancelled transfers to complete. After that it leaves; the
+  // callbacks keep the pages alive.
+  static constexpr base::Duration kStopGrace = std::chrono::seconds(10);
+
+  // `options` with everything resolved. `model` and `shared` outlive the loop.
+  EngineLoop(model::Model& model, const EngineOptions& options, std::shared_ptr<KvArena> arena,
+             std::shared_ptr<Inbox> inbox, SharedState& shared, Transfers transfers);
+
+  void Run();
+
+ private:
+  // Messages.
+  void Handle(SubmitMessage& message);
+  void Handle(CancelMessage& message);
+  void Handle(FirstTokenMessage& message);
+  void Handle(TransferDoneMessage& message);
+  void Handle(DrainMessage& message);
+  void Handle(StopMessage& message);
+  void CompletePull(RequestState& request);
+  void StartDecodeIfReady(RequestState& request);
+  void Recompute(RequestState& request);  // for its recompute_reason
+
+  // Deadlines.
+  void ExpireDeadlines(base::TimePoint now);
+  base::TimePoint NextWake() const;
+  void CancelAll(std::string_view reason);
+
+  // Steps.
+  bool Step();  // false: there was nothing to do
+  sched::Batch Decide();
+  void Start(RequestState& request);  // just admitted
+  void RunBatch(StepBatch& step);
+  void Advance(const StepBatch::Row& row);
+  void Sample(const StepBatch::Row& row);
+  void Emit(RequestState& request, TokenEvent event);
+
+  // Ends.
+  void Finish(RequestState& request, FinishReason reason, base::Status status);
+  void Retire(RequestState& request);
+
+  RequestState* Find(base::RequestId id);
+  void Publish();
+
+  model::Model& model_;
+  const EngineOptions options_;
+  std::shared_ptr<KvArena> arena_;
+  std::shared_ptr<Inbox> inbox_;
+  SharedState& shared_;
+  Transfers transfers_;
+  cache::BlockPool pool_;
+  uint32_t reserved_blocks_ = 0;
+
+  std::unordered_map<base::RequestId, std::unique_ptr<RequestState>> requests_;  // until retired
+  std::deque<RequestState*> waiting_;                                            // in order of arrival
+  std::vector<RequestState*> running_;                                           // in order of admission
+
+  std::vector<float> logits_;  // [sampling rows, vocab] of the last step
+  EngineStats stats_;
+  base::TimePoint next_deadline_ = base::kNoDeadline;  // no request's deadline is earlier
+  base::TimePoint drain_deadline_ = base::kNoDeadline;
+  base::TimePoint stop_deadline_ = base::kNoDeadline;
+  bool stopping_ = false;
+  bool cancel_new_ = false;  // the drain deadline has passed: late submissions end at once
+  bool had_work_ = false;    // in the last round: look for more without sleeping
+};
+
+}  // namespace kvplane::engine

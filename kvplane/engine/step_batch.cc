@@ -1,0 +1,40 @@
+#include "kvplane/engine/step_batch.h"
+
+namespace kvplane::engine {
+
+void StepBatch::Add(RequestState& request, const sched::Slice& slice) {
+  Row row{.request = &request, .slice = slice};
+  model::SequenceInput input;
+  if (slice.decode) {
+    request.pages->Grow(request.decode_tokens());
+    input.tokens = std::span<const int32_t>(request.generated).last(1);
+    input.first_position = request.decode_tokens() - 1;
+    row.samples = true;
+  } else {
+    input.tokens = std::span<const int32_t>(request.request.prompt).subspan(slice.first_token, slice.tokens);
+    input.first_position = slice.first_token;
+    // A recomputed prompt whose first token already went out (it came with the transfer) keeps that token.
+    row.samples = slice.ends_prompt && request.generated.empty();
+  }
+  input.no_logits = !row.samples;
+  input.layers = request.pages->layers();
+  row.logits_row = sampling_rows_;
+  if (row.samples) ++sampling_rows_;
+  rows_.push_back(row);
+  inputs_.push_back(input);
+}
+
+base::Status StepBatch::Run(model::Model& model, std::vector<float>& logits) {
+  return model.Forward(inputs_, this, logits);
+}
+
+base::Status StepBatch::BeforeAttention(uint32_t) { return base::Status::Ok(); }
+
+void StepBatch::AfterKvWrite(uint32_t layer) {
+  for (const Row& row : rows_) {
+    if (row.slice.decode || !row.request->send || !row.request->transfer_open) continue;
+    row.request->send->PostLayer(layer, row.slice.first_token, row.slice.tokens);
+  }
+}
+
+}  // namespace kvplane::engine
