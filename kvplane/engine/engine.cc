@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "kvplane/base/check.h"
 #include "kvplane/cache/page_table.h"
 #include "kvplane/control/plan.h"
 #include "kvplane/engine/engine_loop.h"
@@ -54,6 +55,9 @@ base::Result<EngineOptions> Resolve(EngineOptions options, const model::ModelCon
   KVPLANE_RETURN_IF_ERROR(CheckIds(options.eos_token_ids, config.vocab, "end-of-sequence id"));
   return options;
 }
+
+// A prefill node generates the one token that the forward pass over the prompt gives.
+uint32_t EffectiveMaxTokens(const Request& request) { return request.remote_decode ? 1 : request.max_tokens; }
 
 class ThreadedEngine final : public Engine {
  public:
@@ -126,7 +130,7 @@ base::Status ThreadedEngine::Check(const Request& request) const {
   KVPLANE_RETURN_IF_ERROR(CheckIds(request.prompt, vocab_, "prompt token"));
   KVPLANE_RETURN_IF_ERROR(request.sampling.Validate(static_cast<int32_t>(vocab_)));
   if (request.max_tokens == 0) return base::InvalidArgument("max_tokens is 0: there is nothing to generate");
-  if (request.min_tokens > request.max_tokens) {
+  if (request.min_tokens > request.max_tokens && !request.remote_decode) {
     return base::InvalidArgument("min_tokens {} is above max_tokens {}", request.min_tokens,
                                  request.max_tokens);
   }
@@ -135,17 +139,18 @@ base::Status ThreadedEngine::Check(const Request& request) const {
                                  kMaxStopTokenIds);
   }
   KVPLANE_RETURN_IF_ERROR(CheckIds(request.stop_token_ids, vocab_, "stop token id"));
-  if (request.prompt.size() + uint64_t{request.max_tokens} > options_.max_context) {
+  if (request.prompt.size() + uint64_t{EffectiveMaxTokens(request)} > options_.max_context) {
     return base::ResourceExhausted("{} prompt tokens and max_tokens {} exceed the context of {} tokens",
-                                   request.prompt.size(), request.max_tokens, options_.max_context);
+                                   request.prompt.size(), EffectiveMaxTokens(request), options_.max_context);
   }
   return CheckRemotes(request);
 }
 
 base::Result<base::RequestId> ThreadedEngine::Submit(Request request, std::shared_ptr<EventSink> sink) {
+  KVPLANE_CHECK(sink != nullptr);
   KVPLANE_RETURN_IF_ERROR(Check(request));
   auto state = std::make_unique<RequestState>();
-  state->max_tokens = request.remote_decode ? 1 : request.max_tokens;
+  state->max_tokens = EffectiveMaxTokens(request);
   const uint32_t kv_tokens = MaxKvTokens(static_cast<uint32_t>(request.prompt.size()), state->max_tokens);
   const uint64_t blocks = uint64_t{layers_} * cache::BlocksFor(kv_tokens, options_.block_tokens);
   if (blocks > blocks_) {

@@ -87,8 +87,7 @@ void EngineLoop::Handle(FirstTokenMessage& message) {
   TokenEvent event{.id = token.id, .logprob = token.logprob, .top_logprobs = std::move(token.top_logprobs)};
   request->source = KvSource::kTransfer;
   request->SkipDraw(token.id, model_.config().vocab);
-  Emit(*request, std::move(event));
-  if (!request->finished()) StartDecodeIfReady(*request);
+  Emit(*request, std::move(event));  // may retire it
 }
 
 void EngineLoop::Handle(TransferDoneMessage& message) {
@@ -126,17 +125,19 @@ void EngineLoop::Handle(StopMessage&) {
 }
 
 void EngineLoop::CompletePull(RequestState& request) {
-  if (request.outcome->status.ok()) {
-    StartDecodeIfReady(request);
+  if (!request.outcome->status.ok()) {
+    if (request.recompute_reason.empty()) request.recompute_reason = request.outcome->status.ToString();
+    Recompute(request);
     return;
   }
-  if (request.recompute_reason.empty()) request.recompute_reason = request.outcome->status.ToString();
-  Recompute(request);
-}
-
-void EngineLoop::StartDecodeIfReady(RequestState& request) {
-  const bool landed = request.outcome && request.outcome->status.ok();
-  if (landed && !request.generated.empty()) request.phase = Phase::kDecode;
+  request.source = KvSource::kTransfer;
+  if (!request.generated.empty()) {
+    request.phase = Phase::kDecode;
+    return;
+  }
+  // The KV is here but no first token: running the last tile again gives one, without waiting for the peer.
+  request.phase = Phase::kPrefill;
+  request.prompt_done = (request.prompt_tokens() - 1) / tensor::kTileTokens * tensor::kTileTokens;
 }
 
 void EngineLoop::Recompute(RequestState& request) {
@@ -208,6 +209,7 @@ void EngineLoop::Finish(RequestState& request, FinishReason reason, base::Status
   }
   const FinishEvent event = request.MakeFinishEvent(reason, std::move(status), Now());
   request.phase = Phase::kFinished;
+  Publish();  // who hears of the end finds it counted
   request.sink->OnFinish(event);
   request.sink.reset();
   if (!request.transfer_open) Retire(request);

@@ -53,7 +53,6 @@ class EngineLoop {
   void Handle(DrainMessage& message);
   void Handle(StopMessage& message);
   void CompletePull(RequestState& request);
-  void StartDecodeIfReady(RequestState& request);
   void Recompute(RequestState& request);  // for its recompute_reason
 
   // Deadlines.
