@@ -73,15 +73,6 @@ PdSummary Summarise(const PdModeResult& mode, const PdModeResult& reference) {
   return summary;
 }
 
-double Quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const double at = q * static_cast<double>(values.size() - 1);
-  const auto low = static_cast<size_t>(at);
-  const size_t high = std::min(low + 1, values.size() - 1);
-  return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
-}
-
 void PrintPdTable(const std::vector<PdSummary>& summaries) {
   fmt::print(stderr, "{:<9} {:>4} {:>9} {:>9} {:>9} {:>9} {:>11} {:>6} {:>13} {:>10} {:>10}\n", "mode", "n",
              "TTFT p50", "TTFT p95", "JCT p50", "JCT p95", "wire bytes", "ratio", "equal tokens", "identical",
@@ -100,8 +91,7 @@ void PrintPdTable(const std::vector<PdSummary>& summaries) {
 }
 
 void AddPdRows(const PdSummary& summary, double link_bits_per_s, BenchReport& report) {
-  const std::map<std::string, BenchValue> where = {{"mode", summary.mode},
-                                                   {"link_bits_per_s", link_bits_per_s}};
+  const BenchCase where = {{"mode", summary.mode}, {"link_bits_per_s", link_bits_per_s}};
   report.AddSample(where, "ttft_s", "s", summary.ttft_s);
   report.AddSample(where, "jct_s", "s", summary.jct_s);
   report.AddSample(where, "equal_tokens", "share", {summary.equal_tokens});

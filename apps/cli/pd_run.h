@@ -50,9 +50,6 @@ struct PdSummary {
 };
 PdSummary Summarise(const PdModeResult& mode, const PdModeResult& reference);
 
-// The q-quantile (0..1) by linear interpolation of order statistics; 0 for an empty sample.
-double Quantile(std::vector<double> values, double q);
-
 void PrintPdTable(const std::vector<PdSummary>& summaries);  // to stderr
 void AddPdRows(const PdSummary& summary, double link_bits_per_s, BenchReport& report);
 

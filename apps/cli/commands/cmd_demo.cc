@@ -146,7 +146,7 @@ int RunAndReport(const DemoArgs& args, const std::vector<std::string>& rates, st
     fmt::print(stderr, "kvplane {}: {}\n", bench, logs.status().ToString());
     return ExitCodeFor(logs.status().code());
   }
-  BenchReport report(bench);
+  BenchReport report(bench, args.command);
   const base::Result<bool> identical = RunRates(args, rates, report, logs->path());
   if (!identical.ok()) {
     fmt::print(stderr, "kvplane {}: {}\nlogs of the nodes: {}\n", bench, identical.status().ToString(),
