@@ -159,8 +159,9 @@ void AddDemoFlags(CLI::App* verb, DemoArgs& args) {
   verb->add_option("--json", args.json, "Also write the measurements to this file (docs/benchmarks.md)");
 }
 
-void AddDemo(CLI::App& app, Action& action) {
+void AddDemo(CLI::App& app, const std::string& command, Action& action) {
   static DemoArgs args;
+  args.command = command;
   CLI::App* verb =
       Verb(app, "demo", "Prefill, decode and router on loopback; compare compression on real prompts");
   AddDemoFlags(verb, args);
@@ -168,11 +169,12 @@ void AddDemo(CLI::App& app, Action& action) {
   verb->callback([&action] { action = [] { return CmdDemo(args); }; });
 }
 
-void AddBench(CLI::App& app, Action& action) {
+void AddBench(CLI::App& app, const std::string& command, Action& action) {
   CLI::App* bench = Verb(app, "bench", "Measure: codec, engine or pd");
   bench->require_subcommand(1);
 
   static BenchCodecArgs codec_args;
+  codec_args.command = command;
   CLI::App* codec = Verb(*bench, "codec", "Bytes, error and speed of strategies beside memcpy, zstd and lz4");
   codec->add_option("--strategies", codec_args.strategies, "Strategies to measure")->delimiter(',');
   codec->add_option("--kv", codec_args.kv, "Raw KV (.npy); default: synthetic with channel outliers on K");
@@ -183,6 +185,7 @@ void AddBench(CLI::App& app, Action& action) {
   codec->callback([&action] { action = [] { return CmdBenchCodec(codec_args); }; });
 
   static BenchEngineArgs engine_args;
+  engine_args.command = command;
   CLI::App* engine =
       Verb(*bench, "engine", "Prefill and decode speed beside oneDNN alone on the same shapes");
   AddRuntimeFlags(engine, engine_args.runtime);
@@ -196,6 +199,7 @@ void AddBench(CLI::App& app, Action& action) {
   engine->callback([&action] { action = [] { return CmdBenchEngine(engine_args); }; });
 
   static BenchPdArgs pd_args;
+  pd_args.base.command = command;
   CLI::App* pd = Verb(*bench, "pd", "Prefill/decode separation over a grid of link rates");
   AddDemoFlags(pd, pd_args.base);
   pd->add_option("--link-rates", pd_args.link_rates, "Link rates")->delimiter(',');
@@ -261,6 +265,17 @@ int ReportUsageError(const CLI::App& app, const CLI::ParseError& error) {
   return kExitUsage;
 }
 
+// The command line as a shell would take it, for reports that say how they were made.
+std::string CommandLine(int argc, char** argv) {
+  std::string line = "kvplane";
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool plain = !word.empty() && word.find_first_of(" \t'\"|;$`\\()") == std::string::npos;
+    line += plain ? " " + word : " '" + word + "'";
+  }
+  return line;
+}
+
 int Run(int argc, char** argv) {
   CLI::App app{"KV-cache plane of a disaggregated LLM service", "kvplane"};
   app.set_version_flag("--version", kVersion);
@@ -270,8 +285,9 @@ int Run(int argc, char** argv) {
   AddRoute(app, action);
   AddGenerate(app, action);
   AddCodecVerbs(app, action);
-  AddBench(app, action);
-  AddDemo(app, action);
+  const std::string command = CommandLine(argc, argv);
+  AddBench(app, command, action);
+  AddDemo(app, command, action);
   AddDoctor(app, action);
   try {
     app.parse(argc, argv);

@@ -47,6 +47,7 @@ class NodeRuntime {
 
   engine::Engine& engine() { return *engine_; }
   model::Model& model() { return *model_; }
+  size_t threads() const { return pool_->size(); }
   const model::Tokenizer& tokenizer() const { return *tokenizer_; }
   const model::ChatTemplate* chat_template() const {
     return chat_template_.get();

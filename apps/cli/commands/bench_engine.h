@@ -17,6 +17,7 @@ struct BenchEngineArgs {
   uint32_t decode_steps = 64;
   std::vector<uint32_t> batches = {1, 4, 16};
   uint32_t repeats = 7;
+  std::string command;  // how this run was started, for the report
   std::string json;
 };
 

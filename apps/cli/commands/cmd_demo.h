@@ -18,6 +18,7 @@ struct DemoArgs {
   uint32_t generate = 32;      // tokens generated per request
   uint64_t seed = 1;
   uint32_t threads = 1;  // compute threads of each node
+  std::string command;   // how this run was started, for the report
   std::string json;      // also write the rows of docs/benchmarks.md to this file
 };
 
