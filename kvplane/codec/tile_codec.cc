@@ -58,6 +58,10 @@ base::Result<std::shared_ptr<const TileCodec>> TileCodec::FromWire(std::span<con
 
 size_t TileCodec::MaxEncodedBytes(const TileShape& shape) const { return 1 + shape.raw_bytes(); }
 
+size_t TileCodec::MinEncodedBytes(const TileShape& shape) const {
+  return 1 + std::min(functions_->coded_bytes(strategy_.stages(), shape), shape.raw_bytes());
+}
+
 base::Result<size_t> TileCodec::Encode(const tensor::ConstTileView& in, Workspace&,
                                        std::span<std::byte> out) const {
   const TileShape shape = ShapeOf(in);

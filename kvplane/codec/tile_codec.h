@@ -76,6 +76,8 @@ class TileCodec {
 
   // The most Encode() can write for a legal shape: raw size plus the method byte.
   size_t MaxEncodedBytes(const TileShape& shape) const;
+  // The fewest bytes a coded tile of a legal shape can have: what a claim about tiles is worth at least.
+  size_t MinEncodedBytes(const TileShape& shape) const;
 
   // Encodes `in` [tokens, heads, head_dim] bf16 into `out` (at least MaxEncodedBytes) and returns the bytes
   // written. kInvalidArgument: illegal shape or short `out`.

@@ -117,13 +117,13 @@ TEST(QuantizeUnit, FourBitChannelByHand) {
     const Coded coded = Encode(isa, in, 4, 0);
     ASSERT_TRUE(coded.ok);
     EXPECT_EQ(Param(coded.zeros, 0), 0);
-    EXPECT_EQ(Param(coded.scales, 0), 0x3f81);  // RN(1/15) is above 1/15: rounded up past 1
-    EXPECT_EQ(coded.codes, (std::vector<std::byte>{std::byte{0}, std::byte{3}, std::byte{7}, std::byte{15}}));
+    EXPECT_EQ(Param(coded.scales, 0), Bf16(1.0f));
+    EXPECT_EQ(coded.codes, (std::vector<std::byte>{std::byte{0}, std::byte{3}, std::byte{8}, std::byte{15}}));
   }
 }
 
 TEST(QuantizeUnit, TwoBitTokenByHand) {
-  // -1, 0, 1, 2: zero -1, range 3, RN(1/3) above 1/3: scale 1 + 2^-7.
+  // -1, 0, 1, 2 are the codes 0..3 of zero -1 and scale 1.
   Rows in(1, 8);
   const float values[] = {-1, 0, 1, 2, 2, 1, 0, -1};
   for (uint32_t c = 0; c < 8; ++c) in.rows[0][c] = Bf16(values[c]);

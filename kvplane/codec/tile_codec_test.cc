@@ -1,0 +1,293 @@
+#include "kvplane/codec/tile_codec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kvplane/base/rng.h"
+#include "kvplane/codec/paged_kv.h"
+
+namespace kvplane::codec {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::shared_ptr<const TileCodec> CodecOf(std::string_view chain) {
+  const auto side = SideStrategy::Parse(chain, tensor::Side::kKey);
+  KVPLANE_CHECK(side.ok());
+  return *TileCodec::Create(*side);
+}
+
+std::string RandomChain(base::Rng& rng) {
+  constexpr uint32_t kBits[] = {2, 4, 8};
+  return fmt::format("affine(bits={},group={},axis={}) | pack", kBits[rng.Below(3)], 8 * (1 + rng.Below(16)),
+                     rng.Below(2) == 0 ? "channel" : "token");
+}
+
+// The bytes in an allocation of exactly their size, so that ASan sees a read past them.
+std::unique_ptr<std::byte[]> Exact(std::span<const std::byte> bytes) {
+  auto copy = std::make_unique<std::byte[]>(bytes.size());
+  std::copy(bytes.begin(), bytes.end(), copy.get());
+  return copy;
+}
+
+std::vector<std::byte> Encode(const TileCodec& codec, const tensor::ConstTileView& view) {
+  Workspace workspace;
+  std::vector<std::byte> out(codec.MaxEncodedBytes(ShapeOf(view)));
+  const auto bytes = codec.Encode(view, workspace, out);
+  KVPLANE_CHECK(bytes.ok());
+  out.resize(*bytes);
+  return out;
+}
+
+TEST(TileCodecUnit, FourBitTileByHand) {
+  // 8 tokens, one head, 8 channels; value of (token t, channel c) is t. Zero 0, scale RN_up(7 / 15).
+  std::vector<uint16_t> values;
+  for (int t = 0; t < 8; ++t) values.insert(values.end(), 8, tensor::FloatToBf16(static_cast<float>(t)));
+  const auto codec = CodecOf("affine(bits=4,group=8,axis=channel) | pack");
+  const auto view = tensor::ConstTileView::Contiguous(values.data(), 8, 1, 8);
+  const std::vector<std::byte> coded = Encode(*codec, view);
+  ASSERT_EQ(coded.size(), 1 + 8 * 2 + 8 * 2 + 8 * 4u);
+  EXPECT_EQ(coded[0], std::byte{1});
+  for (size_t i = 1; i < 17; ++i) EXPECT_EQ(coded[i], std::byte{0});
+  EXPECT_EQ(coded[17], std::byte{0xef});  // 0x3eef = 0.466796875
+  EXPECT_EQ(coded[18], std::byte{0x3e});
+  const uint8_t rows[] = {0x00, 0x22, 0x44, 0x66, 0x99, 0xbb, 0xdd, 0xff};
+  for (size_t t = 0; t < 8; ++t) {
+    for (size_t i = 0; i < 4; ++i) EXPECT_EQ(coded[33 + 4 * t + i], static_cast<std::byte>(rows[t]));
+  }
+}
+
+TEST(TileCodecUnit, StoreKeepsEveryPattern) {
+  std::vector<uint16_t> values(65536);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint16_t>(i);
+  std::vector<uint16_t> back(values.size());
+  const auto view = tensor::ConstTileView::Contiguous(values.data(), 64, 8, 128);
+  const auto codec = CodecOf("store");
+  const std::vector<std::byte> coded = Encode(*codec, view);
+  EXPECT_EQ(coded.size(), 1 + 2 * values.size());
+  Workspace workspace;
+  EXPECT_TRUE(codec->Decode(coded, workspace, tensor::TileView::Contiguous(back.data(), 64, 8, 128)).ok());
+  EXPECT_EQ(back, values);
+}
+
+TEST(TileCodecUnit, TilesItCannotHoldAreRawAndExact) {
+  const uint16_t bad[] = {0x7f80, 0xff80, 0x7fc1, 0xff81, 0x7f7f, 0x7e80};
+  base::Rng rng(21);
+  for (const uint16_t pattern : bad) {
+    std::vector<uint16_t> values(64 * 2 * 16), back(values.size());
+    for (uint16_t& v : values) v = tensor::FloatToBf16(static_cast<float>(rng.Normal()));
+    values[rng.Below(values.size())] = pattern;
+    const auto view = tensor::ConstTileView::Contiguous(values.data(), 64, 2, 16);
+    const auto codec = CodecOf("affine | pack");
+    const std::vector<std::byte> coded = Encode(*codec, view);
+    EXPECT_EQ(coded[0], std::byte{0});
+    EXPECT_EQ(coded.size(), codec->MaxEncodedBytes(ShapeOf(view)));
+    Workspace workspace;
+    EXPECT_TRUE(codec->Decode(coded, workspace, tensor::TileView::Contiguous(back.data(), 64, 2, 16)).ok());
+    EXPECT_EQ(back, values);
+  }
+}
+
+TEST(TileCodecUnit, ConstantAndZeroTilesAreExact) {
+  for (const float value : {0.0f, 1.0f, -7.25f, 0x1p-130f, -0x1p125f}) {
+    for (const std::string_view chain :
+         {"affine(bits=2,axis=channel)|pack", "affine(bits=8,axis=token)|pack"}) {
+      std::vector<uint16_t> values(32 * 8, tensor::FloatToBf16(value)), back(values.size());
+      const auto codec = CodecOf(chain);
+      const auto coded = Encode(*codec, tensor::ConstTileView::Contiguous(values.data(), 32, 1, 8));
+      EXPECT_EQ(coded[0], std::byte{1});
+      Workspace workspace;
+      EXPECT_TRUE(codec->Decode(coded, workspace, tensor::TileView::Contiguous(back.data(), 32, 1, 8)).ok());
+      EXPECT_EQ(back, values) << value;
+    }
+  }
+}
+
+TEST(TileCodecUnit, RefusesIllegalShapesAndShortBuffers) {
+  std::vector<uint16_t> values(65 * 8);
+  const auto codec = CodecOf("affine | pack");
+  Workspace workspace;
+  std::vector<std::byte> out(4096);
+  EXPECT_FALSE(codec->Encode(tensor::ConstTileView::Contiguous(values.data(), 0, 1, 8), workspace, out).ok());
+  EXPECT_FALSE(
+      codec->Encode(tensor::ConstTileView::Contiguous(values.data(), 65, 1, 8), workspace, out).ok());
+  const auto view = tensor::ConstTileView::Contiguous(values.data(), 8, 1, 8);
+  EXPECT_FALSE(codec->Encode(view, workspace, std::span(out).first(128)).ok());
+  EXPECT_TRUE(codec->Encode(view, workspace, std::span(out).first(129)).ok());
+}
+
+TEST(TileCodecUnit, WorkspaceGrowsAndKeepsItsAlignment) {
+  Workspace workspace;
+  const auto small = workspace.Scratch(10);
+  EXPECT_EQ(small.size(), 10u);
+  const auto large = workspace.Scratch(100'000);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(large.data()) % 64, 0u);
+  EXPECT_EQ(workspace.Scratch(50'000).data(), large.data());
+}
+
+TEST(TileCodecUnit, WireStrategyIsCheckedAndNamesWhatIsWrong) {
+  const auto wire = [](std::string_view text) {
+    return TileCodec::FromWire(std::as_bytes(std::span(text.data(), text.size())));
+  };
+  EXPECT_TRUE(wire("store").ok());
+  EXPECT_EQ((*wire("affine(bits=4,group=64,axis=token) | pack"))->strategy().ToString(),
+            "affine(bits=4,group=64,axis=token) | pack");
+  const auto refused = wire("affine | pack");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().code(), base::StatusCode::kCorrupt);
+  EXPECT_THAT(refused.status().message(), HasSubstr("canonical"));
+  EXPECT_FALSE(wire("").ok());
+  EXPECT_FALSE(wire(std::string(kMaxStrategyTextBytes + 1, 'a')).ok());
+}
+
+struct TileCase {
+  tensor::KvGeometry geometry;
+  uint32_t tokens, first_token, block_tokens;
+  tensor::Side side;
+};
+
+TileCase RandomTileCase(base::Rng& rng) {
+  TileCase s;
+  s.geometry.layers = 1;
+  s.geometry.kv_heads = static_cast<uint32_t>(1 + rng.Below(8));
+  s.geometry.head_dim = static_cast<uint32_t>(8 * (1 + rng.Below(16)));
+  s.tokens = static_cast<uint32_t>(1 + rng.Below(64));
+  s.first_token = static_cast<uint32_t>(rng.Below(40));
+  s.block_tokens = static_cast<uint32_t>(1 + rng.Below(40));
+  s.side = rng.Below(2) == 0 ? tensor::Side::kKey : tensor::Side::kValue;
+  return s;
+}
+
+// Encoding from pages and decoding into pages of another block size; outside the tile nothing changes.
+TEST(TileCodecProperty, PagesOfAnyFormatAgreeWithContiguousMemory) {
+  base::Rng rng(22);
+  for (int round = 0; round < 300; ++round) {
+    const TileCase s = RandomTileCase(rng);
+    const auto codec = CodecOf(round % 10 == 0 ? "store" : RandomChain(rng));
+    testing::PagedLayer in(s.geometry, s.first_token + s.tokens, s.block_tokens);
+    in.FillNormal(rng, s.geometry);
+    const uint32_t heads = s.geometry.kv_heads;
+    const uint32_t dim = s.geometry.head_dim;
+    const auto view = tensor::MakeTileView(in.pages(), s.side, s.first_token, s.tokens, 0, heads, dim);
+    const std::vector<std::byte> coded = Encode(*codec, tensor::AsConst(view));
+
+    std::vector<uint16_t> flat;
+    for (uint32_t t = 0; t < s.tokens; ++t) {
+      for (uint32_t h = 0; h < heads; ++h) {
+        const uint32_t token = s.first_token + t;
+        const uint16_t* row = in.pages().pages[token / s.block_tokens] +
+                              in.pages().format.offset(s.side, token % s.block_tokens, h);
+        flat.insert(flat.end(), row, row + dim);
+      }
+    }
+    ASSERT_EQ(Encode(*codec, tensor::ConstTileView::Contiguous(flat.data(), s.tokens, heads, dim)), coded);
+
+    testing::PagedLayer out(s.geometry, s.first_token + s.tokens, s.block_tokens + 3);
+    std::vector<uint16_t> flat_out(flat.size());
+    Workspace workspace;
+    const auto exact = Exact(coded);
+    const std::span<const std::byte> exact_bytes(exact.get(), coded.size());
+    ASSERT_TRUE(
+        codec
+            ->Decode(exact_bytes, workspace,
+                     tensor::MakeTileView(out.pages(), s.side, s.first_token, s.tokens, 0, heads, dim))
+            .ok());
+    ASSERT_TRUE(codec
+                    ->Decode(exact_bytes, workspace,
+                             tensor::TileView::Contiguous(flat_out.data(), s.tokens, heads, dim))
+                    .ok());
+    size_t at = 0;
+    for (uint32_t t = 0; t < s.tokens; ++t) {
+      for (uint32_t h = 0; h < heads; ++h, at += dim) {
+        const uint32_t token = s.first_token + t;
+        uint16_t* row = out.pages().pages[token / (s.block_tokens + 3)] +
+                        out.pages().format.offset(s.side, token % (s.block_tokens + 3), h);
+        ASSERT_TRUE(std::equal(row, row + dim, flat_out.begin() + static_cast<ptrdiff_t>(at)));
+        std::fill_n(row, dim, uint16_t{0xbeef});
+      }
+    }
+    for (const uint16_t v : out.memory()) ASSERT_EQ(v, 0xbeef);
+  }
+}
+
+// More bits, less error: SNR of Gaussian values at group 64 within a decibel of the uniform quantiser's.
+TEST(TileCodecProperty, SignalToNoiseGrowsWithBits) {
+  base::Rng rng(23);
+  std::vector<uint16_t> values(64 * 4 * 64), back(values.size());
+  for (uint16_t& v : values) v = tensor::FloatToBf16(static_cast<float>(rng.Normal()));
+  const struct {
+    std::string_view chain;
+    double low, high;
+  } kCases[] = {{"affine(bits=2,group=64,axis=channel)|pack", 6, 9},
+                {"affine(bits=4,group=64,axis=channel)|pack", 20, 23},
+                {"affine(bits=4,group=64,axis=token)|pack", 20, 23},
+                {"affine(bits=8,group=64,axis=token)|pack", 43, 47}};
+  for (const auto& c : kCases) {
+    const auto codec = CodecOf(c.chain);
+    const auto coded = Encode(*codec, tensor::ConstTileView::Contiguous(values.data(), 64, 4, 64));
+    Workspace workspace;
+    ASSERT_TRUE(codec->Decode(coded, workspace, tensor::TileView::Contiguous(back.data(), 64, 4, 64)).ok());
+    double signal = 0, noise = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double x = tensor::Bf16ToFloat(values[i]);
+      const double e = x - tensor::Bf16ToFloat(back[i]);
+      signal += x * x;
+      noise += e * e;
+    }
+    const double snr_db = 10 * std::log10(signal / noise);
+    EXPECT_GT(snr_db, c.low) << c.chain;
+    EXPECT_LT(snr_db, c.high) << c.chain;
+  }
+}
+
+TEST(TileCodecProperty, NeverExpandsAndKeepsItsLength) {
+  base::Rng rng(24);
+  for (int round = 0; round < 300; ++round) {
+    const TileCase s = RandomTileCase(rng);
+    const auto codec = CodecOf(RandomChain(rng));
+    std::vector<uint16_t> values(size_t{s.tokens} * s.geometry.kv_heads * s.geometry.head_dim);
+    for (uint16_t& v : values) v = static_cast<uint16_t>(rng.Next());
+    const auto view =
+        tensor::ConstTileView::Contiguous(values.data(), s.tokens, s.geometry.kv_heads, s.geometry.head_dim);
+    EXPECT_LE(Encode(*codec, view).size(), 1 + 2 * values.size());
+  }
+}
+
+// Whatever the bytes, Decode() delivers all or nothing and stays inside them.
+TEST(TileCodecSafety, HostileTilesAreRefusedOrDecodeToFiniteValues) {
+  base::Rng rng(25);
+  for (int round = 0; round < 20'000; ++round) {
+    const auto codec = CodecOf(round % 16 == 0 ? "store" : RandomChain(rng));
+    const auto tokens = static_cast<uint32_t>(1 + rng.Below(12));
+    const auto heads = static_cast<uint32_t>(1 + rng.Below(2));
+    const auto dim = static_cast<uint32_t>(8 * (1 + rng.Below(5)));
+    std::vector<uint16_t> values(size_t{tokens} * heads * dim);
+    for (uint16_t& v : values) v = tensor::FloatToBf16(static_cast<float>(rng.Normal()));
+    std::vector<std::byte> coded =
+        Encode(*codec, tensor::ConstTileView::Contiguous(values.data(), tokens, heads, dim));
+    if (rng.Below(3) == 0) coded.resize(rng.Below(coded.size() + 8));
+    for (uint64_t n = rng.Below(6); n > 0 && !coded.empty(); --n) {
+      coded[rng.Below(coded.size())] = static_cast<std::byte>(rng.Next());
+    }
+    std::vector<uint16_t> out(values.size(), 0xbeef);
+    Workspace workspace;
+    const auto exact = Exact(coded);
+    const base::Status status = codec->Decode({exact.get(), coded.size()}, workspace,
+                                              tensor::TileView::Contiguous(out.data(), tokens, heads, dim));
+    if (!status.ok()) {
+      ASSERT_EQ(status.code(), base::StatusCode::kCorrupt);
+      ASSERT_TRUE(std::all_of(out.begin(), out.end(), [](uint16_t v) { return v == 0xbeef; }));
+    } else if (coded[0] == std::byte{1} && codec->lossy()) {
+      ASSERT_TRUE(std::all_of(out.begin(), out.end(), [](uint16_t v) { return (v & 0x7fff) < 0x7f80; }));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvplane::codec
