@@ -126,12 +126,16 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
   encode->add_option("input", encode_args.input, "Raw KV, .npy")->required();
   encode->add_option("-o,--output", encode_args.output, "Object file")->required();
   encode->add_option("--strategy", encode_args.strategy, "Preset or strategy text, e.g. int4");
+  encode->add_option("--head-group", encode_args.head_group, "KV heads per tile; 0: all");
+  encode->add_option("--first-token", encode_args.first_token, "Position of the first token in its sequence");
   encode->callback([&action] { action = [] { return CmdEncode(encode_args); }; });
 
   static DecodeArgs decode_args;
   CLI::App* decode = Verb(app, "decode", "Decode an object into raw KV (.npy)");
   decode->add_option("input", decode_args.input, "Object file")->required();
   decode->add_option("-o,--output", decode_args.output, "Raw KV, .npy")->required();
+  decode->add_flag("--float32", decode_args.float32, "Write float32 instead of bf16 patterns");
+  decode->add_flag("--strict", decode_args.strict, "Refuse lossy objects");
   decode->callback([&action] { action = [] { return CmdDecode(decode_args); }; });
 
   static InspectArgs inspect_args;

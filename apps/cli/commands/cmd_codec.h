@@ -1,0 +1,40 @@
+// kvplane encode, decode, inspect and verify: raw KV files (.npy) to objects (docs/formats/object.md) and
+// back.
+//
+// Every command returns its exit code (exit_code.h), tells people on stderr and machines on stdout.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace kvplane::cli {
+
+struct EncodeArgs {
+  std::string input;  // .npy [layers, 2, tokens, kv_heads, head_dim]
+  std::string output;
+  std::string strategy = "int4";
+  uint32_t head_group = 0;   // kv heads per tile; 0: all
+  uint32_t first_token = 0;  // position of the first token in its sequence
+};
+int CmdEncode(const EncodeArgs& args);
+
+struct DecodeArgs {
+  std::string input;
+  std::string output;    // .npy of bf16 patterns ('<u2')
+  bool float32 = false;  // '<f4' instead
+  bool strict = false;   // refuse lossy objects
+};
+int CmdDecode(const DecodeArgs& args);
+
+struct InspectArgs {
+  std::string input;
+  bool json = false;
+};
+int CmdInspect(const InspectArgs& args);
+
+struct VerifyArgs {
+  std::string input;
+};
+int CmdVerify(const VerifyArgs& args);
+
+}  // namespace kvplane::cli

@@ -1,0 +1,98 @@
+#include "apps/cli/commands/cmd_serve.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
+
+#include "apps/cli/exit_code.h"
+#include "apps/cli/shutdown_signal.h"
+#include "kvplane/base/log.h"
+#include "kvplane/server/server.h"
+
+namespace kvplane::cli {
+namespace {
+
+base::Status ConfigureLogFrom(const ServeArgs& args) {
+  base::LogConfig config;
+  KVPLANE_ASSIGN_OR_RETURN(config.level, base::ParseLogLevel(args.log_level));
+  config.json = args.log_json;
+  config.component = args.runtime.role;
+  base::ConfigureLog(config);
+  return base::Status::Ok();
+}
+
+std::string Hex(std::span<const std::byte> bytes) {
+  std::string out;
+  for (const std::byte b : bytes) out += fmt::format("{:02x}", std::to_integer<unsigned>(b));
+  return out;
+}
+
+server::NodeInfo DescribeNode(const ServeArgs& args, NodeRuntime& runtime) {
+  server::NodeInfo info;
+  info.role = args.runtime.role;
+  info.model_fingerprint = Hex(runtime.model().fingerprint());
+  info.default_strategy = runtime.default_strategy().ToString();
+  // "tcp://HOST:PORT", as the sender prints its own endpoint.
+  const std::string endpoint = runtime.kv_endpoint();
+  const size_t colon = endpoint.rfind(':');
+  constexpr std::string_view kScheme = "tcp://";
+  if (endpoint.starts_with(kScheme) && colon > kScheme.size()) {
+    info.kv_host = endpoint.substr(kScheme.size(), colon - kScheme.size());
+    std::from_chars(endpoint.data() + colon + 1, endpoint.data() + endpoint.size(), info.kv_port);
+  }
+  return info;
+}
+
+std::string ModelName(const ServeArgs& args) {
+  if (!args.served_model_name.empty()) return args.served_model_name;
+  const std::filesystem::path folder = std::filesystem::absolute(args.runtime.model).lexically_normal();
+  return folder.has_filename() ? folder.filename().string() : folder.parent_path().filename().string();
+}
+
+void PrintReady(const ServeArgs& args, const NodeRuntime& runtime, uint16_t port) {
+  nlohmann::ordered_json line = {
+      {"event", "ready"}, {"role", args.runtime.role}, {"http", fmt::format("{}:{}", args.host, port)}};
+  if (const std::string kv = runtime.kv_endpoint(); !kv.empty()) line["kv"] = kv;
+  fmt::print("{}\n", line.dump());
+  std::fflush(stdout);
+}
+
+base::Status Serve(const ServeArgs& args) {
+  KVPLANE_RETURN_IF_ERROR(ConfigureLogFrom(args));
+  ShutdownSignal signals;
+  KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<NodeRuntime> runtime, NodeRuntime::Create(args.runtime));
+  server::ServerOptions options;
+  options.http.host = args.host;
+  options.http.port = static_cast<uint16_t>(args.port);
+  options.auth_token_file = args.auth_token_file;
+  options.insecure = args.insecure;
+  KVPLANE_ASSIGN_OR_RETURN(
+      const std::unique_ptr<server::Server> server,
+      server::Server::Create(runtime->engine(), runtime->tokenizer(), runtime->chat_template(),
+                             ModelName(args), DescribeNode(args, *runtime), options));
+  const base::Duration drain = base::FromSeconds(args.drain_s);
+  signals.Watch([&server, drain] {
+    base::Log(base::LogLevel::kInfo, "draining for at most {:.0f} s", base::ToSeconds(drain));
+    server->RequestDrain(base::Clock::System().Now() + drain);
+  });
+  PrintReady(args, *runtime, server->port());
+  server->Run();
+  runtime->engine().Drain(base::Clock::System().Now() + drain);
+  return base::Status::Ok();
+}
+
+}  // namespace
+
+int CmdServe(const ServeArgs& args) {
+  const base::Status status = Serve(args);
+  if (!status.ok()) fmt::print(stderr, "kvplane serve: {}\n", status.ToString());
+  return ExitCodeFor(status.code());
+}
+
+}  // namespace kvplane::cli
