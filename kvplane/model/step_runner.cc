@@ -19,7 +19,7 @@ constexpr double kParallelFromSeconds = 40e-6;
 // Rough speeds for that estimate only: they choose who computes, never what.
 constexpr double kFlopsPerSecond = 4e11;
 constexpr double kAttentionFlopsPerSecond = 2e11;
-constexpr double kUnpackValuesPerSecond = 3e10;
+constexpr double kUnpackValuesPerSecond = 1.5e10;
 
 uint32_t RoundUp(uint32_t value, uint32_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 

@@ -47,38 +47,41 @@ State Carve(const AttentionArgs& args, uint32_t rows) {
   return s;
 }
 
-// Where the rows of a tile lie; keys that do not exist are null.
+// What keys that do not exist (yet) are read from; prefetches may run past a row's end.
+alignas(64) constexpr uint16_t kZeroRow[kMaxHeadDim + 32] = {};
+
+// Where the rows of a tile lie.
 struct TileRows {
   const uint16_t* k[kTile];
   const uint16_t* v[kTile];
 };
 
+// Keys [tile, tile + kTile); from `end` on they are zero.
 void Locate(const AttentionArgs& args, uint32_t tile, uint32_t end, TileRows* rows) {
   const tensor::PageFormat& format = args.layer->format;
-  uint32_t page = tile / format.block_tokens;
-  uint32_t slot = tile % format.block_tokens;
-  for (uint32_t j = 0; j < kTile; ++j) {
-    if (tile + j >= end) {
-      rows->k[j] = nullptr;
-      rows->v[j] = nullptr;
-      continue;
+  const uint32_t count = tile >= end ? 0 : (end - tile < kTile ? end - tile : kTile);
+  uint32_t j = 0;
+  while (j < count) {
+    const uint32_t slot = (tile + j) % format.block_tokens;
+    const uint32_t left = format.block_tokens - slot;
+    const uint32_t run = left < count - j ? left : count - j;
+    const uint16_t* page = args.layer->pages[(tile + j) / format.block_tokens];
+    const uint16_t* k = page + format.offset(tensor::Side::kKey, slot, args.kv_head);
+    const uint16_t* v = page + format.offset(tensor::Side::kValue, slot, args.kv_head);
+    for (uint32_t i = 0; i < run; ++i) {
+      rows->k[j + i] = k + i * format.token_stride;
+      rows->v[j + i] = v + i * format.token_stride;
     }
-    const uint16_t* base = args.layer->pages[page];
-    rows->k[j] = base + format.offset(tensor::Side::kKey, slot, args.kv_head);
-    rows->v[j] = base + format.offset(tensor::Side::kValue, slot, args.kv_head);
-    if (++slot == format.block_tokens) {
-      slot = 0;
-      ++page;
-    }
+    j += run;
   }
+  for (; j < kTile; ++j) rows->k[j] = rows->v[j] = kZeroRow;
 }
 
-// Up to 32 elements of a row from `d` on; zero past head_dim and for a null row.
+// Up to 32 elements of a row from `d` on; zero past head_dim. kWhole: there are 32.
+template <bool kWhole>
 KVPLANE_TARGET_AVX512 inline __m512i LoadRow(const uint16_t* row, uint32_t d, uint32_t head_dim) {
-  if (row == nullptr) return _mm512_setzero_si512();
-  const uint32_t left = head_dim - d;
-  const __mmask32 mask = left >= 32 ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
-  return _mm512_maskz_loadu_epi16(mask, row + d);
+  if constexpr (kWhole) return _mm512_loadu_si512(row + d);
+  return _mm512_maskz_loadu_epi16((__mmask32{1} << (head_dim - d)) - 1, row + d);
 }
 
 // Transposes 16 x 16 dwords in place.
@@ -107,52 +110,85 @@ KVPLANE_TARGET_AVX512 inline void Transpose(__m512i r[16]) {
   for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
-template <bool kBf16>
-KVPLANE_TARGET_AVX512 void PackKeys(const TileRows& rows, uint32_t head_dim, uint32_t* k) {
+// Asks for the cache line of element `d` of a row of the next tile. Pages are scattered and shorter than what
+// hardware prefetchers need to lock on, and a decode step reads all of them once.
+KVPLANE_TARGET_AVX512 inline void Prefetch(const uint16_t* row, uint32_t d) {
+  _mm_prefetch(reinterpret_cast<const char*>(row + d), _MM_HINT_T0);
+}
+
+// 16 keys x 32 elements from `d` on, transposed into k [depth, kTile] at its column `j`.
+template <bool kBf16, bool kWhole>
+KVPLANE_TARGET_AVX512 inline void PackKeyBlock(const uint16_t* const* rows, const uint16_t* const* next,
+                                               uint32_t d, uint32_t head_dim, uint32_t* k) {
+  __m512i r[16];
+#pragma GCC unroll 16
+  for (uint32_t i = 0; i < 16; ++i) {
+    r[i] = LoadRow<kWhole>(rows[i], d, head_dim);
+    Prefetch(next[i], d);
+  }
+  Transpose(r);
+  const uint32_t pairs = kWhole ? 16 : (head_dim - d) / 2;
   const __m512i high_half = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+#pragma GCC unroll 16
+  for (uint32_t i = 0; i < 16; ++i) {
+    if (!kWhole && i >= pairs) break;
+    if constexpr (kBf16) {
+      _mm512_storeu_si512(k + size_t{d / 2 + i} * kTile, r[i]);
+    } else {
+      _mm512_storeu_si512(k + size_t{d + 2 * i} * kTile, _mm512_slli_epi32(r[i], 16));
+      _mm512_storeu_si512(k + size_t{d + 2 * i + 1} * kTile, _mm512_and_si512(r[i], high_half));
+    }
+  }
+}
+
+template <bool kBf16>
+KVPLANE_TARGET_AVX512 void PackKeys(const TileRows& rows, const TileRows& next, uint32_t head_dim,
+                                    uint32_t* k) {
   for (uint32_t j = 0; j < kTile; j += 16) {
-    for (uint32_t d = 0; d < head_dim; d += 32) {
-      __m512i r[16];
-      for (uint32_t i = 0; i < 16; ++i) r[i] = LoadRow(rows.k[j + i], d, head_dim);
-      Transpose(r);
-      const uint32_t pairs = head_dim - d >= 32 ? 16 : (head_dim - d) / 2;
-      for (uint32_t i = 0; i < pairs; ++i) {
-        if (kBf16) {
-          _mm512_storeu_si512(k + size_t{d / 2 + i} * kTile + j, r[i]);
-        } else {
-          _mm512_storeu_si512(k + size_t{d + 2 * i} * kTile + j, _mm512_slli_epi32(r[i], 16));
-          _mm512_storeu_si512(k + size_t{d + 2 * i + 1} * kTile + j, _mm512_and_si512(r[i], high_half));
-        }
-      }
+    uint32_t d = 0;
+    for (; d + 32 <= head_dim; d += 32) {
+      PackKeyBlock<kBf16, true>(rows.k + j, next.k + j, d, head_dim, k + j);
     }
+    if (d < head_dim) PackKeyBlock<kBf16, false>(rows.k + j, next.k + j, d, head_dim, k + j);
   }
 }
 
-KVPLANE_TARGET_AVX512 void PackValuesBf16(const TileRows& rows, uint32_t head_dim, size_t width,
-                                          uint32_t* v) {
-  // Word i of the first row and word i of the second (index + 32) become dword i; the upper 16 are + 16.
-  const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7,
-                                       38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-  const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
-  for (uint32_t j = 0; j < kTile; j += 2, v += width) {
-    for (uint32_t d = 0; d < head_dim; d += 32) {
-      const __m512i a = LoadRow(rows.v[j], d, head_dim);
-      const __m512i b = LoadRow(rows.v[j + 1], d, head_dim);
-      _mm512_storeu_si512(v + d, _mm512_permutex2var_epi16(a, low, b));
-      if (d + 16 < width) _mm512_storeu_si512(v + d + 16, _mm512_permutex2var_epi16(a, high, b));
-    }
+// Two rows of V, 32 elements from `d` on, into v [width]: interleaved in bf16, else only the first, widened.
+template <bool kBf16, bool kWhole>
+KVPLANE_TARGET_AVX512 inline void PackValueBlock(const uint16_t* a, const uint16_t* b, uint32_t d,
+                                                 uint32_t head_dim, size_t width, uint32_t* v) {
+  const __m512i first = LoadRow<kWhole>(a, d, head_dim);
+  __m512i low, high;
+  if constexpr (kBf16) {
+    // Word i of the first row and word i of the second (index + 32) become dword i; the upper 16 are + 16.
+    const __m512i low_words = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
+                                               39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high_words = _mm512_add_epi16(low_words, _mm512_set1_epi16(16));
+    const __m512i second = LoadRow<kWhole>(b, d, head_dim);
+    low = _mm512_permutex2var_epi16(first, low_words, second);
+    high = _mm512_permutex2var_epi16(first, high_words, second);
+  } else {
+    low = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(first)), 16);
+    high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(first, 1)), 16);
   }
+  _mm512_storeu_si512(v + d, low);
+  if (kWhole || d + 16 < width) _mm512_storeu_si512(v + d + 16, high);
 }
 
-KVPLANE_TARGET_AVX512 void PackValuesF32(const TileRows& rows, uint32_t head_dim, size_t width, uint32_t* v) {
-  for (uint32_t j = 0; j < kTile; ++j, v += width) {
-    for (uint32_t d = 0; d < head_dim; d += 32) {
-      const __m512i row = LoadRow(rows.v[j], d, head_dim);
-      const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(row));
-      const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(row, 1));
-      _mm512_storeu_si512(v + d, _mm512_slli_epi32(low, 16));
-      if (d + 16 < width) _mm512_storeu_si512(v + d + 16, _mm512_slli_epi32(high, 16));
+template <bool kBf16>
+KVPLANE_TARGET_AVX512 void PackValues(const TileRows& rows, const TileRows& next, uint32_t head_dim,
+                                      size_t width, uint32_t* v) {
+  constexpr uint32_t kStep = kBf16 ? 2 : 1;
+  for (uint32_t j = 0; j < kTile; j += kStep, v += width) {
+    const uint16_t* a = rows.v[j];
+    const uint16_t* b = rows.v[j + kStep - 1];
+    uint32_t d = 0;
+    for (; d + 32 <= head_dim; d += 32) {
+      PackValueBlock<kBf16, true>(a, b, d, head_dim, width, v);
+      Prefetch(next.v[j], d);
+      if (kBf16) Prefetch(next.v[j + 1], d);
     }
+    if (d < head_dim) PackValueBlock<kBf16, false>(a, b, d, head_dim, width, v);
   }
 }
 
@@ -344,16 +380,16 @@ KVPLANE_TARGET_AVX512 void Attend(const AttentionArgs& args, Out* out) {
   const State s = Carve<kBf16>(args, rows);
   Begin<kBf16>(args, s, rows);
   const uint32_t end = args.first_position + args.tokens;
-  TileRows located;
-  for (uint32_t tile = VisibleKeys(args.first_position, args.window).begin / kTile * kTile; tile < end;
-       tile += kTile) {
-    Locate(args, tile, end, &located);
-    PackKeys<kBf16>(located, args.head_dim, s.k);
-    if constexpr (kBf16) {
-      PackValuesBf16(located, args.head_dim, s.width, s.v);
-    } else {
-      PackValuesF32(located, args.head_dim, s.width, s.v);
-    }
+  TileRows located[2];
+  uint32_t current = 0;
+  uint32_t tile = VisibleKeys(args.first_position, args.window).begin / kTile * kTile;
+  Locate(args, tile, end, &located[current]);
+  for (; tile < end; tile += kTile, current ^= 1) {
+    const TileRows& rows_now = located[current];
+    TileRows& rows_next = located[current ^ 1];
+    Locate(args, tile + kTile, end, &rows_next);
+    PackKeys<kBf16>(rows_now, rows_next, args.head_dim, s.k);
+    PackValues<kBf16>(rows_now, rows_next, args.head_dim, s.width, s.v);
     uint32_t row = 0;
     for (; row + kRows <= rows; row += kRows) AttendRows<kBf16, kRows>(args, s, tile, row);
     for (; row + 4 <= rows; row += 4) AttendRows<kBf16, 4>(args, s, tile, row);
