@@ -41,8 +41,8 @@ struct KvPull {
   std::span<const tensor::LayerPages>
       layers;  // [layers]; copied (addresses, not pages); cover descriptor.tokens
   base::TimePoint deadline;
-  bool accept_lossy = true;  // false: refuse a lossy strategy (strict reader)
-  OnFirstToken on_first_token;
+  bool accept_lossy = true;     // false: refuse a lossy strategy (strict reader)
+  OnFirstToken on_first_token;  // at most once, before on_complete
   OnComplete on_complete;
 };
 

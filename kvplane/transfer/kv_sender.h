@@ -33,6 +33,7 @@ struct KvSenderOptions {
   std::string endpoint = "tcp://127.0.0.1:0";
   size_t codec_threads = 1;
   // Coded tiles waiting for the wire, all transfers together; one oversize tile may exceed it.
+  // Shared evenly by the connected decode nodes, so that a stalled one does not stop the others.
   size_t staging_bytes = 32 << 20;
   size_t max_offers = 4096;  // open transfers; more are refused with kResourceExhausted
   uint32_t tile_retries = 3;
@@ -45,6 +46,9 @@ struct KvOffer {
   std::span<const tensor::LayerPages> layers;  // [layers]; copied (addresses, not pages)
   base::TimePoint deadline;                    // the transfer fails with kDeadlineExceeded at this time
   OnComplete on_complete;
+  // The transfer is complete only after PostFirstToken(), so that the token is never lost behind a fast
+  // acknowledgement. False for transfers without one.
+  bool expects_first_token = true;
 };
 
 // One offered transfer. The engine's handle; dropping it does not cancel.
@@ -54,6 +58,7 @@ class SendSession {
   // K and V of tokens [first_token, first_token + tokens) of `layer` are in the pages. Each layer is posted
   // in token order without gaps; tiles leave as soon as they are full (or the prompt ends).
   virtual void PostLayer(uint32_t layer, uint32_t first_token, uint32_t tokens) = 0;
+  // Once; sent ahead of queued tiles.
   virtual void PostFirstToken(FirstToken token) = 0;
   // Ends the transfer with kCancelled (the peer is told why); `on_complete` still fires.
   virtual void Cancel(std::string_view reason) = 0;

@@ -1,0 +1,51 @@
+#include "kvplane/transfer/kv_sender.h"
+
+#include <utility>
+
+#include "kvplane/transfer/sender_core.h"
+
+namespace kvplane::transfer {
+namespace {
+
+class CoreSendSession final : public SendSession {
+ public:
+  CoreSendSession(std::shared_ptr<SenderCore> core, std::shared_ptr<SendTransfer> transfer)
+      : core_(std::move(core)), transfer_(std::move(transfer)) {}
+
+  void PostLayer(uint32_t layer, uint32_t first_token, uint32_t tokens) override {
+    core_->PostLayer(transfer_, layer, first_token, tokens);
+  }
+  void PostFirstToken(FirstToken token) override { core_->PostFirstToken(transfer_, std::move(token)); }
+  void Cancel(std::string_view reason) override { core_->Cancel(transfer_, reason); }
+
+ private:
+  const std::shared_ptr<SenderCore> core_;
+  const std::shared_ptr<SendTransfer> transfer_;
+};
+
+class CoreKvSender final : public KvSender {
+ public:
+  explicit CoreKvSender(std::shared_ptr<SenderCore> core) : core_(std::move(core)) { core_->Start(); }
+  ~CoreKvSender() override { core_->Stop(); }
+
+  base::Result<std::shared_ptr<SendSession>> Offer(KvOffer offer) override {
+    KVPLANE_ASSIGN_OR_RETURN(auto transfer, core_->Offer(std::move(offer)));
+    return std::shared_ptr<SendSession>(std::make_shared<CoreSendSession>(core_, std::move(transfer)));
+  }
+  std::string endpoint() const override { return core_->endpoint(); }
+  uint64_t backlog_bytes() const override { return core_->backlog_bytes(); }
+
+ private:
+  const std::shared_ptr<SenderCore> core_;
+};
+
+}  // namespace
+
+base::Result<std::unique_ptr<KvSender>> KvSender::Create(transport::Transport& transport,
+                                                         const KvSenderOptions& options) {
+  KVPLANE_ASSIGN_OR_RETURN(auto listener, transport.Listen(options.endpoint));
+  auto core = std::make_shared<SenderCore>(std::move(listener), options);
+  return std::unique_ptr<KvSender>(std::make_unique<CoreKvSender>(std::move(core)));
+}
+
+}  // namespace kvplane::transfer

@@ -1,0 +1,381 @@
+#include "kvplane/transfer/wire_frames.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include "kvplane/codec/strategy.h"
+#include "kvplane/kernel/checksum/checksum.h"
+
+namespace kvplane::transfer {
+namespace {
+
+// Offsets inside the frame header.
+constexpr size_t kHeaderCrcAt = 28;
+
+// Longest duration a peer can make us believe in: a year, so that sums of many never overflow.
+constexpr uint64_t kMaxWireNanoseconds = uint64_t{365} * 24 * 3600 * 1'000'000'000;
+
+// Wire ids of status codes; never renumber. kOk has none.
+constexpr std::pair<base::StatusCode, uint16_t> kStatusIds[] = {
+    {base::StatusCode::kInvalidArgument, 1},
+    {base::StatusCode::kNotFound, 2},
+    {base::StatusCode::kCorrupt, 3},
+    {base::StatusCode::kUnavailable, 4},
+    {base::StatusCode::kDeadlineExceeded, 5},
+    {base::StatusCode::kCancelled, 6},
+    {base::StatusCode::kResourceExhausted, 7},
+    {base::StatusCode::kUnimplemented, 8},
+    {base::StatusCode::kFailedPrecondition, 9},
+    {base::StatusCode::kPermissionDenied, 10},
+    {base::StatusCode::kInternal, 11},
+};
+
+uint16_t StatusToWire(base::StatusCode code) {
+  for (const auto& [known, id] : kStatusIds) {
+    if (known == code) return id;
+  }
+  return StatusToWire(base::StatusCode::kInternal);
+}
+
+base::StatusCode StatusFromWire(uint16_t id) {
+  for (const auto& [code, known] : kStatusIds) {
+    if (known == id) return code;
+  }
+  return base::StatusCode::kInternal;  // a code of a later minor version
+}
+
+void PutDuration(base::Duration duration, base::ByteWriter& out) {
+  out.Put(static_cast<uint64_t>(std::max<base::Duration::rep>(duration.count(), 0)));
+}
+
+base::Duration GetDuration(base::ByteReader& in, std::string_view field) {
+  return base::Duration(
+      static_cast<base::Duration::rep>(std::min(in.Get<uint64_t>(field), kMaxWireNanoseconds)));
+}
+
+// u16 length and the bytes, refused before copying when longer than `limit`.
+base::Result<std::string> GetBoundedString(base::ByteReader& in, size_t limit, std::string_view field) {
+  const auto length = in.Get<uint16_t>(field);
+  if (length > limit) return base::Corrupt("{} has {} bytes; at most {} are legal", field, length, limit);
+  const auto bytes = in.GetBytes(length, field);
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+void PutIds(const std::vector<uint8_t>& ids, base::ByteWriter& out) {
+  out.Put(static_cast<uint8_t>(ids.size()));
+  for (const uint8_t id : ids) out.Put(id);
+}
+
+std::vector<uint8_t> GetIds(base::ByteReader& in, std::string_view field) {
+  const auto bytes = in.GetBytes(in.Get<uint8_t>(field), field);
+  std::vector<uint8_t> ids;
+  for (const std::byte id : bytes) ids.push_back(static_cast<uint8_t>(id));
+  return ids;
+}
+
+base::Result<tensor::Side> SideFromWire(uint8_t id) {
+  if (id > static_cast<uint8_t>(tensor::Side::kValue)) return base::Corrupt("side {} is neither 0 nor 1", id);
+  return static_cast<tensor::Side>(id);
+}
+
+void PutDigest(const Digest& digest, base::ByteWriter& out) { out.PutBytes(digest); }
+
+Digest GetDigest(base::ByteReader& in, std::string_view field) {
+  Digest digest{};
+  const auto bytes = in.GetBytes(digest.size(), field);
+  std::copy(bytes.begin(), bytes.end(), digest.begin());
+  return digest;
+}
+
+}  // namespace
+
+base::Result<FrameHeader> ParseFrameHeader(std::span<const std::byte, kFrameHeaderBytes> bytes) {
+  base::ByteReader in(bytes);
+  const auto magic = in.Get<uint32_t>("magic");
+  const auto major = in.Get<uint8_t>("major");
+  in.Get<uint8_t>("reserved");
+  FrameHeader header;
+  header.type = in.Get<uint8_t>("type");
+  header.flags = in.Get<uint8_t>("flags");
+  header.stream = in.Get<uint32_t>("stream");
+  header.head_bytes = in.Get<uint32_t>("head length");
+  header.body_bytes = in.Get<uint32_t>("body length");
+  header.head_crc = in.Get<uint32_t>("head CRC");
+  in.Get<uint32_t>("reserved");
+  const auto crc = in.Get<uint32_t>("header CRC");
+  if (magic != kWireMagic) return base::Corrupt("frame magic {:#010x} is not {:#010x}", magic, kWireMagic);
+  if (crc != kernel::Crc32c(bytes.first(kHeaderCrcAt))) return base::Corrupt("frame header CRC mismatch");
+  if (major != kWireMajor) {
+    return base::Unimplemented("the peer speaks wire version {}, this end {}", major, kWireMajor);
+  }
+  if (header.head_bytes > kMaxHeadBytes) {
+    return base::Corrupt("frame head of {} bytes; at most {} are legal", header.head_bytes, kMaxHeadBytes);
+  }
+  if (header.body_bytes > kMaxBodyBytes) {
+    return base::Corrupt("frame body of {} bytes; at most {} are legal", header.body_bytes, kMaxBodyBytes);
+  }
+  return header;
+}
+
+void SealFrame(FrameType type, uint32_t stream, uint32_t body_bytes, std::vector<std::byte>& frame) {
+  KVPLANE_CHECK(frame.size() >= kFrameHeaderBytes && frame.size() - kFrameHeaderBytes <= kMaxHeadBytes);
+  const std::span<const std::byte> head = std::span(frame).subspan(kFrameHeaderBytes);
+  std::byte* at = frame.data();
+  base::StoreLe(at, kWireMagic);
+  base::StoreLe(at + 4, kWireMajor);
+  base::StoreLe(at + 5, uint8_t{0});
+  base::StoreLe(at + 6, static_cast<uint8_t>(type));
+  base::StoreLe(at + 7, uint8_t{0});
+  base::StoreLe(at + 8, stream);
+  base::StoreLe(at + 12, static_cast<uint32_t>(head.size()));
+  base::StoreLe(at + 16, body_bytes);
+  base::StoreLe(at + 20, kernel::Crc32c(head));
+  base::StoreLe(at + 24, uint32_t{0});
+  base::StoreLe(at + kHeaderCrcAt, kernel::Crc32c(std::span(frame).first(kHeaderCrcAt)));
+}
+
+void Append(const HelloFrame& frame, base::ByteWriter& out) {
+  out.Put(frame.minor);
+  out.Put(frame.role);
+  out.Put(frame.max_body_bytes);
+  out.Put(frame.credit_bytes);
+  PutIds(frame.dtypes, out);
+  PutIds(frame.stage_ids, out);
+  out.PutString(frame.software);
+}
+
+base::Result<HelloFrame> ParseHello(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  HelloFrame frame;
+  frame.minor = in.Get<uint16_t>("HELLO minor version");
+  frame.role = in.Get<uint8_t>("HELLO role");
+  frame.max_body_bytes = in.Get<uint32_t>("HELLO largest body");
+  frame.credit_bytes = in.Get<uint64_t>("HELLO credit");
+  frame.dtypes = GetIds(in, "HELLO dtypes");
+  frame.stage_ids = GetIds(in, "HELLO stage ids");
+  KVPLANE_ASSIGN_OR_RETURN(frame.software, GetBoundedString(in, kMaxReasonBytes, "HELLO software"));
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return frame;
+}
+
+void Append(const PullFrame& frame, base::ByteWriter& out) {
+  const KvDescriptor& descriptor = frame.descriptor;
+  out.PutString(frame.transfer_id);
+  out.Put(static_cast<uint8_t>(frame.accept_lossy ? 1 : 0));
+  out.Put(frame.patience_ms);
+  out.Put(descriptor.geometry.layers);
+  out.Put(descriptor.geometry.kv_heads);
+  out.Put(descriptor.geometry.head_dim);
+  out.Put(static_cast<uint8_t>(descriptor.geometry.dtype));
+  out.Put(descriptor.tokens);
+  PutDigest(descriptor.model_fingerprint, out);
+  PutDigest(descriptor.token_hash, out);
+}
+
+base::Result<PullFrame> ParsePull(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  PullFrame frame;
+  KVPLANE_ASSIGN_OR_RETURN(frame.transfer_id, GetBoundedString(in, kMaxTransferIdBytes, "PULL transfer id"));
+  frame.accept_lossy = (in.Get<uint8_t>("PULL flags") & 1) != 0;
+  frame.patience_ms = in.Get<uint32_t>("PULL patience");
+  tensor::KvGeometry& geometry = frame.descriptor.geometry;
+  geometry.layers = in.Get<uint32_t>("PULL layers");
+  geometry.kv_heads = in.Get<uint32_t>("PULL kv_heads");
+  geometry.head_dim = in.Get<uint32_t>("PULL head_dim");
+  const auto dtype = in.Get<uint8_t>("PULL dtype");
+  frame.descriptor.tokens = in.Get<uint32_t>("PULL tokens");
+  frame.descriptor.model_fingerprint = GetDigest(in, "PULL model fingerprint");
+  frame.descriptor.token_hash = GetDigest(in, "PULL token hash");
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  KVPLANE_ASSIGN_OR_RETURN(geometry.dtype, tensor::DTypeFromWire(dtype));
+  return frame;
+}
+
+void Append(const OpenFrame& frame, base::ByteWriter& out) {
+  out.Put(frame.tokens);
+  out.Put(frame.tile_tokens);
+  out.Put(frame.group_heads);
+  out.Put(static_cast<uint8_t>(frame.strategies.size()));
+  for (const auto& [key, value] : frame.strategies) {
+    out.PutString(key);
+    out.PutString(value);
+  }
+}
+
+base::Result<OpenFrame> ParseOpen(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  OpenFrame frame;
+  frame.tokens = in.Get<uint32_t>("OPEN tokens");
+  frame.tile_tokens = in.Get<uint16_t>("OPEN tile tokens");
+  frame.group_heads = in.Get<uint16_t>("OPEN group heads");
+  const auto count = in.Get<uint8_t>("OPEN strategies");
+  if (in.ok() && (count == 0 || count > kMaxStrategiesPerOpen)) {
+    return base::Corrupt("OPEN has {} strategies; 1 to {} are legal", count, kMaxStrategiesPerOpen);
+  }
+  for (uint8_t i = 0; i < count && in.ok(); ++i) {
+    KVPLANE_ASSIGN_OR_RETURN(std::string key,
+                             GetBoundedString(in, codec::kMaxStrategyTextBytes, "OPEN key strategy"));
+    KVPLANE_ASSIGN_OR_RETURN(std::string value,
+                             GetBoundedString(in, codec::kMaxStrategyTextBytes, "OPEN value strategy"));
+    frame.strategies.emplace_back(std::move(key), std::move(value));
+  }
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return frame;
+}
+
+void Append(const TileFrame& frame, base::ByteWriter& out) {
+  out.Put(frame.layer);
+  out.Put(frame.first_token);
+  out.Put(frame.tokens);
+  out.Put(frame.group);
+  out.Put(static_cast<uint8_t>(frame.side));
+  out.Put(frame.strategy);
+  out.Put(frame.attempt);
+  out.Put(uint8_t{0});
+  out.Put(frame.body_crc);
+}
+
+base::Result<TileFrame> ParseTile(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  TileFrame frame;
+  frame.layer = in.Get<uint32_t>("TILE layer");
+  frame.first_token = in.Get<uint32_t>("TILE first token");
+  frame.tokens = in.Get<uint16_t>("TILE tokens");
+  frame.group = in.Get<uint16_t>("TILE group");
+  const auto side = in.Get<uint8_t>("TILE side");
+  frame.strategy = in.Get<uint8_t>("TILE strategy");
+  frame.attempt = in.Get<uint8_t>("TILE attempt");
+  in.Get<uint8_t>("TILE reserved");
+  frame.body_crc = in.Get<uint32_t>("TILE body CRC");
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  KVPLANE_ASSIGN_OR_RETURN(frame.side, SideFromWire(side));
+  return frame;
+}
+
+void Append(const FirstTokenFrame& frame, base::ByteWriter& out) {
+  const size_t count = std::min(frame.token.top_logprobs.size(), kMaxTopLogprobs);
+  out.Put(frame.token.id);
+  out.Put(frame.token.logprob);
+  out.Put(static_cast<uint8_t>(count));
+  for (size_t i = 0; i < count; ++i) {
+    out.Put(frame.token.top_logprobs[i].first);
+    out.Put(frame.token.top_logprobs[i].second);
+  }
+}
+
+base::Result<FirstTokenFrame> ParseFirstToken(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  FirstTokenFrame frame;
+  frame.token.id = in.Get<int32_t>("FIRST_TOKEN id");
+  frame.token.logprob = in.Get<float>("FIRST_TOKEN logprob");
+  const auto count = in.Get<uint8_t>("FIRST_TOKEN alternatives");
+  if (count > kMaxTopLogprobs) return base::Corrupt("FIRST_TOKEN has {} alternatives", count);
+  for (uint8_t i = 0; i < count; ++i) {
+    const auto id = in.Get<int32_t>("FIRST_TOKEN alternative");
+    frame.token.top_logprobs.emplace_back(id, in.Get<float>("FIRST_TOKEN alternative"));
+  }
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return frame;
+}
+
+void Append(const CreditFrame& frame, base::ByteWriter& out) { out.Put(frame.limit_bytes); }
+
+base::Result<CreditFrame> ParseCredit(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  CreditFrame frame;
+  frame.limit_bytes = in.Get<uint64_t>("CREDIT limit");
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return frame;
+}
+
+void Append(const DoneFrame& frame, base::ByteWriter& out) {
+  out.Put(frame.tiles_sent);
+  out.Put(frame.tiles_retried);
+  PutDuration(frame.encode, out);
+  PutDuration(frame.send, out);
+  PutDuration(frame.since_prefill, out);
+}
+
+base::Result<DoneFrame> ParseDone(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  DoneFrame frame;
+  frame.tiles_sent = in.Get<uint32_t>("DONE tiles sent");
+  frame.tiles_retried = in.Get<uint32_t>("DONE tiles retried");
+  frame.encode = GetDuration(in, "DONE encode time");
+  frame.send = GetDuration(in, "DONE send time");
+  frame.since_prefill = GetDuration(in, "DONE time since prefill");
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return frame;
+}
+
+void Append(const AckFrame& frame, base::ByteWriter& out) {
+  out.Put(frame.bytes_wire);
+  PutDuration(frame.decode, out);
+  PutDuration(frame.wall, out);
+  PutDuration(frame.exposed, out);
+}
+
+base::Result<AckFrame> ParseAck(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  AckFrame frame;
+  frame.bytes_wire = in.Get<uint64_t>("ACK bytes");
+  frame.decode = GetDuration(in, "ACK decode time");
+  frame.wall = GetDuration(in, "ACK wall time");
+  frame.exposed = GetDuration(in, "ACK exposed time");
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return frame;
+}
+
+void Append(const NackFrame& frame, base::ByteWriter& out) {
+  out.Put(frame.layer);
+  out.Put(frame.first_token);
+  out.Put(frame.group);
+  out.Put(static_cast<uint8_t>(frame.side));
+  out.Put(frame.reason);
+}
+
+base::Result<NackFrame> ParseNack(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  NackFrame frame;
+  frame.layer = in.Get<uint32_t>("NACK layer");
+  frame.first_token = in.Get<uint32_t>("NACK first token");
+  frame.group = in.Get<uint16_t>("NACK group");
+  const auto side = in.Get<uint8_t>("NACK side");
+  frame.reason = in.Get<uint8_t>("NACK reason");
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  KVPLANE_ASSIGN_OR_RETURN(frame.side, SideFromWire(side));
+  return frame;
+}
+
+void Append(const AbortFrame& frame, base::ByteWriter& out) {
+  out.Put(StatusToWire(frame.status.code()));
+  out.PutString(std::string_view(frame.status.message()).substr(0, kMaxReasonBytes));
+}
+
+base::Result<AbortFrame> ParseAbort(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  const auto code = in.Get<uint16_t>("ABORT code");
+  KVPLANE_ASSIGN_OR_RETURN(std::string reason, GetBoundedString(in, kMaxReasonBytes, "ABORT reason"));
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return AbortFrame{base::Status(StatusFromWire(code), std::move(reason))};
+}
+
+void Append(const PingFrame& frame, base::ByteWriter& out) { out.Put(frame.cookie); }
+void Append(const PongFrame& frame, base::ByteWriter& out) { out.Put(frame.cookie); }
+
+base::Result<PingFrame> ParsePing(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  const auto cookie = in.Get<uint64_t>("PING cookie");
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return PingFrame{cookie};
+}
+
+base::Result<PongFrame> ParsePong(std::span<const std::byte> head) {
+  base::ByteReader in(head);
+  const auto cookie = in.Get<uint64_t>("PONG cookie");
+  KVPLANE_RETURN_IF_ERROR(in.status());
+  return PongFrame{cookie};
+}
+
+}  // namespace kvplane::transfer
