@@ -78,13 +78,6 @@ void ApplyBehavior(SplitBehavior behavior, const std::vector<Section>& sections,
   for (const ByteRange& range : ranges) pieces->push_back(text.substr(range.begin, range.end - range.begin));
 }
 
-// The White_Space property of Unicode 15.
-bool IsWhiteSpace(char32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
-}
-
 size_t SkipWhiteSpace(std::string_view text, size_t offset) {
   while (offset < text.size()) {
     const Utf8Step step = NextUtf8(text, offset);

@@ -61,6 +61,12 @@ size_t IncompleteUtf8Suffix(std::string_view text) {
   return 0;
 }
 
+bool IsWhiteSpace(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
 void AppendUtf8(char32_t code_point, std::string* out) {
   const auto push = [out](char32_t byte) { out->push_back(static_cast<char>(static_cast<uint8_t>(byte))); };
   if (code_point < 0x80) {

@@ -32,6 +32,9 @@ std::optional<size_t> FindInvalidUtf8(std::string_view text);
 // How many bytes at the end of `text` (0 to 3) begin a character that later bytes may complete.
 size_t IncompleteUtf8Suffix(std::string_view text);
 
+// The White_Space property (unchanged from Unicode 6.3 to 15).
+bool IsWhiteSpace(char32_t code_point);
+
 // `code_point` must be a Unicode scalar value.
 void AppendUtf8(char32_t code_point, std::string* out);
 
