@@ -116,17 +116,26 @@ KVPLANE_TARGET_AVX512 inline void Prefetch(const uint16_t* row, uint32_t d) {
   _mm_prefetch(reinterpret_cast<const char*>(row + d), _MM_HINT_T0);
 }
 
-// 16 keys x 32 elements from `d` on, transposed into k [depth, kTile] at its column `j`.
-template <bool kBf16, bool kWhole>
-KVPLANE_TARGET_AVX512 inline void PackKeyBlock(const uint16_t* const* rows, const uint16_t* const* next,
-                                               uint32_t d, uint32_t head_dim, uint32_t* k) {
-  __m512i r[16];
+// 16 keys x 32 elements from `d` on, transposed: r[i] has the pair (d + 2i, d + 2i + 1) of every key.
+template <bool kWhole>
+KVPLANE_TARGET_AVX512 inline __attribute__((always_inline)) void LoadKeyBlock(const uint16_t* const* rows,
+                                                                              const uint16_t* const* next,
+                                                                              uint32_t d, uint32_t head_dim,
+                                                                              __m512i r[16]) {
 #pragma GCC unroll 16
   for (uint32_t i = 0; i < 16; ++i) {
     r[i] = LoadRow<kWhole>(rows[i], d, head_dim);
     Prefetch(next[i], d);
   }
   Transpose(r);
+}
+
+// The same, into k [depth, kTile] as packed keys.
+template <bool kBf16, bool kWhole>
+KVPLANE_TARGET_AVX512 inline void PackKeyBlock(const uint16_t* const* rows, const uint16_t* const* next,
+                                               uint32_t d, uint32_t head_dim, uint32_t* k) {
+  __m512i r[16];
+  LoadKeyBlock<kWhole>(rows, next, d, head_dim, r);
   const uint32_t pairs = kWhole ? 16 : (head_dim - d) / 2;
   const __m512i high_half = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
 #pragma GCC unroll 16
@@ -153,6 +162,16 @@ KVPLANE_TARGET_AVX512 void PackKeys(const TileRows& rows, const TileRows& next, 
   }
 }
 
+// Interleaves two rows of bf16: dword i of `low` is (a[i], b[i]), of `high` (a[16 + i], b[16 + i]).
+KVPLANE_TARGET_AVX512 inline __attribute__((always_inline)) void Interleave(__m512i a, __m512i b,
+                                                                            __m512i* low, __m512i* high) {
+  const __m512i low_words = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39,
+                                             7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i high_words = _mm512_add_epi16(low_words, _mm512_set1_epi16(16));
+  *low = _mm512_permutex2var_epi16(a, low_words, b);
+  *high = _mm512_permutex2var_epi16(a, high_words, b);
+}
+
 // Two rows of V, 32 elements from `d` on, into v [width]: interleaved in bf16, else only the first, widened.
 template <bool kBf16, bool kWhole>
 KVPLANE_TARGET_AVX512 inline void PackValueBlock(const uint16_t* a, const uint16_t* b, uint32_t d,
@@ -160,13 +179,7 @@ KVPLANE_TARGET_AVX512 inline void PackValueBlock(const uint16_t* a, const uint16
   const __m512i first = LoadRow<kWhole>(a, d, head_dim);
   __m512i low, high;
   if constexpr (kBf16) {
-    // Word i of the first row and word i of the second (index + 32) become dword i; the upper 16 are + 16.
-    const __m512i low_words = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
-                                               39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i high_words = _mm512_add_epi16(low_words, _mm512_set1_epi16(16));
-    const __m512i second = LoadRow<kWhole>(b, d, head_dim);
-    low = _mm512_permutex2var_epi16(first, low_words, second);
-    high = _mm512_permutex2var_epi16(first, high_words, second);
+    Interleave(first, LoadRow<kWhole>(b, d, head_dim), &low, &high);
   } else {
     low = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(first)), 16);
     high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(first, 1)), 16);
@@ -298,27 +311,24 @@ KVPLANE_TARGET_AVX512 inline void Accumulate(const State& s, const uint32_t* v, 
   }
 }
 
-// Rows [first, first + R) against the packed tile that begins at key `tile`.
-template <bool kBf16, uint32_t R>
-KVPLANE_TARGET_AVX512 void AttendRows(const AttentionArgs& args, const State& s, uint32_t tile,
-                                      uint32_t first) {
-  uint64_t seen[R];
+// Which lanes of the tile rows [first, first + R) see; false when none does.
+template <uint32_t R>
+bool SeenLanes(const AttentionArgs& args, uint32_t tile, uint32_t first, uint64_t (&seen)[R]) {
   uint64_t any = 0;
   for (uint32_t r = 0; r < R; ++r) {
     const KeyRange keys = VisibleKeys(args.first_position + (first + r) / args.group, args.window);
     seen[r] = LaneMask(keys.begin > tile ? keys.begin - tile : 0, keys.end > tile ? keys.end - tile : 0);
     any |= seen[r];
   }
-  if (any == 0) return;
-  __m512 scores[R][kBlocks];
-#pragma GCC unroll 6
-  for (uint32_t r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (uint32_t n = 0; n < kBlocks; ++n) scores[r][n] = _mm512_setzero_ps();
-  }
-  Product<kBf16, R, kBlocks>(s.q + first * s.depth, s.depth, s.k, kTile, s.depth, scores);
+  return any != 0;
+}
+
+// Scores to probabilities, for all R rows.
+template <bool kBf16, uint32_t R>
+KVPLANE_TARGET_AVX512 inline __attribute__((always_inline)) void SoftmaxRows(
+    const AttentionArgs& args, const State& s, uint32_t first, const __m512 (&scores)[R][kBlocks],
+    const uint64_t (&seen)[R], float (&corrections)[R]) {
   constexpr size_t kDepth = kBf16 ? kTile / 2 : kTile;
-  float corrections[R];
 #pragma GCC unroll 6
   for (uint32_t r = 0; r < R; ++r) {
     uint32_t* p = s.p + r * kDepth;
@@ -330,10 +340,120 @@ KVPLANE_TARGET_AVX512 void AttendRows(const AttentionArgs& args, const State& s,
     corrections[r] = Softmax<kBf16>(scores[r], seen[r], args.scale * kLog2E, s.maximum + first + r,
                                     s.sum + size_t{first + r} * 16, p);
   }
+}
+
+// Rows [first, first + R) against the packed tile that begins at key `tile`.
+template <bool kBf16, uint32_t R>
+KVPLANE_TARGET_AVX512 void AttendRows(const AttentionArgs& args, const State& s, uint32_t tile,
+                                      uint32_t first) {
+  uint64_t seen[R];
+  if (!SeenLanes(args, tile, first, seen)) return;
+  __m512 scores[R][kBlocks];
+#pragma GCC unroll 6
+  for (uint32_t r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (uint32_t n = 0; n < kBlocks; ++n) scores[r][n] = _mm512_setzero_ps();
+  }
+  Product<kBf16, R, kBlocks>(s.q + first * s.depth, s.depth, s.k, kTile, s.depth, scores);
+  float corrections[R];
+  SoftmaxRows<kBf16>(args, s, first, scores, seen, corrections);
   float* out = s.out + first * s.width;
   size_t d = 0;
   for (; d + 64 <= s.width; d += 64) Accumulate<kBf16, R, 4>(s, s.v + d, corrections, out + d);
   for (; d < s.width; d += 16) Accumulate<kBf16, R, 1>(s, s.v + d, corrections, out + d);
+}
+
+// Scores of R rows against 16 keys, from the keys' rows: the sums of Product in the same order.
+template <uint32_t R>
+KVPLANE_TARGET_AVX512 inline void DirectScores(const State& s, const uint16_t* const* rows,
+                                               const uint16_t* const* next, uint32_t head_dim, uint32_t n,
+                                               __m512 (&scores)[R][kBlocks]) {
+  __m512 sums[R];
+#pragma GCC unroll 4
+  for (uint32_t r = 0; r < R; ++r) sums[r] = _mm512_setzero_ps();
+  for (uint32_t d = 0; d < head_dim; d += 32) {
+    __m512i keys[16];
+    LoadKeyBlock<true>(rows, next, d, head_dim, keys);
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < 16; ++i) {
+#pragma GCC unroll 4
+      for (uint32_t r = 0; r < R; ++r) {
+        const __m512i q = _mm512_set1_epi32(static_cast<int>(s.q[r * s.depth + d / 2 + i]));
+        sums[r] = MultiplyAdd<true>(sums[r], q, keys[i]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (uint32_t r = 0; r < R; ++r) scores[r][n] = sums[r];
+}
+
+// As Accumulate<true, R, 4> over elements [d, d + 64), from the rows of V.
+template <uint32_t R>
+KVPLANE_TARGET_AVX512 inline void DirectAccumulate(const State& s, const TileRows& rows, const TileRows& next,
+                                                   uint32_t d, const float (&corrections)[R]) {
+  __m512 sums[R][4];
+#pragma GCC unroll 4
+  for (uint32_t r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (uint32_t n = 0; n < 4; ++n) {
+      sums[r][n] =
+          _mm512_mul_ps(_mm512_loadu_ps(s.out + r * s.width + d + n * 16), _mm512_set1_ps(corrections[r]));
+    }
+  }
+  for (uint32_t j = 0; j < kTile; j += 2) {
+    __m512i columns[4];
+#pragma GCC unroll 2
+    for (uint32_t half = 0; half < 2; ++half) {
+      const uint32_t at = d + half * 32;
+      Interleave(_mm512_loadu_si512(rows.v[j] + at), _mm512_loadu_si512(rows.v[j + 1] + at),
+                 &columns[2 * half], &columns[2 * half + 1]);
+      Prefetch(next.v[j], at);
+      Prefetch(next.v[j + 1], at);
+    }
+#pragma GCC unroll 4
+    for (uint32_t r = 0; r < R; ++r) {
+      const __m512i p = _mm512_set1_epi32(static_cast<int>(s.p[r * (kTile / 2) + j / 2]));
+#pragma GCC unroll 4
+      for (uint32_t n = 0; n < 4; ++n) sums[r][n] = MultiplyAdd<true>(sums[r][n], p, columns[n]);
+    }
+  }
+#pragma GCC unroll 4
+  for (uint32_t r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (uint32_t n = 0; n < 4; ++n) _mm512_storeu_ps(s.out + r * s.width + d + n * 16, sums[r][n]);
+  }
+}
+
+// All R rows of the call against a tile, without packing it first: bitwise what AttendRows gives, cheaper for
+// the few rows of a decode step. Requires: head_dim is a multiple of 64.
+template <uint32_t R>
+KVPLANE_TARGET_AVX512 void AttendDirect(const AttentionArgs& args, const State& s, uint32_t tile,
+                                        const TileRows& rows, const TileRows& next) {
+  uint64_t seen[R];
+  if (!SeenLanes(args, tile, 0, seen)) return;
+  __m512 scores[R][kBlocks];
+  for (uint32_t n = 0; n < kBlocks; ++n) {
+    DirectScores<R>(s, rows.k + n * 16, next.k + n * 16, args.head_dim, n, scores);
+  }
+  float corrections[R];
+  SoftmaxRows<true>(args, s, 0, scores, seen, corrections);
+  for (uint32_t d = 0; d < args.head_dim; d += 64) DirectAccumulate<R>(s, rows, next, d, corrections);
+}
+
+constexpr uint32_t kMostDirectRows = 4;
+
+KVPLANE_TARGET_AVX512 void AttendDirectRows(const AttentionArgs& args, const State& s, uint32_t tile,
+                                            const TileRows& rows, const TileRows& next) {
+  switch (args.tokens * args.group) {
+    case 1:
+      return AttendDirect<1>(args, s, tile, rows, next);
+    case 2:
+      return AttendDirect<2>(args, s, tile, rows, next);
+    case 3:
+      return AttendDirect<3>(args, s, tile, rows, next);
+    default:
+      return AttendDirect<kMostDirectRows>(args, s, tile, rows, next);
+  }
 }
 
 template <bool kBf16>
@@ -388,6 +508,10 @@ KVPLANE_TARGET_AVX512 void Attend(const AttentionArgs& args, Out* out) {
     const TileRows& rows_now = located[current];
     TileRows& rows_next = located[current ^ 1];
     Locate(args, tile + kTile, end, &rows_next);
+    if (kBf16 && rows <= kMostDirectRows && args.head_dim % 64 == 0) {
+      AttendDirectRows(args, s, tile, rows_now, rows_next);
+      continue;
+    }
     PackKeys<kBf16>(rows_now, rows_next, args.head_dim, s.k);
     PackValues<kBf16>(rows_now, rows_next, args.head_dim, s.width, s.v);
     uint32_t row = 0;
