@@ -54,7 +54,12 @@ class Event {
  public:
   explicit Event(asio::io_context& context) : timer_(context, asio::steady_timer::time_point::max()) {}
   void Notify() { timer_.cancel(); }
-  asio::awaitable<void> Wait() { co_await timer_.async_wait(kAsTuple); }
+  asio::awaitable<void> Wait() { return WaitUntil(asio::steady_timer::time_point::max()); }
+  // Returns at `deadline` at the latest. One deadline at a time: the last waiter's holds for all.
+  asio::awaitable<void> WaitUntil(asio::steady_timer::time_point deadline) {
+    if (timer_.expiry() != deadline) timer_.expires_at(deadline);
+    co_await timer_.async_wait(kAsTuple);
+  }
 
  private:
   asio::steady_timer timer_;

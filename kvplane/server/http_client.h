@@ -1,0 +1,92 @@
+// HttpClient: the router's calls to nodes: pooled keep-alive connections, streamed answers, deadlines.
+// Internal (shows Asio).
+//
+// A call that finds its pooled connection closed by the peer before any byte of an answer tries once more on
+// a fresh one. Cancellation is Abort(): the socket closes and the pending operation ends with kCancelled.
+//
+// Thread safety: the io thread. Errors: kUnavailable (refused, reset, cut short), kDeadlineExceeded,
+// kCancelled (Abort), kCorrupt (not HTTP).
+#pragma once
+
+#include <asio/awaitable.hpp>
+#include <asio/ip/tcp.hpp>
+#include <asio/steady_timer.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/status.h"
+#include "kvplane/server/http_endpoint.h"
+#include "kvplane/server/http_parser.h"
+#include "kvplane/server/io_loop.h"
+
+namespace kvplane::server {
+
+struct HttpClientOptions {
+  base::Duration connect_timeout = std::chrono::seconds(2);
+  base::Duration idle_timeout =
+      std::chrono::seconds(30);  // pooled connections older than this are not reused
+  size_t max_idle_per_endpoint = 64;
+  HttpLimits limits;  // of one answer
+};
+
+class HttpClientState;
+
+class HttpCall : public std::enable_shared_from_this<HttpCall> {
+ public:
+  HttpCall(std::shared_ptr<HttpClientState> client, HttpEndpoint endpoint);
+  ~HttpCall();
+  HttpCall(const HttpCall&) = delete;
+  HttpCall& operator=(const HttpCall&) = delete;
+
+  // Sends the request and reads the head of the answer. Both must outlive the call. Once per object.
+  asio::awaitable<base::Status> Start(const HttpRequest& request, base::TimePoint deadline);
+  int status() const { return parser_.status(); }
+  const HttpHeaders& headers() const { return parser_.response_headers(); }
+  // The next bytes of the body; empty at its end.
+  asio::awaitable<base::Result<std::string>> ReadSome(base::TimePoint deadline);
+  // The rest of the body.
+  asio::awaitable<base::Result<std::string>> ReadAll(base::TimePoint deadline);
+
+  void Abort();
+  const HttpEndpoint& endpoint() const { return endpoint_; }
+
+ private:
+  asio::awaitable<base::Status> Connect(base::TimePoint deadline);
+  asio::awaitable<base::Status> SendAndReadHead(const std::string& bytes, base::TimePoint deadline);
+  asio::awaitable<base::Status> ReadMore(base::TimePoint deadline);
+  void Arm(base::TimePoint deadline);
+  void Disarm();
+  base::Status Failure(std::string_view what, const asio::error_code& error) const;
+  void ReturnConnection();
+
+  const std::shared_ptr<HttpClientState> client_;
+  const HttpEndpoint endpoint_;
+  std::optional<asio::ip::tcp::socket> socket_;
+  asio::ip::tcp::resolver resolver_;
+  asio::steady_timer timer_;
+  uint64_t timer_round_ = 0;  // a timer that fired for an earlier operation must not hit a later one
+  HttpResponseParser parser_;
+  bool timed_out_ = false;
+  bool aborted_ = false;
+  bool answer_begun_ = false;
+};
+
+class HttpClient {
+ public:
+  HttpClient(asio::io_context& context, const HttpClientOptions& options);
+  ~HttpClient();
+
+  std::shared_ptr<HttpCall> NewCall(const HttpEndpoint& endpoint);
+  // Ends every call to that endpoint and forgets its pooled connections.
+  void AbortAll(const HttpEndpoint& endpoint);
+  void AbortAll();
+
+ private:
+  const std::shared_ptr<HttpClientState> state_;
+};
+
+}  // namespace kvplane::server

@@ -1,0 +1,38 @@
+// NodeContext: what the handlers of one node share. NodeInfo: how the node presents itself to routers.
+//
+// Thread safety: the io thread, but for what the members themselves allow. Everything referred to outlives
+// it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/engine/engine.h"
+#include "kvplane/model/chat_template.h"
+#include "kvplane/model/tokenizer.h"
+#include "kvplane/server/serving_metrics.h"
+
+namespace kvplane::server {
+
+struct NodeInfo {
+  std::string role = "unified";  // "unified", "prefill" or "decode": what routers use it for
+  std::string engine_id;         // empty: a random one is made
+  std::string kv_host;           // where this node serves KV; empty: it does not
+  uint16_t kv_port = 0;
+  std::string model_fingerprint;  // hexadecimal; a router pairs only nodes that agree
+  std::string default_strategy;   // canonical text, of transfers that name none
+};
+
+struct NodeContext {
+  engine::Engine& engine;
+  const model::Tokenizer& tokenizer;
+  const model::ChatTemplate* chat_template;  // null: the model has none
+  ServingMetrics& metrics;
+  std::string model_name;
+  NodeInfo info;
+  base::Duration request_timeout;  // of one generation, from its arrival
+  size_t longest_piece_bytes = 1;  // of the vocabulary: bounds the tokens of a text from below
+};
+
+}  // namespace kvplane::server

@@ -1,0 +1,229 @@
+#include "kvplane/server/route_call.h"
+
+#include <fmt/core.h>
+
+#include <asio/co_spawn.hpp>
+#include <asio/detached.hpp>
+#include <set>
+#include <utility>
+
+#include "kvplane/base/log.h"
+#include "kvplane/server/random_id.h"
+
+namespace kvplane::server {
+namespace {
+
+constexpr size_t kTransferIdBytes = 16;
+// Bytes buffered for a client that reads slowly before the router stops reading from the node.
+constexpr size_t kMaxUnsentBytes = 256 << 10;
+
+base::TimePoint Now() { return base::Clock::System().Now(); }
+
+// Another node may well answer where this one refuses for want of room or a fault of its own.
+bool IsRetryable(int status) { return status == 429 || status >= 500; }
+
+}  // namespace
+
+void RouteCall::Start(RouterContext& router, std::shared_ptr<Exchange> exchange, RoutedRequest request) {
+  const auto call = std::make_shared<RouteCall>(router, exchange, std::move(request));
+  exchange->OnDrained([call] { call->wake_.Notify(); });
+  exchange->OnGone([call] {
+    if (call->decode_) call->decode_->Abort();
+    if (call->prefill_) call->prefill_->call->Abort();
+    call->wake_.Notify();
+  });
+  asio::co_spawn(
+      router.loop.context(), [call]() -> asio::awaitable<void> { co_await call->Run(); }, asio::detached);
+}
+
+RouteCall::RouteCall(RouterContext& router, std::shared_ptr<Exchange> exchange, RoutedRequest request)
+    : router_(router),
+      exchange_(std::move(exchange)),
+      request_(std::move(request)),
+      arrived_(Now()),
+      deadline_(arrived_ + router.options.request_timeout),
+      wake_(router.loop.context()) {}
+
+asio::awaitable<void> RouteCall::Run() {
+  ChoiceRequest wanted;
+  wanted.splittable = request_.splittable();
+  // One attempt more than nodes to try: a plain one after a failed prefill does not use up a node.
+  for (uint32_t attempt = 0; attempt <= router_.options.max_attempts && !exchange_->gone(); ++attempt) {
+    wanted.turn = router_.turn++;
+    const NodeChoice choice = router_.pool.Choose(wanted);
+    if (!choice.decode || wanted.excluded.size() >= router_.options.max_attempts) break;
+    const Outcome outcome = co_await Attempt(choice);
+    if (outcome == Outcome::kAnswered || exchange_->gone()) co_return;
+    if (outcome == Outcome::kPrefillFailed) {
+      router_.metrics.CountRetry("prefill_failed");
+      wanted.splittable = false;
+    } else {
+      router_.metrics.CountRetry("decode_failed");
+      wanted.excluded.insert(*choice.decode);
+    }
+    base::Log(base::LogLevel::kWarn, "attempt {} failed: {}", attempt + 1, last_error_.ToString());
+  }
+  if (exchange_->gone()) co_return;
+  if (refusal_) {
+    Finish(*std::move(refusal_));
+  } else if (last_error_.code() == base::StatusCode::kDeadlineExceeded) {
+    Finish(ErrorResponse(PlainError(504, last_error_.message())));
+  } else {
+    const std::string reason = last_error_.ok() ? "no decode node is up" : last_error_.message();
+    Finish(ErrorResponse(PlainError(503, fmt::format("no node can take the request now: {}", reason))));
+  }
+}
+
+asio::awaitable<RouteCall::Outcome> RouteCall::Attempt(const NodeChoice& choice) {
+  const NodeLease lease(router_.pool, *choice.decode, request_.prompt_bytes());
+  decode_ = router_.client.NewCall(router_.pool.node(*choice.decode).endpoint);
+  prefill_ = nullptr;
+  std::string body = request_.plain_body();
+  if (choice.prefill) {
+    const PoolNode& source = router_.pool.node(*choice.prefill);
+    const std::string transfer_id = RandomHex(kTransferIdBytes);
+    body = request_.DecodeBody({transfer_id, source.engine_id, source.kv_host, source.kv_port});
+    prefill_ = std::make_shared<PrefillTry>();
+    prefill_->call = router_.client.NewCall(source.endpoint);
+    asio::co_spawn(
+        router_.loop.context(),
+        [self = shared_from_this(), node = *choice.prefill, text = request_.PrefillBody(transfer_id),
+         prefill = prefill_, decode = decode_]() -> asio::awaitable<void> {
+          co_await self->Prefill(node, text, prefill, decode);
+        },
+        asio::detached);
+  }
+  router_.metrics.CountPlacement(choice.prefill ? "split" : "plain");
+  const Outcome outcome = co_await Decode(*choice.decode, body);
+  // Whatever the prefill node still does for this attempt is of no use without its decode node.
+  if (prefill_ && !prefill_->ended && outcome != Outcome::kAnswered) prefill_->call->Abort();
+  if (outcome == Outcome::kDecodeFailed && prefill_ && prefill_->failed) co_return Outcome::kPrefillFailed;
+  co_return outcome;
+}
+
+asio::awaitable<void> RouteCall::Prefill(size_t node, std::string body, std::shared_ptr<PrefillTry> prefill,
+                                         std::shared_ptr<HttpCall> decode) {
+  const NodeLease lease(router_.pool, node, request_.prompt_bytes());
+  const HttpRequest request = NodeRequest(std::move(body));
+  base::Status status = co_await prefill->call->Start(request, deadline_);
+  if (status.ok()) {
+    const base::Result<std::string> answer = co_await prefill->call->ReadAll(deadline_);
+    status = answer.status();
+    if (status.ok() && prefill->call->status() != 200) {
+      status = base::Unavailable("prefill node answers {}: {}", prefill->call->status(), *answer);
+    }
+  } else if (status.code() == base::StatusCode::kUnavailable) {
+    router_.pool.MarkDown(node, status.message());
+  }
+  prefill->ended = true;
+  if (status.ok() || exchange_->gone()) co_return;
+  prefill->failed = true;
+  last_error_ = status;
+  // The decode node waits for KV that will not come. Unless it is past that, start it over without.
+  if (prefill_ == prefill && first_byte_ == base::TimePoint{}) decode->Abort();
+}
+
+asio::awaitable<RouteCall::Outcome> RouteCall::Decode(size_t node, const std::string& body) {
+  const HttpRequest request = NodeRequest(body);
+  const base::Status started = co_await decode_->Start(request, deadline_);
+  if (!started.ok()) {
+    if (started.code() == base::StatusCode::kUnavailable) router_.pool.MarkDown(node, started.message());
+    co_return DecodeLost(started);
+  }
+  const std::string type(decode_->headers().Find("Content-Type").value_or(""));
+  Outcome outcome = Outcome::kAnswered;
+  if (decode_->status() == 200 && type.starts_with("text/event-stream")) {
+    outcome = co_await PassStream();
+  } else {
+    outcome = co_await PassWhole();
+  }
+  co_return outcome;
+}
+
+RouteCall::Outcome RouteCall::DecodeLost(const base::Status& status) {
+  // An abort by Prefill() keeps that error as the reason.
+  if (status.code() != base::StatusCode::kCancelled || last_error_.ok()) last_error_ = status;
+  return Outcome::kDecodeFailed;
+}
+
+asio::awaitable<RouteCall::Outcome> RouteCall::PassWhole() {
+  base::Result<std::string> body = co_await decode_->ReadAll(deadline_);
+  if (!body.ok()) co_return DecodeLost(body.status());
+  HttpResponse response = CopyHead();
+  response.body = *std::move(body);
+  if (IsRetryable(response.status)) {
+    last_error_ = base::Unavailable("decode node answers {}", response.status);
+    refusal_ = std::move(response);
+    co_return Outcome::kDecodeFailed;
+  }
+  first_byte_ = Now();
+  Finish(std::move(response));
+  co_return Outcome::kAnswered;
+}
+
+asio::awaitable<RouteCall::Outcome> RouteCall::PassStream() {
+  base::Result<std::string> piece = co_await decode_->ReadSome(deadline_);
+  if (!piece.ok()) co_return DecodeLost(piece.status());  // nothing was passed on yet
+  first_byte_ = Now();
+  exchange_->BeginStream(CopyHead());
+  while (piece.ok() && !piece->empty() && !exchange_->gone()) {
+    exchange_->Write(*piece);
+    while (exchange_->buffered_bytes() > kMaxUnsentBytes && !exchange_->gone() && Now() < deadline_) {
+      co_await wake_.WaitUntil(deadline_);
+    }
+    piece = co_await decode_->ReadSome(deadline_);
+  }
+  if (exchange_->gone()) co_return Outcome::kAnswered;
+  if (!piece.ok()) {
+    const bool late = piece.status().code() == base::StatusCode::kDeadlineExceeded;
+    const ApiError error =
+        PlainError(late ? 504 : 502,
+                   fmt::format("the decode node was lost in mid-answer: {}", piece.status().message()));
+    base::Log(base::LogLevel::kWarn, "{}", error.message);
+    exchange_->Write(SseEvent(ErrorJson(error)));
+    RecordAnswer(error.status);
+  } else {
+    RecordAnswer(200);
+  }
+  exchange_->End();
+  co_return Outcome::kAnswered;
+}
+
+HttpRequest RouteCall::NodeRequest(std::string body) const {
+  HttpRequest request;
+  request.method = "POST";
+  request.target = exchange_->request().path();
+  request.headers.Set("Content-Type", "application/json");
+  const std::string& token = router_.pool.token();
+  if (!token.empty()) {
+    request.headers.Set("Authorization", "Bearer " + token);
+  } else if (const auto given = exchange_->request().headers.Find("Authorization");
+             given && router_.pass_client_token) {
+    request.headers.Set("Authorization", *given);
+  }
+  request.body = std::move(body);
+  return request;
+}
+
+HttpResponse RouteCall::CopyHead() const {
+  HttpResponse response;
+  response.status = decode_->status();
+  for (const std::string_view name : {"Content-Type", "Cache-Control", "Retry-After", "WWW-Authenticate"}) {
+    if (const auto value = decode_->headers().Find(name)) response.headers.Set(name, *value);
+  }
+  return response;
+}
+
+void RouteCall::Finish(HttpResponse response) {
+  RecordAnswer(response.status);
+  exchange_->Respond(std::move(response));
+}
+
+void RouteCall::RecordAnswer(int status) {
+  router_.metrics.CountHttp(exchange_->request().path(), status);
+  if (first_byte_ != base::TimePoint{}) {
+    router_.metrics.ObserveAnswer(first_byte_ - arrived_, Now() - arrived_);
+  }
+}
+
+}  // namespace kvplane::server

@@ -1,0 +1,55 @@
+// RoutedRequest: a client's request as the router sees it, and the two requests it becomes.
+//
+// The router reads only what it needs to place the request; the nodes check every field, and their refusals
+// are passed on.
+//
+// Thread safety: const after Parse.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+#include "kvplane/server/api_error.h"
+
+namespace kvplane::server {
+
+// What the decode node must know of the prefill node.
+struct TransferSource {
+  std::string transfer_id;
+  std::string engine_id;
+  std::string kv_host;
+  uint16_t kv_port = 0;
+};
+
+class RoutedRequest {
+ public:
+  // 400 when the body is no JSON object.
+  static ApiResult<RoutedRequest> Parse(std::string body);
+
+  // One prompt, one choice, and no transfer of the client's own.
+  bool splittable() const { return splittable_; }
+  bool stream() const { return stream_; }
+  // Size of prompt or messages: the measure of prefill work before anything is tokenized.
+  size_t prompt_bytes() const { return prompt_bytes_; }
+
+  const std::string& plain_body() const { return body_; }
+  // One token, not streamed, KV offered under the id.
+  std::string PrefillBody(std::string_view transfer_id) const;
+  // The client's request plus where its KV comes from.
+  std::string DecodeBody(const TransferSource& source) const;
+
+ private:
+  RoutedRequest() = default;
+
+  std::string body_;
+  std::shared_ptr<const nlohmann::json> object_;
+  bool splittable_ = false;
+  bool stream_ = false;
+  size_t prompt_bytes_ = 0;
+};
+
+}  // namespace kvplane::server
