@@ -125,8 +125,9 @@ void EngineLoop::Handle(StopMessage&) {
 }
 
 void EngineLoop::CompletePull(RequestState& request) {
-  if (!request.outcome->status.ok()) {
-    if (request.recompute_reason.empty()) request.recompute_reason = request.outcome->status.ToString();
+  std::string& reason = request.recompute_reason;  // set when we cancelled it ourselves
+  if (reason.empty() && !request.outcome->status.ok()) reason = request.outcome->status.ToString();
+  if (!reason.empty()) {
     Recompute(request);
     return;
   }

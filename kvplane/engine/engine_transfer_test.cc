@@ -3,13 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "kvplane/base/rng.h"
+#include "kvplane/cache/block_pool.h"
 #include "kvplane/engine/engine.h"
+#include "kvplane/engine/kv_arena.h"
+#include "kvplane/engine/request_pages.h"
 #include "kvplane/engine/testing/demo_model.h"
 #include "kvplane/engine/testing/recorder.h"
 #include "kvplane/transport/create_transport.h"
@@ -35,10 +39,11 @@ struct Nodes {
   std::unique_ptr<Engine> prefill;
   std::unique_ptr<Engine> decode;
 
-  Nodes(std::shared_ptr<transport::Transport> link, const EngineOptions& options = {})
+  Nodes(std::shared_ptr<transport::Transport> link, const EngineOptions& options = {},
+        const transfer::KvReceiverOptions& receiver_options = {})
       : prefill_link(std::move(link)), decode_link(*transport::CreateTransport("tcp")) {
     sender = *transfer::KvSender::Create(*prefill_link, {});
-    receiver = *transfer::KvReceiver::Create(*decode_link, {});
+    receiver = *transfer::KvReceiver::Create(*decode_link, receiver_options);
     prefill = *Engine::Create(DemoModel(0), options, sender.get(), nullptr);
     decode = *Engine::Create(DemoModel(1), options, nullptr, receiver.get());
   }
@@ -304,6 +309,90 @@ TEST(EngineTransferSafety, FlippedBitsNeverReachTheTokens) {
   EXPECT_GT(stats.tiles_retried + stats.recomputes, 0u);
   ExpectNothingLeft(*nodes.prefill);
   ExpectNothingLeft(*nodes.decode);
+}
+
+TEST(EngineTransferSafety, LostAndStalledConnectionsMeanRecompute) {
+  const Request request = GreedyRequest(NoisePrompt(16, 400), 8);  // 1.6 MB
+  const auto expected = RunUnified(request);
+  const std::shared_ptr<transport::Transport> tcp = *transport::CreateTransport("tcp");
+  for (const transport::FaultPlan& plan : {transport::FaultPlan{.drop_after_bytes = 500'000},
+                                           transport::FaultPlan{.stall_after_bytes = 500'000}}) {
+    Nodes nodes(transport::FaultyTransport::Create(tcp, plan), {}, {.stall_timeout = milliseconds(300)});
+    const Pair pair = SubmitBoth(nodes, request, "broken", Parsed("off"));
+    ASSERT_TRUE(pair.decode->WaitForFinish());
+    ExpectRecomputed(*pair.decode, expected);
+    ExpectNothingLeft(*nodes.decode);
+    nodes.KillPrefill();
+  }
+}
+
+// A prefill node that is not an engine: the KV is right, what comes with it is up to the test.
+class BarePrefill {
+ public:
+  explicit BarePrefill(const std::vector<int32_t>& prompt) : prompt_(prompt) {
+    model::Model& model = DemoModel(0);
+    const tensor::KvGeometry geometry = model.kv_geometry();
+    arena_ = *KvArena::Create(tensor::PageFormat::HeadMajor(geometry, 64), 8 << 20, geometry.layers);
+    pool_.emplace(arena_->pages());
+    pages_.emplace(*pool_, *arena_, geometry.layers);
+    pages_->Grow(static_cast<uint32_t>(prompt.size()));
+    model::SequenceInput input;
+    input.tokens = prompt_;
+    input.layers = pages_->layers();
+    std::vector<float> logits;
+    EXPECT_TRUE(model.Forward({&input, 1}, nullptr, logits).ok());
+  }
+
+  void Send(transfer::KvSender& sender, const std::string& id,
+            std::optional<transfer::FirstToken> first_token) {
+    const tensor::KvGeometry geometry = DemoModel(0).kv_geometry();
+    const auto tokens = static_cast<uint32_t>(prompt_.size());
+    const auto session = *sender.Offer({.transfer_id = id,
+                                        .descriptor = {.geometry = geometry,
+                                                       .model_fingerprint = DemoModel(0).fingerprint(),
+                                                       .token_hash = transfer::HashTokens(prompt_),
+                                                       .tokens = tokens},
+                                        .strategy = {},
+                                        .layers = pages_->layers(),
+                                        .deadline = Now() + seconds(30),
+                                        .on_complete = [](const transfer::TransferOutcome&) {}});
+    if (first_token) session->PostFirstToken(*first_token);
+    for (uint32_t layer = 0; layer < geometry.layers; ++layer) session->PostLayer(layer, 0, tokens);
+  }
+
+ private:
+  std::vector<int32_t> prompt_;
+  std::shared_ptr<KvArena> arena_;
+  std::optional<cache::BlockPool> pool_;
+  std::optional<RequestPages> pages_;
+};
+
+TEST(EngineTransferSafety, KvWithoutAFirstTokenIsStillUsed) {
+  const Request request = GreedyRequest(NoisePrompt(22, 192), 6);
+  const auto expected = RunUnified(request);
+  BarePrefill bare(request.prompt);
+  Nodes nodes;
+  Pair pair;
+  SubmitDecode(nodes, request, "tokenless", pair);
+  bare.Send(*nodes.sender, "tokenless", std::nullopt);
+  ASSERT_TRUE(pair.decode->WaitForFinish());
+  EXPECT_EQ(pair.decode->finish().source, KvSource::kTransfer) << pair.decode->finish().recompute_reason;
+  EXPECT_EQ(pair.decode->tokens(), expected);
+  nodes.KillPrefill();  // before the pages go
+}
+
+TEST(EngineTransferSafety, FirstTokenOutsideTheVocabularyIsRefused) {
+  const Request request = GreedyRequest(NoisePrompt(23, 192), 6);
+  const auto expected = RunUnified(request);
+  BarePrefill bare(request.prompt);
+  Nodes nodes;
+  Pair pair;
+  SubmitDecode(nodes, request, "liar", pair);
+  bare.Send(*nodes.sender, "liar", transfer::FirstToken{.id = 1 << 30, .logprob = 0, .top_logprobs = {}});
+  ASSERT_TRUE(pair.decode->WaitForFinish());
+  ExpectRecomputed(*pair.decode, expected);
+  EXPECT_NE(pair.decode->finish().recompute_reason.find("vocabulary"), std::string::npos);
+  nodes.KillPrefill();
 }
 
 TEST(EngineTransferSafety, DuplicateTransferIdFailsTheSecondOffer) {
