@@ -165,6 +165,28 @@ base::Result<CompletionResult> CompletionClient::ReadStream(base::TimePoint sent
   return result;
 }
 
+base::Result<int> CompletionClient::ReadStatus(base::TimePoint deadline) {
+  server::HttpResponseParser parser{server::HttpLimits{}};
+  while (parser.state() != server::HttpParserState::kDone) {
+    KVPLANE_ASSIGN_OR_RETURN(const std::string bytes, ReceiveSome(deadline));
+    parser.Feed(bytes);
+    if (parser.state() == server::HttpParserState::kError)
+      return base::Corrupt("{}: {}", address_, parser.error());
+  }
+  if (!parser.keep_alive()) Close();
+  return parser.status();
+}
+
+base::Result<int> CompletionClient::GetStatus(std::string_view path, base::TimePoint deadline) {
+  if (fd_ < 0) KVPLANE_RETURN_IF_ERROR(Connect(deadline));
+  server::HttpRequest request;
+  request.target = path;
+  const base::Status status = Send(server::SerializeRequest(request, address_), deadline);
+  base::Result<int> result = status.ok() ? ReadStatus(deadline) : base::Result<int>(status);
+  if (!result.ok()) Close();
+  return result;
+}
+
 base::Result<CompletionResult> CompletionClient::Complete(const CompletionCall& call,
                                                           base::TimePoint deadline) {
   if (fd_ < 0) KVPLANE_RETURN_IF_ERROR(Connect(deadline));

@@ -48,12 +48,16 @@ class CompletionClient {
 
   base::Result<CompletionResult> Complete(const CompletionCall& call, base::TimePoint deadline);
 
+  // The HTTP status of GET `path`.
+  base::Result<int> GetStatus(std::string_view path, base::TimePoint deadline);
+
  private:
   base::Status Connect(base::TimePoint deadline);
   void Close();
   base::Status Send(std::string_view bytes, base::TimePoint deadline);
   // Appends what has arrived; an orderly end is kUnavailable.
   base::Result<std::string> ReceiveSome(base::TimePoint deadline);
+  base::Result<int> ReadStatus(base::TimePoint deadline);
   base::Result<CompletionResult> ReadStream(base::TimePoint sent, base::TimePoint deadline);
 
   std::string address_;

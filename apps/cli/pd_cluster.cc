@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "apps/cli/completion_client.h"
 #include "kvplane/base/clock.h"
 
 namespace kvplane::cli {
@@ -40,6 +41,17 @@ base::Status PdCluster::AwaitReady(Node& node, base::TimePoint deadline) {
   return base::Status::Ok();
 }
 
+base::Status PdCluster::AwaitNodes(const Node& router, base::TimePoint deadline) {
+  CompletionClient client(router.http);
+  while (true) {
+    const base::Result<int> status = client.GetStatus("/ready", deadline);
+    if (status.ok() && *status == 200) return base::Status::Ok();
+    base::Clock& clock = base::Clock::System();
+    if (clock.Now() >= deadline) return base::DeadlineExceeded("the router found no healthy nodes");
+    clock.SleepUntil(clock.Now() + std::chrono::milliseconds(20));
+  }
+}
+
 base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
   const base::TimePoint deadline = base::Clock::System().Now() + kStartTimeout;
   const std::vector<std::string> serve = {"serve", "--model", options.model.string(), "--threads",
@@ -68,6 +80,7 @@ base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
                                                {"route", "--prefill", "http://" + cluster.nodes_[0].http,
                                                 "--decode", "http://" + cluster.nodes_[1].http}));
   KVPLANE_RETURN_IF_ERROR(AwaitReady(router, deadline));
+  KVPLANE_RETURN_IF_ERROR(AwaitNodes(router, deadline));
   cluster.router_ = router.http;
   cluster.nodes_.insert(cluster.nodes_.begin(), std::move(router));
   return cluster;

@@ -44,6 +44,8 @@ class PdCluster {
   static base::Result<Node> Launch(const ClusterOptions& options, const std::string& role,
                                    std::vector<std::string> flags);
   static base::Status AwaitReady(Node& node, base::TimePoint deadline);
+  // The router is up before it has met its nodes.
+  static base::Status AwaitNodes(const Node& router, base::TimePoint deadline);
 
   std::vector<Node> nodes_;
   std::string router_;
