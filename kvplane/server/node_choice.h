@@ -26,9 +26,9 @@ struct NodeView {
 };
 
 struct ChoiceRequest {
-  bool splittable = true;     // one prompt, one choice: prefill and decode may run on two nodes
-  std::set<size_t> excluded;  // nodes that failed this request already
-  uint64_t turn = 0;          // breaks ties; the router counts it up
+  bool splittable = true;       // one prompt, one choice: prefill and decode may run on two nodes
+  std::set<size_t> excluded{};  // nodes that failed this request already
+  uint64_t turn = 0;            // breaks ties; the router counts it up
 };
 
 // Indices into the nodes. `prefill` only together with `decode`; neither: no node can take it.
