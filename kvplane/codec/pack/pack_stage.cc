@@ -92,10 +92,22 @@ void DecodeHead(const Layout& layout, const TileRows<uint16_t>& rows, size_t hea
   }
 }
 
+// The first rows of the head that lies `head_stride` further: the row kernels only see one head.
+void PrefetchStart(const TileRows<const uint16_t>& rows, size_t head_stride) {
+  constexpr uint32_t kRows = 8;
+  constexpr uint32_t kLineValues = 64 / sizeof(uint16_t);
+  for (uint32_t t = 0; t < std::min(kRows, rows.tokens()); ++t) {
+    const uint16_t* row = rows.data()[t] + head_stride;
+    for (uint32_t c = 0; c < rows.head_dim(); c += kLineValues) __builtin_prefetch(row + c);
+  }
+}
+
 bool Encode(Chain chain, const tensor::ConstTileView& in, std::byte* out) {
   const Layout layout(QuantizerOf(chain), ShapeOf(in));
   for (uint32_t head = 0; head < in.heads; ++head) {
-    if (!EncodeHead(layout, TileRows<const uint16_t>(in, head), head, out)) return false;
+    const TileRows<const uint16_t> rows(in, head);
+    if (head + 1 < in.heads) PrefetchStart(rows, in.head_stride);
+    if (!EncodeHead(layout, rows, head, out)) return false;
   }
   return true;
 }

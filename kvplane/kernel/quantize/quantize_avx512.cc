@@ -19,7 +19,6 @@ namespace {
 
 constexpr uint32_t kLanes = 32;
 constexpr uint32_t kMaxChunks = 4;  // 128 channels at a time: two parameter vectors per chunk and half fit
-constexpr uint32_t kRowBatch = 16;  // rows whose parameters are computed in one vector
 
 struct Halves {
   __m512 even, odd;
@@ -243,27 +242,44 @@ void DecodeChannels(const std::byte* zeros, const std::byte* scales, const std::
   }
 }
 
-// The smallest of 32 unsigned words.
-KVPLANE_INLINE_AVX512 uint16_t SmallestWord(__m512i x) {
-  const __m256i half = _mm256_min_epu16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
-  const __m128i quarter = _mm_min_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-  return static_cast<uint16_t>(_mm_extract_epi16(_mm_minpos_epu16(quarter), 0));
-}
+// The rows whose parameters are computed together.
+constexpr uint32_t kRowBatch = 8;
 
-// Smallest and largest ordered key of `count` values.
-KVPLANE_INLINE_AVX512 void RangeOf(const uint16_t* values, uint32_t count, uint16_t& low, uint16_t& high) {
+// Ordered keys of `count` values, reduced to eight words: the least in the low half, the inverted greatest in
+// the high half.
+template <bool kFull>
+KVPLANE_INLINE_AVX512 __m256i RangeOf(const uint16_t* values, uint32_t count) {
   const __m512i ones = _mm512_set1_epi16(-1);
   __m512i least = ones;
-  __m512i least_inverted = ones;
+  __m512i greatest = _mm512_setzero_si512();
   for (uint32_t i = 0; i < count; i += kLanes) {
-    const __mmask32 mask = LaneMask(count - i);
+    const __mmask32 mask = kFull ? 0xffffffffu : LaneMask(count - i);
     const __m512i keys = OrderedKeys(LoadLanes(values + i, mask));
     least = _mm512_mask_min_epu16(least, mask, least, keys);
-    least_inverted =
-        _mm512_mask_min_epu16(least_inverted, mask, least_inverted, _mm512_xor_si512(keys, ones));
+    greatest = _mm512_mask_max_epu16(greatest, mask, greatest, keys);
   }
-  low = SmallestWord(least);
-  high = static_cast<uint16_t>(~SmallestWord(least_inverted));
+  const __m512i inverted = _mm512_xor_si512(greatest, ones);
+  const __m256i low = _mm256_min_epu16(_mm512_castsi512_si256(least), _mm512_extracti64x4_epi64(least, 1));
+  const __m256i high =
+      _mm256_min_epu16(_mm512_castsi512_si256(inverted), _mm512_extracti64x4_epi64(inverted, 1));
+  return _mm256_min_epu16(_mm256_permute2x128_si256(low, high, 0x20),
+                          _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+// Word r of each half: the least word of that half of rows[r].
+KVPLANE_INLINE_AVX512 __m256i LeastOfEach(const __m256i (&rows)[kRowBatch]) {
+  __m256i pairs[4];
+  for (size_t i = 0; i < 4; ++i) {
+    pairs[i] = _mm256_min_epu16(_mm256_unpacklo_epi16(rows[2 * i], rows[2 * i + 1]),
+                                _mm256_unpackhi_epi16(rows[2 * i], rows[2 * i + 1]));
+  }
+  __m256i quads[2];
+  for (size_t i = 0; i < 2; ++i) {
+    quads[i] = _mm256_min_epu16(_mm256_unpacklo_epi32(pairs[2 * i], pairs[2 * i + 1]),
+                                _mm256_unpackhi_epi32(pairs[2 * i], pairs[2 * i + 1]));
+  }
+  return _mm256_min_epu16(_mm256_unpacklo_epi64(quads[0], quads[1]),
+                          _mm256_unpackhi_epi64(quads[0], quads[1]));
 }
 
 template <uint32_t kBits>
@@ -296,72 +312,88 @@ KVPLANE_INLINE_AVX512 void DecodeRun(const std::byte* in, uint32_t count, const 
   _mm512_mask_storeu_epi16(values, LaneMask(count), Values(even, odd, zero, scale));
 }
 
-// Channels [c, c + width) of up to kRowBatch rows; params of consecutive rows lie `groups` apart.
+// Parameters of a batch, one row per lane. They stay in registers until the rows are coded: a detour through
+// memory would stall on store forwarding and serialise the batches.
+struct BatchParams {
+  __m128i zero_patterns, scale_patterns;  // words
+  __m512 zero, inverse;                   // the low eight lanes
+  bool codable;
+};
+
 template <uint32_t kBits>
-KVPLANE_INLINE_AVX512 bool EncodeRowBatch(const uint16_t* const* rows, uint32_t count, uint32_t c,
+KVPLANE_INLINE_AVX512 BatchParams ParamsOf(__m256i ranges) {
+  const __m128i high_bit = _mm_set1_epi16(-0x8000);
+  const __m128i low = _mm256_castsi256_si128(ranges);
+  const __m128i high = _mm_xor_si128(_mm256_extracti128_si256(ranges, 1), _mm_set1_epi16(-1));
+  const __m128i smallest = _mm_ternarylogic_epi32(low, _mm_srai_epi16(low, 15), high_bit, 0x4b);
+  const __m128i largest = _mm_ternarylogic_epi32(high, _mm_srai_epi16(high, 15), high_bit, 0x4b);
+  const __m512 top =
+      _mm512_castsi512_ps(_mm512_zextsi256_si512(_mm256_slli_epi32(_mm256_cvtepu16_epi32(largest), 16)));
+  BatchParams params;
+  params.zero =
+      _mm512_castsi512_ps(_mm512_zextsi256_si512(_mm256_slli_epi32(_mm256_cvtepu16_epi32(smallest), 16)));
+  const __m512i scale = Scales<kBits>(params.zero, top, params.inverse);
+  params.zero_patterns = smallest;
+  params.scale_patterns =
+      _mm512_castsi512_si128(_mm512_zextsi256_si512(_mm512_cvtepi32_epi16(_mm512_srli_epi32(scale, 16))));
+  params.codable = AllCodable(_mm512_zextsi128_si512(smallest), _mm512_zextsi128_si512(largest));
+  return params;
+}
+
+// Words [0, count) of `words` to a plane, `stride` params apart.
+KVPLANE_INLINE_AVX512 void StoreParams(__m128i words, uint32_t count, size_t stride, std::byte* plane) {
+  if (stride == 1) {
+    _mm_mask_storeu_epi16(plane, static_cast<__mmask8>(LaneMask(count)), words);
+    return;
+  }
+  alignas(16) uint16_t spread[kRowBatch];
+  _mm_store_si128(reinterpret_cast<__m128i*>(spread), words);
+  for (uint32_t r = 0; r < count; ++r) base::StoreLe(plane + r * stride * sizeof(uint16_t), spread[r]);
+}
+
+// Channels [c, c + width) of up to kRowBatch rows; kFull: width is a multiple of 32.
+template <uint32_t kBits, bool kFull>
+KVPLANE_TARGET_AVX512 bool EncodeRowBatch(const uint16_t* const* rows, uint32_t count, uint32_t c,
                                           uint32_t width, size_t groups, size_t row_bytes, std::byte* zeros,
                                           std::byte* scales, std::byte* codes) {
-  alignas(64) uint16_t low[kLanes] = {};
-  alignas(64) uint16_t high[kLanes] = {};
+  __m256i ranges[kRowBatch];
   for (uint32_t r = 0; r < kRowBatch; ++r) {
-    if (r < count) {
-      RangeOf(rows[r] + c, width, low[r], high[r]);
-    } else {
-      low[r] = high[r] = 0x8000;  // +0
-    }
+    ranges[r] = RangeOf<kFull>(rows[std::min(r, count - 1)] + c, width);
   }
-  const __m512i words = _mm512_set1_epi16(-1);
-  const __m512i smallest = OrderedValues(_mm512_load_si512(low));
-  const __m512i largest = OrderedValues(_mm512_load_si512(high));
-  const __mmask32 live = LaneMask(count);
-  if (!AllCodable(_mm512_maskz_and_epi32(0xff, smallest, words),
-                  _mm512_maskz_and_epi32(0xff, largest, words))) {
-    return false;
-  }
-  const __m512 zero =
-      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(smallest)), 16));
-  const __m512 top =
-      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(largest)), 16));
-  __m512 inverse;
-  const __m512i scale = Scales<kBits>(zero, top, inverse);
-  alignas(64) float zero_of[kRowBatch];
-  alignas(64) float inverse_of[kRowBatch];
-  alignas(64) uint16_t scale_of[kRowBatch];
-  alignas(64) uint16_t pattern_of[kRowBatch];
-  _mm512_store_ps(zero_of, zero);
-  _mm512_store_ps(inverse_of, inverse);
-  _mm256_store_si256(reinterpret_cast<__m256i*>(scale_of),
-                     _mm512_cvtepi32_epi16(_mm512_srli_epi32(scale, 16)));
-  _mm256_store_si256(reinterpret_cast<__m256i*>(pattern_of), _mm512_castsi512_si256(smallest));
-  if (groups == 1) {
-    _mm256_mask_storeu_epi16(zeros, static_cast<__mmask16>(live), _mm512_castsi512_si256(smallest));
-    _mm256_mask_storeu_epi16(scales, static_cast<__mmask16>(live),
-                             _mm256_load_si256(reinterpret_cast<const __m256i*>(scale_of)));
-  }
+  const BatchParams params = ParamsOf<kBits>(LeastOfEach(ranges));
+  if (!params.codable) return false;
+  StoreParams(params.zero_patterns, count, groups, zeros);
+  StoreParams(params.scale_patterns, count, groups, scales);
   for (uint32_t r = 0; r < count; ++r) {
-    if (groups != 1) {
-      base::StoreLe(zeros + r * groups * sizeof(uint16_t), pattern_of[r]);
-      base::StoreLe(scales + r * groups * sizeof(uint16_t), scale_of[r]);
-    }
-    EncodeRun<kBits>(rows[r] + c, width, _mm512_set1_ps(zero_of[r]), _mm512_set1_ps(inverse_of[r]),
-                     codes + r * row_bytes);
+    const __m512i lane = _mm512_set1_epi32(static_cast<int>(r));
+    EncodeRun<kBits>(rows[r] + c, width, _mm512_permutexvar_ps(lane, params.zero),
+                     _mm512_permutexvar_ps(lane, params.inverse), codes + r * row_bytes);
   }
   return true;
 }
 
+inline void PrefetchRow(const uint16_t* row, uint32_t channels) {
+  for (uint32_t c = 0; c < channels; c += kLanes) __builtin_prefetch(row + c);
+}
+
 template <uint32_t kBits>
-KVPLANE_TARGET_AVX512 bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                        uint32_t group, std::byte* zeros, std::byte* scales,
-                                        std::byte* codes) {
+bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t group,
+                  std::byte* zeros, std::byte* scales, std::byte* codes) {
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   const size_t groups = (channels + group - 1) / group;
   for (uint32_t t = 0; t < tokens; t += kRowBatch) {
     const uint32_t count = std::min(kRowBatch, tokens - t);
+    // Too much work per row for the next batch to come into the reorder window.
+    for (uint32_t next = t + kRowBatch; next < std::min(t + 2 * kRowBatch, tokens); ++next) {
+      PrefetchRow(rows[next], channels);
+    }
     for (uint32_t g = 0; g < groups; ++g) {
       const uint32_t c = g * group;
+      const uint32_t width = std::min(group, channels - c);
+      const auto encode = width % kLanes == 0 ? EncodeRowBatch<kBits, true> : EncodeRowBatch<kBits, false>;
       const size_t param = (t * groups + g) * sizeof(uint16_t);
-      if (!EncodeRowBatch<kBits>(rows + t, count, c, std::min(group, channels - c), groups, row_bytes,
-                                 zeros + param, scales + param, codes + t * row_bytes + c * kBits / 8)) {
+      if (!encode(rows + t, count, c, width, groups, row_bytes, zeros + param, scales + param,
+                  codes + t * row_bytes + c * kBits / 8)) {
         return false;
       }
     }
