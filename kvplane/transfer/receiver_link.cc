@@ -122,6 +122,7 @@ base::Status ReceiverCore::Greet(const std::shared_ptr<ReceiverLink>& link, Fram
   std::vector<std::shared_ptr<RecvTransfer>> waiting;
   waiting.swap(link->waiting);
   for (const std::shared_ptr<RecvTransfer>& transfer : waiting) SendPullLocked(link, transfer);
+  wake_housekeeper_.NotifyAll();
   return base::Status::Ok();
 }
 
@@ -232,6 +233,7 @@ base::Status ReceiverCore::OpenTransferLocked(RecvTransfer& transfer, const Open
   transfer.tiles_missing.assign(transfer.grid.geometry.layers, transfer.grid.tiles_per_layer());
   transfer.tiles_left = transfer.grid.tiles();
   transfer.opened = true;
+  wake_housekeeper_.NotifyAll();  // the stall timeout counts from here
   return base::Status::Ok();
 }
 

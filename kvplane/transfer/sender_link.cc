@@ -251,7 +251,6 @@ void SenderCore::EndTransfersLocked(const std::shared_ptr<SenderLink>& link, con
     const std::shared_ptr<SendTransfer> transfer = link->streams.begin()->second;
     FinishLocked(transfer, status.Annotate("connection lost"));
   }
-  link->control.clear();
 }
 
 void SenderCore::LeaveLinkLocked(const std::shared_ptr<SenderLink>& link, const base::Status& status) {
@@ -268,6 +267,7 @@ void SenderCore::CloseLinkLocked(const std::shared_ptr<SenderLink>& link, const 
   link->stream->Shutdown();
   link->wake_writer.NotifyAll();
   EndTransfersLocked(link, status);
+  link->control.clear();
 }
 
 void SenderCore::ThreadEndedLocked(const std::shared_ptr<SenderLink>& link) {

@@ -87,7 +87,7 @@ class KvPages {
           for (uint32_t head = 0; head < geometry_.kv_heads; ++head) {
             const uint16_t* mine = at(layer, side, token, head);
             const uint16_t* theirs = other.at(layer, side, token, head);
-            for (uint32_t i = 0; i < geometry_.head_dim; ++i) differences += mine[i] != theirs[i] ? 1 : 0;
+            for (uint32_t i = 0; i < geometry_.head_dim; ++i) differences += mine[i] != theirs[i] ? 1u : 0u;
           }
         }
       }

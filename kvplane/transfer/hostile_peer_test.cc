@@ -1,0 +1,467 @@
+// A peer that speaks nonsense, lies or stops in the middle: no crash, no hang, no page written by a frame
+// that does not belong there, and every transfer completes exactly once. Also: peers of other versions.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "kvplane/base/log.h"
+#include "kvplane/codec/tile_codec.h"
+#include "kvplane/transfer/frame_reader.h"
+#include "kvplane/transfer/peer_capabilities.h"
+#include "kvplane/transfer/testing/kv_fixture.h"
+#include "kvplane/transfer/tile_grid.h"
+#include "kvplane/transport/inproc_transport.h"
+
+namespace kvplane::transfer {
+namespace {
+
+using base::StatusCode;
+using Bytes = std::vector<std::byte>;
+using Frames = std::vector<Bytes>;
+
+constexpr const char* kInproc = "inproc://prefill";
+constexpr uint32_t kTokens = 130;
+constexpr uint32_t kStream = 1;  // the receiver's first stream
+
+tensor::KvGeometry SmallGeometry() { return Geometry(2, 2, 8); }
+
+Bytes Join(const Frames& frames) {
+  Bytes out;
+  for (const Bytes& frame : frames) out.insert(out.end(), frame.begin(), frame.end());
+  return out;
+}
+
+void WriteAll(transport::Stream& stream, const Bytes& bytes) {
+  const std::span<const std::byte> piece(bytes);
+  // The other end may hang up in the middle: that is its right.
+  const base::Status ignored = stream.Write({&piece, 1}, After(kTestPatience));
+  static_cast<void>(ignored.ok());
+}
+
+Bytes TileBytes(TestTransfer& transfer, const TileGrid& grid, const TileGrid::Tile& tile) {
+  codec::Workspace workspace;
+  const auto codec = *codec::TileCodec::Create(codec::SideStrategy());
+  Bytes body(codec->MaxEncodedBytes(grid.ShapeOf(tile)));
+  const auto view = grid.ViewOf(transfer.sent.layers()[tile.layer], tile);
+  body.resize(*codec->Encode(tensor::AsConst(view), workspace, body));
+  TileFrame frame;
+  frame.layer = tile.layer;
+  frame.first_token = tile.first_token;
+  frame.tokens = static_cast<uint16_t>(tile.tokens);
+  frame.group = static_cast<uint16_t>(tile.group);
+  frame.side = tile.side;
+  frame.body_crc = codec::TileCrc(body);
+  Bytes out = EncodeFrame(kStream, frame, static_cast<uint32_t>(body.size()));
+  out.insert(out.end(), body.begin(), body.end());
+  return out;
+}
+
+// Everything a well-behaved prefill node sends for `transfer`, frame by frame.
+Frames SenderSession(TestTransfer& transfer) {
+  const TileGrid grid = *TileGrid::Create(transfer.descriptor, 2);
+  Frames frames{EncodeFrame(0, MakeHello(kRoleSender, 0))};
+  OpenFrame open;
+  open.tokens = kTokens;
+  open.group_heads = 2;
+  open.strategies = {{"store", "store"}};
+  frames.push_back(EncodeFrame(kStream, open));
+  DoneFrame done;
+  for (uint32_t layer = 0; layer < transfer.descriptor.geometry.layers; ++layer) {
+    for (uint32_t index = 0; index < grid.tiles_per_layer(); ++index) {
+      frames.push_back(TileBytes(transfer, grid, grid.At(layer, index)));
+      ++done.tiles_sent;
+    }
+  }
+  frames.push_back(EncodeFrame(kStream, FirstTokenFrame{{3, -1, {}}}));
+  frames.push_back(EncodeFrame(kStream, done));
+  return frames;
+}
+
+// A listener that plays bytes to every connection, listens for `patience` and hangs up.
+class FakeSender {
+ public:
+  FakeSender(transport::Transport& transport, base::Duration patience, std::function<Bytes()> next)
+      : listener_(*transport.Listen(kInproc)),
+        patience_(patience),
+        next_(std::move(next)),
+        thread_([this] { Run(); }) {}
+  ~FakeSender() {
+    listener_->Shutdown();
+    thread_.join();
+  }
+
+ private:
+  void Run() {
+    while (true) {
+      auto stream = listener_->Accept(base::kNoDeadline);
+      if (!stream.ok()) return;
+      WriteAll(**stream, next_());
+      const base::TimePoint limit = After(patience_);
+      std::byte ignored[1];
+      while ((*stream)->Read(ignored, limit).ok()) {
+      }
+    }
+  }
+
+  std::unique_ptr<transport::Listener> listener_;
+  const base::Duration patience_;
+  std::function<Bytes()> next_;
+  std::thread thread_;
+};
+
+class HostilePeer : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() { base::ConfigureLog({base::LogLevel::kOff, false, ""}); }
+  static void TearDownTestSuite() { base::ConfigureLog({}); }
+
+  HostilePeer() : transport_(transport::CreateInprocTransport({.pipe_bytes = 1 << 18})) {}
+
+  // What the receiver makes of `frames`, after which the sender stays for `patience`.
+  TransferOutcome Receive(TestTransfer& transfer, const Frames& frames,
+                          base::Duration patience = std::chrono::milliseconds(5)) {
+    FakeSender sender(*transport_, patience, [bytes = Join(frames)] { return bytes; });
+    KvReceiverOptions options;
+    options.codec_threads = 0;
+    auto receiver = *KvReceiver::Create(*transport_, options);
+    auto session = *receiver->Pull(transfer.MakePull(kInproc, "a"));
+    const TransferOutcome outcome = transfer.receiver_done.Wait();
+    receiver.reset();
+    EXPECT_EQ(transfer.receiver_done.count(), 1);
+    return outcome;
+  }
+
+  // Connects to a KvSender, plays `frames`, returns the frames that come back until it hangs up or `last`
+  // has come.
+  std::vector<std::pair<FrameType, Bytes>> Talk(const Frames& frames, FrameType last) {
+    auto stream = *transport_->Connect(kInproc, After(kTestPatience));
+    WriteAll(*stream, Join(frames));
+    std::vector<std::pair<FrameType, Bytes>> heard;
+    FrameReader reader(*stream);
+    while (reader.Next(After(kTestPatience)).ok()) {
+      heard.emplace_back(reader.type(), Bytes(reader.head().begin(), reader.head().end()));
+      if (!reader.SkipBody().ok() || reader.type() == last) break;
+    }
+    return heard;
+  }
+
+  std::unique_ptr<transport::Transport> transport_;
+};
+using HostilePeerSafety = HostilePeer;
+using VersionSkewUnit = HostilePeer;
+
+Frames ReceiverSession(const TestTransfer& transfer) {
+  PullFrame pull;
+  pull.transfer_id = "a";
+  pull.patience_ms = 1000;
+  pull.descriptor = transfer.descriptor;
+  return {EncodeFrame(0, MakeHello(kRoleReceiver, 1 << 20)), EncodeFrame(kStream, pull)};
+}
+
+void SetFlag(Bytes& frame, uint8_t type, uint8_t flags) {
+  frame[6] = std::byte{type};
+  frame[7] = std::byte{flags};
+  // Seal again by hand: the header CRC is over the first 28 bytes.
+  base::StoreLe(frame.data() + 28, codec::TileCrc(std::span(frame).first(28)));
+}
+
+TEST_F(HostilePeerSafety, TheRecordedSessionItselfIsValid) {
+  TestTransfer transfer(SmallGeometry(), kTokens);
+  const TransferOutcome outcome = Receive(transfer, SenderSession(transfer), kTestPatience);
+  EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
+  EXPECT_EQ(transfer.sent.CountDifferences(transfer.received), 0u);
+}
+
+TEST_F(HostilePeerSafety, FramesThatDoNotBelongFailTheTransfer) {
+  TestTransfer model(SmallGeometry(), kTokens);
+  const Frames valid = SenderSession(model);
+  const Bytes hello = valid[0];
+  const Bytes open = valid[1];
+  const Bytes tile = valid[2];
+  const Bytes done = valid.back();
+  TileFrame foreign;
+  foreign.layer = 7;
+  foreign.tokens = 64;
+  TileFrame oversize;
+  oversize.tokens = 64;
+  Bytes oversize_frame = EncodeFrame(kStream, oversize, 100'000);
+  oversize_frame.resize(oversize_frame.size() + 100'000);
+  TileFrame wrong_strategy = oversize;
+  wrong_strategy.strategy = 1;
+  OpenFrame lies;
+  lies.tokens = kTokens + 1;
+  lies.group_heads = 2;
+  lies.strategies = {{"store", "store"}};
+  OpenFrame no_groups = lies;
+  no_groups.tokens = kTokens;
+  no_groups.group_heads = 0;
+  OpenFrame wide_groups = no_groups;
+  wide_groups.group_heads = 3;
+  OpenFrame unknown_stage = no_groups;
+  unknown_stage.group_heads = 2;
+  unknown_stage.strategies = {{"teleport", "store"}};
+  const std::pair<const char*, Frames> cases[] = {
+      {"nothing", {}},
+      {"no hello", {open}},
+      {"pull instead of hello", {EncodeFrame(0, PullFrame{})}},
+      {"wrong role", {EncodeFrame(0, MakeHello(kRoleReceiver, 0))}},
+      {"hello twice", {hello, hello}},
+      {"tile before open", {hello, tile}},
+      {"done before open", {hello, done}},
+      {"first token before open", {hello, EncodeFrame(kStream, FirstTokenFrame{})}},
+      {"open twice", {hello, open, open}},
+      {"open lies about tokens", {hello, EncodeFrame(kStream, lies)}},
+      {"open without groups", {hello, EncodeFrame(kStream, no_groups)}},
+      {"open with too wide groups", {hello, EncodeFrame(kStream, wide_groups)}},
+      {"open with unknown stage", {hello, EncodeFrame(kStream, unknown_stage)}},
+      {"tile twice", {hello, open, tile, tile}},
+      {"tile never asked for", {hello, open, EncodeFrame(kStream, foreign)}},
+      {"tile too large", {hello, open, oversize_frame}},
+      {"tile of unknown strategy", {hello, open, EncodeFrame(kStream, wrong_strategy)}},
+      {"done without tiles", {hello, open, done}},
+      {"a frame of the other role", {hello, open, EncodeFrame(kStream, AckFrame{})}},
+      {"abort", {hello, EncodeFrame(kStream, AbortFrame{base::NotFound("x")})}},
+      {"connection abort", {hello, open, EncodeFrame(0, AbortFrame{base::Internal("x")})}},
+  };
+  for (const auto& [name, frames] : cases) {
+    TestTransfer transfer(SmallGeometry(), kTokens);
+    EXPECT_FALSE(Receive(transfer, frames).status.ok()) << name;
+  }
+}
+
+TEST_F(HostilePeerSafety, TilesBeyondTheCreditsEndTheConnection) {
+  TestTransfer transfer(SmallGeometry(), kTokens);
+  Frames frames = SenderSession(transfer);
+  frames.resize(2);
+  // Bodies for a stream nobody knows still count; 16 MiB are granted and returned only as they are read, so
+  // announce more at once than the window and the first tile allow.
+  TileFrame tile;
+  for (int i = 0; i < 6; ++i) {
+    frames.push_back(EncodeFrame(99, tile, kMaxBodyBytes));
+    frames.back().resize(frames.back().size() + kMaxBodyBytes);
+  }
+  EXPECT_FALSE(Receive(transfer, frames).status.ok());
+}
+
+TEST_F(HostilePeerSafety, MutatedSenderSessions) {
+  TestTransfer transfer(SmallGeometry(), kTokens);
+  const Frames frames = SenderSession(transfer);
+  const Bytes valid = Join(frames);
+  base::Rng rng(17);
+  base::Mutex mutex;
+  const auto mutate = [&] {
+    base::MutexLock lock(mutex);
+    if (rng.Below(4) == 0) {
+      // Whole frames repeated, dropped or swapped.
+      Frames shuffled = frames;
+      for (uint64_t n = 1 + rng.Below(3); n > 0; --n) {
+        const size_t at = rng.Below(shuffled.size());
+        const size_t other = rng.Below(shuffled.size());
+        if (rng.Below(2) == 0) std::swap(shuffled[at], shuffled[other]);
+        if (rng.Below(3) == 0) shuffled[at] = shuffled[other];
+      }
+      return Join(shuffled);
+    }
+    Bytes bytes = valid;
+    for (uint64_t n = 1 + rng.Below(4); n > 0; --n) {
+      // Mostly among the small frames at both ends, where the structure is.
+      const size_t at = rng.Below(3) == 0 ? rng.Below(bytes.size()) : rng.Below(400);
+      switch (rng.Below(5)) {
+        case 0:
+          bytes[at] ^= static_cast<std::byte>(1u << rng.Below(8));
+          break;
+        case 1:
+          bytes[at] = static_cast<std::byte>(rng.Below(256));
+          break;
+        case 2:
+          bytes.resize(std::max<size_t>(at, 1));
+          n = 1;
+          break;
+        case 3:
+          bytes.insert(bytes.begin() + static_cast<ptrdiff_t>(at), static_cast<std::byte>(rng.Below(256)));
+          break;
+        default:
+          bytes.erase(bytes.begin() + static_cast<ptrdiff_t>(at));
+          break;
+      }
+      if (bytes.size() < 400) break;
+    }
+    return bytes;
+  };
+  FakeSender sender(*transport_, std::chrono::milliseconds(1), mutate);
+  KvReceiverOptions options;
+  options.codec_threads = 0;
+  auto receiver = *KvReceiver::Create(*transport_, options);
+  int good = 0;
+  for (int i = 0; i < 5000; ++i) {
+    TestTransfer victim(SmallGeometry(), kTokens);
+    auto session = *receiver->Pull(victim.MakePull(kInproc, "a"));
+    const TransferOutcome outcome = victim.receiver_done.Wait();
+    if (outcome.status.ok()) {
+      ++good;
+      ASSERT_EQ(transfer.sent.CountDifferences(victim.received), 0u) << "mutation " << i;
+    }
+    ASSERT_EQ(victim.receiver_done.count(), 1);
+  }
+  EXPECT_GT(good, 0);
+  EXPECT_LT(good, 2500);
+}
+
+TEST_F(HostilePeerSafety, MutatedReceiverSessions) {
+  KvSenderOptions options;
+  options.endpoint = kInproc;
+  auto sender = *KvSender::Create(*transport_, options);
+  TestTransfer model(SmallGeometry(), kTokens);
+  Frames frames = ReceiverSession(model);
+  frames.push_back(EncodeFrame(0, CreditFrame{2 << 20}));
+  frames.push_back(EncodeFrame(kStream, NackFrame{}));
+  frames.push_back(EncodeFrame(0, PingFrame{1}));
+  frames.push_back(EncodeFrame(kStream, AckFrame{}));
+  const Bytes valid = Join(frames);
+  base::Rng rng(23);
+  for (int i = 0; i < 5000; ++i) {
+    TestTransfer transfer(SmallGeometry(), kTokens);
+    auto session = *sender->Offer(transfer.MakeOffer("a"));
+    transfer.PostAll(*session);
+    Bytes bytes = valid;
+    for (uint64_t n = rng.Below(4); n > 0; --n) {
+      bytes[rng.Below(bytes.size())] ^= static_cast<std::byte>(1 + rng.Below(255));
+    }
+    if (rng.Below(4) == 0) bytes.resize(rng.Below(bytes.size()));
+    {
+      auto stream = *transport_->Connect(kInproc, After(kTestPatience));
+      WriteAll(*stream, bytes);
+    }
+    session->Cancel("next");
+    transfer.sender_done.Wait();
+    ASSERT_EQ(transfer.sender_done.count(), 1);
+    transfer.sent.Fill(kTokens);  // the pages are ours again
+  }
+}
+
+TEST_F(HostilePeerSafety, RandomBytesToTheSender) {
+  KvSenderOptions options;
+  options.endpoint = kInproc;
+  auto sender = *KvSender::Create(*transport_, options);
+  base::Rng rng(29);
+  for (int i = 0; i < 300; ++i) {
+    auto stream = *transport_->Connect(kInproc, After(kTestPatience));
+    Bytes bytes(rng.Below(500));
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(rng.Below(256));
+    WriteAll(*stream, bytes);
+  }
+  // Still serving.
+  auto receiver = *KvReceiver::Create(*transport_, {});
+  TestTransfer transfer(SmallGeometry(), kTokens);
+  auto session = *sender->Offer(transfer.MakeOffer("a"));
+  transfer.PostAll(*session);
+  auto pulled = *receiver->Pull(transfer.MakePull(kInproc, "a"));
+  EXPECT_TRUE(transfer.receiver_done.Wait().status.ok());
+}
+
+TEST_F(HostilePeerSafety, LyingReceiversAreCutOffOrFailTheTransfer) {
+  TestTransfer model(SmallGeometry(), kTokens);
+  const Frames start = ReceiverSession(model);
+  NackFrame foreign;
+  foreign.layer = 9;
+  const std::pair<const char*, Bytes> cases[] = {
+      {"credits taken back", EncodeFrame(0, CreditFrame{5})},
+      {"stream used twice", start[1]},
+      {"ack before anything was sent", EncodeFrame(kStream, AckFrame{})},
+      {"nack of a tile that does not exist", EncodeFrame(kStream, foreign)},
+      {"nack of a tile not sent yet", EncodeFrame(kStream, NackFrame{})},
+      {"a frame of the other role", EncodeFrame(kStream, OpenFrame{})},
+      {"hello twice", start[0]},
+      {"abort", EncodeFrame(kStream, AbortFrame{base::Cancelled("x")})},
+  };
+  for (const auto& [name, frame] : cases) {
+    KvSenderOptions options;
+    options.endpoint = kInproc;
+    auto sender = *KvSender::Create(*transport_, options);
+    TestTransfer transfer(SmallGeometry(), kTokens);
+    auto session = *sender->Offer(transfer.MakeOffer("a"));  // nothing posted
+    Frames frames = start;
+    frames.push_back(frame);
+    Talk(frames, frame == cases[std::size(cases) - 1].second ? FrameType::kOpen : FrameType::kAbort);
+    EXPECT_FALSE(transfer.sender_done.Wait().status.ok()) << name;
+  }
+}
+
+TEST_F(VersionSkewUnit, AnotherMajorVersionIsRefusedByName) {
+  KvSenderOptions options;
+  options.endpoint = kInproc;
+  auto sender = *KvSender::Create(*transport_, options);
+  Bytes hello = EncodeFrame(0, MakeHello(kRoleReceiver, 0));
+  hello[4] = std::byte{2};
+  SetFlag(hello, static_cast<uint8_t>(FrameType::kHello), 0);
+  const auto heard = Talk({hello}, FrameType::kAbort);
+  ASSERT_EQ(heard.size(), 2u);
+  EXPECT_EQ(heard[1].first, FrameType::kAbort);
+  const base::Status status = ParseAbort(heard[1].second)->status;
+  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+  EXPECT_NE(status.message().find("version 2"), std::string::npos) << status.ToString();
+}
+
+TEST_F(VersionSkewUnit, ALaterMinorVersionIsUnderstood) {
+  TestTransfer transfer(SmallGeometry(), kTokens);
+  Frames frames = SenderSession(transfer);
+  HelloFrame hello = MakeHello(kRoleSender, 0);
+  hello.minor = 9;
+  hello.stage_ids.push_back(0xfe);
+  Bytes later(kFrameHeaderBytes);
+  base::ByteWriter out(later);
+  Append(hello, out);
+  out.Put(uint64_t{123});  // a field of that later version
+  SealFrame(FrameType::kHello, 0, 0, later);
+  frames[0] = later;
+  // A frame type of that version which may be skipped, with a body.
+  Bytes unknown = EncodeFrame(kStream, PingFrame{}, 3);
+  SetFlag(unknown, 200, kFlagSkippable);
+  unknown.resize(unknown.size() + 3);
+  frames.insert(frames.begin() + 2, unknown);
+  const TransferOutcome outcome = Receive(transfer, frames, kTestPatience);
+  EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
+}
+
+TEST_F(VersionSkewUnit, AnUnknownFrameThatMustNotBeSkippedEndsTheConnection) {
+  TestTransfer transfer(SmallGeometry(), kTokens);
+  Frames frames = SenderSession(transfer);
+  Bytes unknown = EncodeFrame(kStream, PingFrame{});
+  SetFlag(unknown, 200, 0);
+  frames.insert(frames.begin() + 2, unknown);
+  EXPECT_FALSE(Receive(transfer, frames).status.ok());
+
+  KvSenderOptions options;
+  options.endpoint = kInproc;
+  auto sender = *KvSender::Create(*transport_, options);
+  const auto heard = Talk({ReceiverSession(transfer)[0], unknown}, FrameType::kAbort);
+  ASSERT_FALSE(heard.empty());
+  EXPECT_EQ(heard.back().first, FrameType::kAbort);
+}
+
+TEST_F(VersionSkewUnit, AReceiverWithoutTheStageOrWithSmallFramesIsRefused) {
+  for (const bool small_frames : {false, true}) {
+    KvSenderOptions options;
+    options.endpoint = kInproc;
+    auto sender = *KvSender::Create(*transport_, options);
+    TestTransfer transfer(SmallGeometry(), kTokens);
+    auto session = *sender->Offer(transfer.MakeOffer("a"));
+    HelloFrame hello = MakeHello(kRoleReceiver, 1 << 20);
+    if (small_frames) {
+      hello.max_body_bytes = 1000;
+    } else {
+      hello.stage_ids = {0xfe};
+    }
+    Talk({EncodeFrame(0, hello), ReceiverSession(transfer)[1]}, FrameType::kAbort);
+    EXPECT_EQ(transfer.sender_done.Wait().status.code(), StatusCode::kUnimplemented);
+  }
+}
+
+}  // namespace
+}  // namespace kvplane::transfer
