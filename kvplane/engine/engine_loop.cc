@@ -99,7 +99,9 @@ void EngineLoop::Handle(TransferDoneMessage& message) {
   stats_.tiles_retried += outcome.tiles_retried;
   stats_.kv_bytes_raw += outcome.bytes_raw;
   stats_.kv_bytes_wire += outcome.bytes_wire;
-  if (!outcome.status.ok() && !request->transfer_cancelled) {
+  // A decode node that no longer wants the KV (its client left, one token was enough) is no failure.
+  const bool declined = request->send && outcome.status.code() == base::StatusCode::kCancelled;
+  if (!outcome.status.ok() && !request->transfer_cancelled && !declined) {
     ++stats_.transfers_failed;
     base::Log(base::LogLevel::kWarn, "request {}: KV transfer failed: {}", request->id.value,
               outcome.status.ToString());
@@ -127,18 +129,12 @@ void EngineLoop::Handle(StopMessage&) {
 void EngineLoop::CompletePull(RequestState& request) {
   std::string& reason = request.recompute_reason;  // set when we cancelled it ourselves
   if (reason.empty() && !request.outcome->status.ok()) reason = request.outcome->status.ToString();
+  if (reason.empty() && request.generated.empty()) reason = "the prefill node sent no first token";
   if (!reason.empty()) {
     Recompute(request);
-    return;
-  }
-  request.source = KvSource::kTransfer;
-  if (!request.generated.empty()) {
+  } else {
     request.phase = Phase::kDecode;
-    return;
   }
-  // The KV is here but no first token: running the last tile again gives one, without waiting for the peer.
-  request.phase = Phase::kPrefill;
-  request.prompt_done = (request.prompt_tokens() - 1) / tensor::kTileTokens * tensor::kTileTokens;
 }
 
 void EngineLoop::Recompute(RequestState& request) {
