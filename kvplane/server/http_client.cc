@@ -130,7 +130,9 @@ asio::awaitable<base::Status> HttpCall::Start(const HttpRequest& request, base::
   socket_ = client_->TakeIdle(endpoint_);
   if (socket_) {
     base::Status reused = co_await SendAndReadHead(bytes, deadline);
-    if (reused.ok() || aborted_ || timed_out_ || answer_begun_) co_return reused;
+    // What is not idempotent may have been acted upon.
+    const bool again = request.method == "GET" && !aborted_ && !timed_out_ && !answer_begun_;
+    if (reused.ok() || !again) co_return reused;
   }
   base::Status connected = co_await Connect(deadline);
   if (!connected.ok()) co_return connected;

@@ -1,8 +1,9 @@
 // HttpClient: the router's calls to nodes: pooled keep-alive connections, streamed answers, deadlines.
 // Internal (shows Asio).
 //
-// A call that finds its pooled connection closed by the peer before any byte of an answer tries once more on
-// a fresh one. Cancellation is Abort(): the socket closes and the pending operation ends with kCancelled.
+// A pooled connection is used only while nothing waits to be read on it; a GET that still finds it closed
+// before any byte of an answer tries once more on a fresh one. Cancellation is Abort(): the socket closes and
+// the pending operation ends with kCancelled.
 //
 // Thread safety: the io thread. Errors: kUnavailable (refused, reset, cut short), kDeadlineExceeded,
 // kCancelled (Abort), kCorrupt (not HTTP).

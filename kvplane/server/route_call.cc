@@ -61,7 +61,9 @@ asio::awaitable<void> RouteCall::Run() {
       router_.metrics.CountRetry("decode_failed");
       wanted.excluded.insert(*choice.decode);
     }
-    base::Log(base::LogLevel::kWarn, "attempt {} failed: {}", attempt + 1, last_error_.ToString());
+    const bool clients_fault = last_error_.code() == base::StatusCode::kInvalidArgument;
+    base::Log(clients_fault ? base::LogLevel::kDebug : base::LogLevel::kWarn, "attempt {} failed: {}",
+              attempt + 1, last_error_.ToString());
   }
   if (exchange_->gone()) co_return;
   if (refusal_) {
@@ -109,8 +111,13 @@ asio::awaitable<void> RouteCall::Prefill(size_t node, std::string body, std::sha
   if (status.ok()) {
     const base::Result<std::string> answer = co_await prefill->call->ReadAll(deadline_);
     status = answer.status();
-    if (status.ok() && prefill->call->status() != 200) {
-      status = base::Unavailable("prefill node answers {}: {}", prefill->call->status(), *answer);
+    const int code = prefill->call->status();
+    if (status.ok() && code != 200) {
+      // A fault of the request's own: the decode node will say so to the client.
+      const bool clients_fault = code >= 400 && code < 500 && code != 429;
+      status =
+          base::Status(clients_fault ? base::StatusCode::kInvalidArgument : base::StatusCode::kUnavailable,
+                       fmt::format("prefill node answers {}: {}", code, *answer));
     }
   } else if (status.code() == base::StatusCode::kUnavailable) {
     router_.pool.MarkDown(node, status.message());

@@ -1,0 +1,367 @@
+// The router in front of real prefill and decode nodes, and in front of nodes that misbehave on purpose.
+
+#include "kvplane/server/router.h"
+
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kvplane/base/mutex.h"
+#include "kvplane/engine/testing/demo_model.h"
+#include "kvplane/server/api_error.h"
+#include "kvplane/server/io_loop.h"
+#include "kvplane/server/testing/demo_node.h"
+#include "kvplane/server/testing/raw_client.h"
+
+namespace kvplane::server {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using testing::Call;
+using testing::DemoNode;
+using testing::RawClient;
+using testing::RawResponse;
+
+// A router with a thread of its own.
+class RunningRouter {
+ public:
+  explicit RunningRouter(RouterOptions options) {
+    options.health_interval = milliseconds(20);
+    auto router = Router::Create(options);
+    EXPECT_TRUE(router.ok()) << router.status().ToString();
+    router_ = *std::move(router);
+    thread_ = std::thread([this] { router_->Run(); });
+  }
+  ~RunningRouter() {
+    router_->Stop();
+    thread_.join();
+  }
+  uint16_t port() const { return router_->port(); }
+
+  // Waits until /ready reports these numbers of healthy nodes.
+  bool WaitForNodes(int prefill, int decode) {
+    for (int i = 0; i < 1000; ++i) {
+      const json ready = json::parse(Call(port(), "GET", "/ready").body, nullptr, false);
+      if (ready.value("prefill_nodes", -1) == prefill && ready.value("decode_nodes", -1) == decode)
+        return true;
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    return false;
+  }
+
+ private:
+  std::unique_ptr<Router> router_;
+  std::thread thread_;
+};
+
+// A node that speaks HTTP as scripted: the router's view of faults that a healthy node cannot be asked to
+// make.
+class ScriptedNode {
+ public:
+  using Script = std::function<void(const std::shared_ptr<Exchange>&)>;
+
+  explicit ScriptedNode(Script script, bool serves_kv = false) : script_(std::move(script)) {
+    const json kv_host = serves_kv ? json("127.0.0.1") : json();
+    const std::string endpoint =
+        json{{"ready", true},      {"engine_id", "e"}, {"model", "demo"}, {"model_fingerprint", "demo"},
+             {"kv_host", kv_host}, {"kv_port", 9}}
+            .dump();
+    HttpServerHooks hooks;
+    hooks.handler = [this, endpoint](const std::shared_ptr<Exchange>& exchange) {
+      if (exchange->request().path() == "/v1/kv/endpoint") {
+        if (silent_) {
+          held_.push_back(exchange);
+        } else {
+          exchange->Respond(JsonResponse(endpoint));
+        }
+        return;
+      }
+      ++calls_;
+      held_.push_back(exchange);
+      script_(exchange);
+    };
+    hooks.make_error = [](int status, const std::string& message) {
+      return ErrorResponse(PlainError(status, message));
+    };
+    server_ = *HttpServer::Create(std::make_shared<IoLoop>(), {}, hooks);
+    thread_ = std::thread([this] { server_->Run(); });
+  }
+  ~ScriptedNode() {
+    server_->Stop();
+    thread_.join();
+  }
+  std::string url() const { return fmt::format("http://127.0.0.1:{}", server_->port()); }
+  int calls() const { return calls_.load(); }
+  void BeSilent() { silent_ = true; }
+
+ private:
+  const Script script_;
+  std::unique_ptr<HttpServer> server_;
+  std::atomic<int> calls_{0};
+  std::atomic<bool> silent_{false};
+  std::vector<std::shared_ptr<Exchange>> held_;  // io thread
+  std::thread thread_;
+};
+
+void AnswerOk(const std::shared_ptr<Exchange>& exchange) {
+  exchange->Respond(JsonResponse(R"({"ok":true})"));
+}
+void Hang(const std::shared_ptr<Exchange>&) {}
+void Die(const std::shared_ptr<Exchange>& exchange) { exchange->Abort(); }
+void Busy(const std::shared_ptr<Exchange>& exchange) {
+  exchange->Respond(ErrorResponse(PlainError(429, "the queue is full")));
+}
+void DieInMidStream(const std::shared_ptr<Exchange>& exchange) {
+  HttpResponse head;
+  head.headers.Set("Content-Type", "text/event-stream");
+  exchange->BeginStream(std::move(head));
+  exchange->Write("data: {\"first\":1}\n\n");
+  exchange->OnDrained([weak = std::weak_ptr<Exchange>(exchange)] {
+    if (const auto alive = weak.lock()) alive->Abort();
+  });
+}
+
+constexpr std::string_view kBody = R"({"prompt": "x", "max_tokens": 4})";
+
+json MetricsOf(const RunningRouter& router, std::string_view name) {
+  const std::string text = Call(router.port(), "GET", "/metrics").body;
+  const size_t at = text.find(fmt::format("\n{} ", name));
+  if (at == std::string::npos) return 0;
+  return json::parse(text.substr(at + name.size() + 2, text.find('\n', at + 1) - at - name.size() - 2));
+}
+
+RouterOptions RealNodes(const DemoNode& prefill, const DemoNode& decode) {
+  RouterOptions options;
+  options.prefill = {prefill.url()};
+  options.decode = {decode.url()};
+  return options;
+}
+
+testing::DemoNodeOptions NodeOptions(std::string role, int copy) {
+  testing::DemoNodeOptions options;
+  options.role = std::move(role);
+  options.model_copy = copy;
+  return options;
+}
+
+class RouterUnit : public ::testing::Test {
+ protected:
+  RouterUnit()
+      : prefill_(NodeOptions("prefill", 0)),
+        decode_(NodeOptions("decode", 1)),
+        router_(RealNodes(prefill_, decode_)) {}
+  void SetUp() override { ASSERT_TRUE(router_.WaitForNodes(1, 1)); }
+
+  DemoNode prefill_;
+  DemoNode decode_;
+  RunningRouter router_;
+};
+
+TEST_F(RouterUnit, SplitGenerationEqualsTheGoldenOne) {
+  const engine::GoldenPrompt& golden = engine::GoldenPrompts().front();
+  json body = {{"model", "demo"},  {"prompt", golden.token_ids}, {"max_tokens", 32},
+               {"temperature", 0}, {"ignore_eos", true},         {"return_token_ids", true}};
+  const RawResponse response = Call(router_.port(), "POST", "/v1/completions", body.dump());
+  ASSERT_EQ(response.status, 200) << response.body;
+  const json answer = json::parse(response.body);
+  EXPECT_EQ(answer["choices"][0]["token_ids"], json(golden.greedy_32));
+  EXPECT_EQ(answer["kvplane"]["source"], "transfer");
+  EXPECT_GT(answer["kvplane"]["transfer"]["bytes_wire"].get<uint64_t>(), 0u);
+  EXPECT_EQ(answer["kvplane"]["transfer"]["tiles_retried"], 0);
+
+  body["stream"] = true;
+  body["kvplane"] = {{"strategy", "int8"}};
+  const RawResponse stream = Call(router_.port(), "POST", "/v1/completions", body.dump());
+  EXPECT_EQ(stream.Header("Content-Type"), "text/event-stream; charset=utf-8");
+  EXPECT_TRUE(stream.body.ends_with("data: [DONE]\n\n"));
+  EXPECT_NE(stream.body.find("\"source\":\"transfer\""), std::string::npos);
+  EXPECT_NE(stream.body.find("affine(bits=8"), std::string::npos) << stream.body;
+  EXPECT_EQ(MetricsOf(router_, "kvplane_router_placements_total{placement=\"split\"}"), 2);
+}
+
+TEST_F(RouterUnit, WhatCannotBeSplitRunsOnTheDecodeNode) {
+  const RawResponse response = Call(router_.port(), "POST", "/v1/completions",
+                                    R"({"prompt": "x", "n": 2, "max_tokens": 2, "ignore_eos": true})");
+  ASSERT_EQ(response.status, 200) << response.body;
+  EXPECT_EQ(json::parse(response.body)["kvplane"]["source"], "local");
+}
+
+TEST_F(RouterUnit, RefusalsOfNodesArePassedOn) {
+  const RawResponse model =
+      Call(router_.port(), "POST", "/v1/completions", R"({"prompt": "x", "model": "gpt-4"})");
+  EXPECT_EQ(model.status, 404);
+  EXPECT_EQ(json::parse(model.body)["error"]["code"], "model_not_found");
+  const RawResponse field = Call(router_.port(), "POST", "/v1/chat/completions", R"({"messages": 1})");
+  EXPECT_EQ(field.status, 400);
+  EXPECT_EQ(json::parse(field.body)["error"]["param"], "messages");
+  EXPECT_EQ(Call(router_.port(), "POST", "/v1/completions", "nope").status, 400);
+  EXPECT_EQ(json::parse(Call(router_.port(), "GET", "/v1/models").body)["data"][0]["id"], "demo");
+}
+
+TEST_F(RouterUnit, AVllmStyleProxyCanDriveTheNodes) {
+  const RawResponse first = Call(prefill_.port(), "POST", "/v1/completions",
+                                 R"({"prompt": "The old man looked", "max_tokens": 20, "temperature": 0,
+                                     "kv_transfer_params": {"do_remote_decode": true, "do_remote_prefill": false}})");
+  ASSERT_EQ(first.status, 200) << first.body;
+  json params = json::parse(first.body)["kv_transfer_params"];
+  EXPECT_EQ(params["do_remote_prefill"], true);
+  EXPECT_EQ(params["do_remote_decode"], false);
+  EXPECT_EQ(params["remote_block_ids"], json::array());
+  EXPECT_EQ(params["transfer_id"].get<std::string>().size(), 32u);
+  EXPECT_EQ(json::parse(first.body)["usage"]["completion_tokens"], 1);
+  const json body = {{"prompt", "The old man looked"},
+                     {"max_tokens", 20},
+                     {"temperature", 0},
+                     {"kv_transfer_params", params}};
+  const json second = json::parse(Call(decode_.port(), "POST", "/v1/completions", body.dump()).body);
+  EXPECT_EQ(second["kvplane"]["source"], "transfer") << second;
+  const json whole =
+      json::parse(Call(decode_.port(), "POST", "/v1/completions",
+                       R"({"prompt": "The old man looked", "max_tokens": 20, "temperature": 0})")
+                      .body);
+  EXPECT_EQ(second["choices"][0]["text"], whole["choices"][0]["text"]);
+}
+
+TEST_F(RouterUnit, ClientsThatLeaveAreCancelledOnBothNodes) {
+  RawClient client(router_.port());
+  const std::string body = R"({"prompt": "Once", "max_tokens": 1900, "ignore_eos": true, "stream": true})";
+  client.Send(fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
+                          body.size(), body));
+  EXPECT_FALSE(client.ReadSome().empty());
+  client.Close();
+  for (int i = 0; i < 2000 && decode_.engine().stats().requests_cancelled == 0; ++i) {
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_EQ(decode_.engine().stats().requests_cancelled, 1u);
+}
+
+TEST(RouterSafety, WithoutPrefillNodeTheDecodeNodeDoesAll) {
+  DemoNode decode(NodeOptions("decode", 0));
+  RouterOptions options;
+  options.prefill = {"http://127.0.0.1:1"};  // nobody there
+  options.decode = {decode.url()};
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(0, 1));
+  const RawResponse response = Call(router.port(), "POST", "/v1/completions", kBody);
+  ASSERT_EQ(response.status, 200) << response.body;
+  EXPECT_EQ(json::parse(response.body)["kvplane"]["source"], "local");
+}
+
+TEST(RouterSafety, AFailingPrefillNodeIsLeftOut) {
+  DemoNode decode(NodeOptions("decode", 0));
+  for (const auto& script : {ScriptedNode::Script(Die), ScriptedNode::Script(Busy)}) {
+    ScriptedNode prefill(script, /*serves_kv=*/true);
+    RouterOptions options;
+    options.prefill = {prefill.url()};
+    options.decode = {decode.url()};
+    RunningRouter router(options);
+    ASSERT_TRUE(router.WaitForNodes(1, 1));
+    const RawResponse response = Call(router.port(), "POST", "/v1/completions", kBody);
+    ASSERT_EQ(response.status, 200) << response.body;
+    EXPECT_EQ(json::parse(response.body)["choices"][0]["finish_reason"], "length");
+    EXPECT_EQ(prefill.calls(), 1);
+  }
+}
+
+TEST(RouterSafety, ADecodeNodeThatDiesBeforeItsAnswerIsReplaced) {
+  for (const auto& script : {ScriptedNode::Script(Die), ScriptedNode::Script(Busy)}) {
+    ScriptedNode bad(script);
+    ScriptedNode good(AnswerOk);
+    RouterOptions options;
+    options.decode = {bad.url(), good.url()};
+    RunningRouter router(options);
+    ASSERT_TRUE(router.WaitForNodes(0, 2));
+    for (int i = 0; i < 4; ++i) {
+      const RawResponse response = Call(router.port(), "POST", "/v1/completions", kBody);
+      EXPECT_EQ(response.status, 200);
+      EXPECT_EQ(response.body, R"({"ok":true})");
+    }
+    EXPECT_GE(bad.calls(), 1);
+    EXPECT_EQ(good.calls(), 4);
+  }
+}
+
+TEST(RouterSafety, RetriesAreBoundedAndTheLastRefusalIsTold) {
+  ScriptedNode a(Busy), b(Busy), c(Busy), d(Busy);
+  RouterOptions options;
+  options.decode = {a.url(), b.url(), c.url(), d.url()};
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(0, 4));
+  const RawResponse response = Call(router.port(), "POST", "/v1/completions", kBody);
+  EXPECT_EQ(response.status, 429);
+  EXPECT_EQ(response.Header("Retry-After"), "1");
+  EXPECT_EQ(a.calls() + b.calls() + c.calls() + d.calls(), 3);
+}
+
+TEST(RouterSafety, DeathInMidStreamEndsItWithAnErrorEvent) {
+  ScriptedNode decode(DieInMidStream);
+  RouterOptions options;
+  options.decode = {decode.url()};
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(0, 1));
+  const RawResponse response =
+      Call(router.port(), "POST", "/v1/completions", R"({"prompt": "x", "stream": true})");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_FALSE(response.cut);
+  ASSERT_TRUE(response.body.starts_with("data: {\"first\":1}\n\ndata: ")) << response.body;
+  const json error = json::parse(response.body.substr(response.body.rfind("data: ") + 6));
+  EXPECT_EQ(error["error"]["code"], "bad_gateway");
+}
+
+TEST(RouterSafety, NoNodeIs503WithRetryAfter) {
+  RouterOptions options;
+  options.decode = {"http://127.0.0.1:1"};
+  RunningRouter router(options);
+  const RawResponse response = Call(router.port(), "POST", "/v1/completions", kBody);
+  EXPECT_EQ(response.status, 503);
+  EXPECT_FALSE(response.Header("Retry-After").empty());
+  EXPECT_EQ(json::parse(response.body)["error"]["type"], "service_unavailable_error");
+  EXPECT_EQ(Call(router.port(), "GET", "/ready").status, 503);
+  EXPECT_EQ(Call(router.port(), "GET", "/health").status, 200);
+}
+
+TEST(RouterSafety, ASilentNodeDoesNotHoldItsRequests) {
+  ScriptedNode decode(Hang);
+  RouterOptions options;
+  options.decode = {decode.url()};
+  options.health_timeout = milliseconds(50);
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(0, 1));
+  RawClient client(router.port());
+  client.Send(fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
+                          kBody.size(), kBody));
+  while (decode.calls() == 0) std::this_thread::sleep_for(milliseconds(1));
+  decode.BeSilent();
+  EXPECT_EQ(client.ReadResponse().status, 503);
+}
+
+TEST(RouterSafety, RequestsHaveADeadline) {
+  ScriptedNode decode(Hang);
+  RouterOptions options;
+  options.decode = {decode.url()};
+  options.request_timeout = milliseconds(150);
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(0, 1));
+  EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 504);
+}
+
+TEST(RouterSafety, CreateRefusesBadOptions) {
+  RouterOptions options;
+  EXPECT_EQ(Router::Create(options).status().code(), base::StatusCode::kInvalidArgument);
+  options.decode = {"https://a:1"};
+  EXPECT_EQ(Router::Create(options).status().code(), base::StatusCode::kInvalidArgument);
+  options.decode = {"http://127.0.0.1:1"};
+  options.http.host = "0.0.0.0";
+  EXPECT_EQ(Router::Create(options).status().code(), base::StatusCode::kPermissionDenied);
+}
+
+}  // namespace
+}  // namespace kvplane::server
