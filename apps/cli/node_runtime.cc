@@ -8,6 +8,7 @@
 #include "apps/cli/fault_spec.h"
 #include "kvplane/base/log.h"
 #include "kvplane/base/units.h"
+#include "kvplane/transport/endpoint.h"
 #include "kvplane/transport/shaped_transport.h"
 #include "kvplane/transport/tcp_transport.h"
 
@@ -32,9 +33,24 @@ base::Result<base::Duration> Seconds(const char* flag, double value) {
   return base::FromSeconds(value);
 }
 
+// Refuses a wrong flag before the model is loaded, and also when this role would not use it.
+base::Status CheckTransferFlags(const RuntimeArgs& args) {
+  if (const auto endpoint = transport::ParseTcpEndpoint(args.kv_listen); !endpoint.ok()) {
+    return endpoint.status().Annotate("--kv-listen");
+  }
+  if (!args.link_rate.empty()) {
+    const base::Result<double> rate = base::ParseBitsPerSecond(args.link_rate);
+    if (!rate.ok()) return rate.status().Annotate("--link-rate");
+  }
+  KVPLANE_RETURN_IF_ERROR(ParseFaultPlan(args.kv_fault).status());
+  KVPLANE_RETURN_IF_ERROR(Seconds("--stall-timeout-s", args.stall_timeout_s).status());
+  return Seconds("--transfer-timeout-s", args.transfer_timeout_s).status();
+}
+
 }  // namespace
 
 base::Result<std::unique_ptr<NodeRuntime>> NodeRuntime::Create(const RuntimeArgs& args) {
+  KVPLANE_RETURN_IF_ERROR(CheckTransferFlags(args));
   std::unique_ptr<NodeRuntime> runtime(new NodeRuntime());
   base::Result<codec::Strategy> strategy = codec::Strategy::Parse(args.strategy);
   if (!strategy.ok()) return strategy.status().Annotate("--strategy");

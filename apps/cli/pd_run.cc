@@ -94,12 +94,12 @@ void AddPdRows(const PdSummary& summary, double link_bits_per_s, BenchReport& re
   const BenchCase where = {{"mode", summary.mode}, {"link_bits_per_s", link_bits_per_s}};
   report.AddSample(where, "ttft_s", "s", summary.ttft_s);
   report.AddSample(where, "jct_s", "s", summary.jct_s);
-  report.AddSample(where, "equal_tokens", "share", {summary.equal_tokens});
+  report.AddSample(where, "equal_tokens", "1", {summary.equal_tokens});
   report.AddSample(where, "recomputed", "requests", {static_cast<double>(summary.recomputed)});
   if (summary.bytes_wire > 0) {
-    report.AddSample(where, "bytes_raw", "bytes", {summary.bytes_raw});
-    report.AddSample(where, "bytes_wire", "bytes", {summary.bytes_wire});
-    report.AddSample(where, "ratio", "ratio", {summary.bytes_raw / summary.bytes_wire});
+    report.AddSample(where, "bytes_raw", "B", {summary.bytes_raw});
+    report.AddSample(where, "bytes_wire", "B", {summary.bytes_wire});
+    report.AddSample(where, "ratio", "1", {summary.bytes_raw / summary.bytes_wire});
   }
 }
 

@@ -148,10 +148,10 @@ void Report(const std::string& phase, uint32_t batch, const Measured& measured, 
              measured.tokens_per_s.size(), median(measured.tokens_per_s), median(measured.gemm_share) * 100,
              median(measured.yardstick_s) * 1e3, median(measured.over_yardstick));
   const BenchCase where = {{"phase", phase}, {"batch", int64_t{batch}}};
-  report.AddSample(where, "tokens_per_s", "tokens/s", measured.tokens_per_s);
-  report.AddSample(where, "gemm_share", "share", measured.gemm_share);
+  report.AddSample(where, "tokens_per_s", "1/s", measured.tokens_per_s);
+  report.AddSample(where, "gemm_share", "1", measured.gemm_share);
   report.AddSample(where, "onednn_s", "s", measured.yardstick_s);
-  report.AddSample(where, "time_over_onednn", "ratio", measured.over_yardstick);
+  report.AddSample(where, "time_over_onednn", "1", measured.over_yardstick);
 }
 
 base::Status ValidateArgs(const BenchEngineArgs& args, const model::Model& model) {

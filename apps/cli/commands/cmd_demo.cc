@@ -37,6 +37,10 @@ class LogFolder {
     return folder;
   }
   const std::filesystem::path& path() const { return path_; }
+  bool Empty() const {
+    std::error_code ignored;
+    return std::filesystem::is_empty(path_, ignored);
+  }
   void Remove() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
@@ -117,9 +121,10 @@ base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>
   KVPLANE_RETURN_IF_ERROR(ValidateArgs(args));
   std::vector<double> bits_per_s;
   for (const std::string& rate : rates) {
-    KVPLANE_ASSIGN_OR_RETURN(const double parsed, base::ParseBitsPerSecond(rate));
-    if (parsed < 1e5) return base::InvalidArgument("link rate '{}' is below 100 kbit/s", rate);
-    bits_per_s.push_back(parsed);
+    const base::Result<double> parsed = base::ParseBitsPerSecond(rate);
+    if (!parsed.ok()) return parsed.status().Annotate("link rate");
+    if (*parsed < 1e5) return base::InvalidArgument("link rate '{}' is below 100 kbit/s", rate);
+    bits_per_s.push_back(*parsed);
   }
   KVPLANE_ASSIGN_OR_RETURN(const std::vector<Prompt> prompts, MakePrompts(args));
   uint64_t tokens = 0;
@@ -149,8 +154,12 @@ int RunAndReport(const DemoArgs& args, const std::vector<std::string>& rates, st
   BenchReport report(bench, args.command);
   const base::Result<bool> identical = RunRates(args, rates, report, logs->path());
   if (!identical.ok()) {
-    fmt::print(stderr, "kvplane {}: {}\nlogs of the nodes: {}\n", bench, identical.status().ToString(),
-               logs->path().string());
+    fmt::print(stderr, "kvplane {}: {}\n", bench, identical.status().ToString());
+    if (logs->Empty()) {
+      logs->Remove();
+    } else {
+      fmt::print(stderr, "logs of the nodes: {}\n", logs->path().string());
+    }
     return ExitCodeFor(identical.status().code());
   }
   logs->Remove();
