@@ -275,11 +275,14 @@ void StepRunner::PlanAttention(std::span<const SequenceInput> sequences, bool on
     row += count;
     out_row += wanted;
   }
-  const auto keys = [&](const AttentionTask& task) {
-    return uint64_t{task.tokens} * (sequences[task.sequence].first_position + task.first + task.tokens);
+  const auto longer = [&](const AttentionTask& a, const AttentionTask& b) {
+    const auto keys = [&](const AttentionTask& task) {
+      return uint64_t{task.tokens} * (sequences[task.sequence].first_position + task.first + task.tokens);
+    };
+    if (keys(a) != keys(b)) return keys(a) > keys(b);
+    return a.out_row != b.out_row ? a.out_row < b.out_row : a.kv_head < b.kv_head;
   };
-  std::stable_sort(tasks_.begin(), tasks_.end(),
-                   [&](const AttentionTask& a, const AttentionTask& b) { return keys(a) > keys(b); });
+  std::sort(tasks_.begin(), tasks_.end(), longer);
 }
 
 void StepRunner::Attention(uint32_t layer, std::span<const SequenceInput> sequences, bool only_logit_rows) {

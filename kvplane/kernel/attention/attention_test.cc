@@ -26,7 +26,7 @@ struct FreeAligned {
 class Sequence {
  public:
   Sequence(uint32_t kv_heads, uint32_t group, uint32_t head_dim, uint32_t tokens, uint32_t block_tokens)
-      : group_(group), head_dim_(head_dim), tokens_(tokens) {
+      : group_(group), head_dim_(head_dim) {
     const tensor::KvGeometry geometry{1, kv_heads, head_dim, tensor::DType::kBf16};
     layer_.format = tensor::PageFormat::HeadMajor(geometry, block_tokens);
     base::Rng rng(head_dim * 31 + group);
@@ -115,7 +115,6 @@ class Sequence {
  private:
   uint32_t group_;
   uint32_t head_dim_;
-  uint32_t tokens_;
   size_t stride_ = 0;
   tensor::LayerPages layer_;
   std::vector<std::vector<uint16_t>> pages_;
