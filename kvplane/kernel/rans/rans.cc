@@ -1,0 +1,67 @@
+#include "kvplane/kernel/rans/rans.h"
+
+#include <algorithm>
+
+#include "kvplane/kernel/rans/rans_driver.h"
+
+namespace kvplane::kernel {
+
+size_t RansBypassBytes(const RansShape& shape) {
+  size_t words = 0;
+  for (uint32_t g = 0; g < shape.groups(); ++g) words += shape.rungs[g].bypass();
+  return words * sizeof(uint32_t) * shape.tokens;
+}
+
+size_t RansMaxStreamBytes(const RansShape& shape) {
+  return kRansStateBytes + size_t{shape.tokens} * shape.channels + RansBypassBytes(shape);
+}
+
+size_t RansScratchBytes(uint32_t channels) {
+  return (kRansMaxStreams + 1) * internal::PaddedRow(channels) * sizeof(uint16_t);
+}
+
+bool InvertRansOrder(std::span<const uint32_t> order, std::span<uint32_t> inverse) {
+  constexpr uint32_t kUnset = 0xffffffffu;
+  std::ranges::fill(inverse, kUnset);
+  for (uint32_t i = 0; i < order.size(); ++i) {
+    if (order[i] >= order.size() || inverse[order[i]] != kUnset) return false;
+    inverse[order[i]] = i;
+  }
+  return true;
+}
+
+void BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks) {
+  constexpr uint32_t kWindow = 128;
+  for (size_t first = 0; first < sources.size(); first += kRansLanes) {
+    const auto part = sources.subspan(first, std::min<size_t>(kRansLanes, sources.size() - first));
+    const auto [least, most] = std::ranges::minmax(part);
+    RansPick pick;
+    // An aligned window where one fits: its loads then match the stores that filled the row.
+    const uint32_t aligned = least / kRansLanes * kRansLanes;
+    pick.base = most - aligned < kWindow ? aligned : least;
+    pick.local = most - pick.base < kWindow;
+    if (pick.local) {
+      for (size_t i = 0; i < part.size(); ++i) pick.index[i] = static_cast<uint16_t>(part[i] - pick.base);
+    }
+    picks[first / kRansLanes] = pick;
+  }
+}
+
+const RansKernels& Rans(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return internal::kRansAvx512;
+    case Isa::kAvx2:
+      return internal::kRansAvx2;
+    case Isa::kScalar:
+      break;
+  }
+  return internal::kRansScalar;
+}
+
+const RansKernels& Rans() {
+  static const RansKernels& active = Rans(ActiveIsa());
+  return active;
+}
+
+}  // namespace kvplane::kernel

@@ -1,0 +1,498 @@
+#include <immintrin.h>
+
+#include "kvplane/kernel/rans/rans_driver.h"
+
+// One vector holds the 32 states of a stream. A class's decode table is six registers, its encode table
+// three; kWidth streams share them in one step and hide each other's latency.
+//
+// bf16 rows are widened into the even and the odd lanes as two vectors of 16 floats, which needs no
+// permutation on either way; RansScale has that order.
+
+#define KVPLANE_INLINE_AVX512 KVPLANE_TARGET_AVX512 inline __attribute__((always_inline))
+
+namespace kvplane::kernel::internal {
+namespace {
+
+constexpr __mmask64 kLowBytes = 0x5555555555555555u;
+constexpr float kRoundingMagic = 0x1.8p23f;  // adding it rounds to nearest even and leaves the integer below
+
+KVPLANE_INLINE_AVX512 __m512i Words(int value) { return _mm512_set1_epi16(static_cast<short>(value)); }
+
+// What a step needs to know of its group besides the table.
+struct Group {
+  uint32_t bypass = 0;
+  __mmask32 live = 0xffffffffu;
+  int half_range = 0;
+};
+template <bool kGeneral>
+KVPLANE_INLINE_AVX512 Group GroupOf(const RansShape& shape, uint32_t g) {
+  const RansRung rung = shape.rungs[g];
+  const int half_range = kRansClassTable[rung.rans_class()].half_range;
+  if constexpr (kGeneral) return {rung.bypass(), LiveMask(LiveLanes(shape, g)), half_range};
+  return {0, 0xffffffffu, half_range};
+}
+
+// --- Decoding ---
+
+struct DecodeTables {
+  __m512i symbol[2], frequency[2], offset[2];
+};
+KVPLANE_INLINE_AVX512 DecodeTables Load(const RansDecodeTable& table) {
+  return {{_mm512_load_si512(table.symbol), _mm512_load_si512(table.symbol + 64)},
+          {_mm512_load_si512(table.frequency), _mm512_load_si512(table.frequency + 64)},
+          {_mm512_load_si512(table.offset), _mm512_load_si512(table.offset + 64)}};
+}
+KVPLANE_INLINE_AVX512 __m512i Look(const __m512i (&table)[2], __m512i slot) {
+  return _mm512_maskz_permutex2var_epi8(kLowBytes, table[0], slot, table[1]);
+}
+
+struct Cursor {
+  const std::byte* at;
+  const std::byte* end;
+  bool overrun;
+};
+
+// The next up to 32 bytes, zeros beyond the end.
+template <bool kFast>
+KVPLANE_INLINE_AVX512 __m256i Peek(const Cursor& cursor) {
+  if constexpr (kFast) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(cursor.at));
+  const auto left = static_cast<uint32_t>(std::min<ptrdiff_t>(cursor.end - cursor.at, kRansLanes));
+  return _mm256_maskz_loadu_epi8(_bzhi_u32(0xffffffffu, left), cursor.at);
+}
+template <bool kFast>
+KVPLANE_INLINE_AVX512 void Skip(Cursor& cursor, uint32_t bytes) {
+  if constexpr (!kFast) {
+    if (cursor.end - cursor.at < static_cast<ptrdiff_t>(bytes)) {
+      cursor.overrun = true;
+      cursor.at = cursor.end;
+      return;
+    }
+  }
+  cursor.at += bytes;
+}
+
+// Advances 32 states by one symbol; returns the symbols, garbage in dead lanes.
+template <bool kFast, bool kGeneral>
+KVPLANE_INLINE_AVX512 __m512i Pop(__m512i& x, Cursor& cursor, const DecodeTables& tables, __mmask32 live) {
+  const __m512i slot = _mm512_and_si512(x, Words(kRansTotal - 1));
+  const __m512i product = _mm512_mullo_epi16(Look(tables.frequency, slot), _mm512_srli_epi16(x, 7));
+  const __m512i offset = Look(tables.offset, slot);
+  const __m512i y =
+      kGeneral ? _mm512_mask_add_epi16(x, live, product, offset) : _mm512_add_epi16(product, offset);
+  const __mmask32 refill = _mm512_cmplt_epu16_mask(y, Words(kRansLowerBound));
+  const __m512i bytes = _mm512_maskz_expand_epi16(refill, _mm512_cvtepu8_epi16(Peek<kFast>(cursor)));
+  x = _mm512_or_si512(_mm512_mask_slli_epi16(y, refill, y, 8), bytes);
+  Skip<kFast>(cursor, static_cast<uint32_t>(_mm_popcnt_u32(refill)));
+  return Look(tables.symbol, slot);
+}
+
+// Levels from symbols; `words` are the step's bypass words.
+template <bool kGeneral>
+KVPLANE_INLINE_AVX512 __m512i LevelsOf(__m512i symbols, const Group& group, const std::byte* words) {
+  __m512i level = _mm512_sub_epi16(symbols, Words(group.half_range));
+  if constexpr (kGeneral) {
+    if (group.bypass != 0) {
+      level = _mm512_sll_epi16(level, _mm_cvtsi32_si128(static_cast<int>(group.bypass)));
+      for (uint32_t j = 0; j < group.bypass; ++j) {
+        const __mmask32 plane = base::LoadLe<uint32_t>(words + j * sizeof(uint32_t));
+        level = _mm512_mask_add_epi16(level, plane, level, Words(1 << j));
+      }
+      level = _mm512_sub_epi16(level, Words(1 << group.bypass >> 1));
+    }
+  }
+  return level;
+}
+
+// The states of a lockstep while it runs.
+template <uint32_t kWidth>
+struct Decoder {
+  KVPLANE_INLINE_AVX512 explicit Decoder(const DecodeJob& job) {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      x[v] = _mm512_loadu_si512(job.states[v]);
+      cursor[v] = {job.at[v], job.end[v], false};
+    }
+  }
+  // Whether `steps` steps cannot read beyond any end.
+  KVPLANE_INLINE_AVX512 bool Fast(size_t steps) const {
+    bool fast = true;
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      fast &= cursor[v].end - cursor[v].at >= static_cast<ptrdiff_t>(steps * kRansLanes);
+    }
+    return fast;
+  }
+  KVPLANE_INLINE_AVX512 void Finish(DecodeJob& job) const {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      const bool whole = _mm512_cmpneq_epi16_mask(x[v], Words(kRansLowerBound)) == 0;
+      job.corrupt[v] = !whole || cursor[v].overrun || cursor[v].at != cursor[v].end;
+    }
+  }
+
+  __m512i x[kWidth];
+  Cursor cursor[kWidth];
+};
+
+template <uint32_t kWidth, bool kFast, bool kGeneral>
+KVPLANE_INLINE_AVX512 void DecodeTokenLevels(Decoder<kWidth>& decoder, const DecodeJob& job, size_t token,
+                                             size_t& bypass_at) {
+  const RansShape& shape = *job.shape;
+  const uint32_t groups = shape.groups();
+  for (uint32_t g = 0; g < groups; ++g) {
+    const Group group = GroupOf<kGeneral>(shape, g);
+    const DecodeTables tables = Load(kRansDecode[shape.rungs[g].rans_class()]);
+    const size_t at = (token * groups + g) * kRansLanes;
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      const __m512i symbols = Pop<kFast, kGeneral>(decoder.x[v], decoder.cursor[v], tables, group.live);
+      __m512i levels = LevelsOf<kGeneral>(symbols, group, job.bypass[v] + bypass_at);
+      if constexpr (kGeneral) levels = _mm512_maskz_mov_epi16(group.live, levels);
+      _mm512_storeu_si512(job.levels[v] + at, levels);
+    }
+    if constexpr (kGeneral) bypass_at += group.bypass * sizeof(uint32_t);
+  }
+}
+
+template <uint32_t kWidth, bool kGeneral>
+KVPLANE_TARGET_AVX512 void DecodeLevelsLoop(DecodeJob& job) {
+  const RansShape& shape = *job.shape;
+  Decoder<kWidth> decoder(job);
+  size_t bypass_at = 0;
+  for (uint32_t t = 0; t < shape.tokens; ++t) {
+    if (decoder.Fast(shape.groups())) {
+      DecodeTokenLevels<kWidth, true, kGeneral>(decoder, job, t, bypass_at);
+    } else {
+      DecodeTokenLevels<kWidth, false, kGeneral>(decoder, job, t, bypass_at);
+    }
+  }
+  decoder.Finish(job);
+}
+
+// RNE; subnormals become zeros of their sign: vcvtne2ps2bf16 is the definition's Bf16().
+KVPLANE_INLINE_AVX512 __m512i Bf16Words(__m512 even, __m512 odd, __m512i interleave) {
+  return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+// Word 2 i is word i, word 2 i + 1 is word 16 + i.
+KVPLANE_INLINE_AVX512 __m512i InterleaveIndex() {
+  const __m512i even = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_add_epi32(_mm512_or_si512(even, _mm512_slli_epi32(even, 16)), _mm512_set1_epi32(16 << 16));
+}
+
+template <uint32_t kWidth, bool kFast, bool kGeneral, bool kStream>
+KVPLANE_INLINE_AVX512 void DecodeTokenRows(Decoder<kWidth>& decoder, const DecodeJob& job,
+                                           uint16_t* const (&rows)[kWidth], size_t& bypass_at) {
+  const RansShape& shape = *job.shape;
+  const __m512i interleave = InterleaveIndex();
+  uint32_t g = 0;
+  for (uint32_t h = 0; h < job.pieces.heads; ++h) {
+    size_t at = h * job.pieces.head_stride;
+    for (uint32_t i = 0; i < job.pieces.head_groups; ++i, ++g, at += kRansLanes) {
+      const Group group = GroupOf<kGeneral>(shape, g);
+      const DecodeTables tables = Load(kRansDecode[shape.rungs[g].rans_class()]);
+      const RansScale& scale = job.layout->scales[g];
+      const __m512 even_step = _mm512_load_ps(scale.step);
+      const __m512 odd_step = _mm512_load_ps(scale.step + 16);
+      const __m512 even_mean = _mm512_load_ps(scale.mean);
+      const __m512 odd_mean = _mm512_load_ps(scale.mean + 16);
+#pragma GCC unroll 8
+      for (uint32_t v = 0; v < kWidth; ++v) {
+        const __m512i symbols = Pop<kFast, kGeneral>(decoder.x[v], decoder.cursor[v], tables, group.live);
+        const __m512i levels = LevelsOf<kGeneral>(symbols, group, job.bypass[v] + bypass_at);
+        const __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(levels, 16), 16));
+        const __m512 odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(levels, 16));
+        const __m512i values = Bf16Words(_mm512_add_ps(_mm512_mul_ps(even, even_step), even_mean),
+                                         _mm512_add_ps(_mm512_mul_ps(odd, odd_step), odd_mean), interleave);
+        if constexpr (kStream) {
+          _mm512_stream_si512(reinterpret_cast<__m512i*>(rows[v] + at), values);
+        } else {
+          // Rows with dead lanes are staged: scratch has room for them.
+          _mm512_storeu_si512(rows[v] + at, values);
+        }
+      }
+      if constexpr (kGeneral) bypass_at += group.bypass * sizeof(uint32_t);
+    }
+  }
+}
+
+struct Avx512Core {
+  static constexpr uint32_t kWidths[] = {8, 4, 2, 1};
+
+  KVPLANE_TARGET_AVX512 static void Pick(const RansPick* picks, const uint32_t* sources, uint32_t count,
+                                         const uint16_t* from, uint16_t* to) {
+    for (uint32_t first = 0; first < count; first += kRansLanes, ++picks) {
+      const uint32_t lanes = std::min(kRansLanes, count - first);
+      if (!picks->local) {
+        PickOne(sources + first, lanes, from, to + first);
+        continue;
+      }
+      const uint16_t* window = from + picks->base;
+      const __m512i index = _mm512_load_si512(picks->index);
+      const __m512i low =
+          _mm512_permutex2var_epi16(_mm512_loadu_si512(window), index, _mm512_loadu_si512(window + 32));
+      const __m512i high =
+          _mm512_permutex2var_epi16(_mm512_loadu_si512(window + 64), index, _mm512_loadu_si512(window + 96));
+      const __mmask32 upper = _mm512_test_epi16_mask(index, Words(64));
+      _mm512_storeu_si512(to + first, _mm512_mask_mov_epi16(low, upper, high));
+    }
+  }
+
+  KVPLANE_TARGET_AVX512 static void Copy(const uint16_t* from, uint32_t count, bool streaming, uint16_t* to) {
+    constexpr uintptr_t kVector = 64;
+    uint32_t i = 0;
+    if (streaming && reinterpret_cast<uintptr_t>(to) % kVector == 0) {
+      for (; i + kRansLanes <= count; i += kRansLanes) {
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+      }
+    }
+    std::memcpy(to + i, from + i, (count - i) * sizeof(uint16_t));
+  }
+
+  template <uint32_t kWidth>
+  static void EncodeLevels(EncodeJob& job);
+  template <uint32_t kWidth>
+  static bool EncodeRows(EncodeJob& job);
+
+  template <uint32_t kWidth>
+  static void DecodeLevels(DecodeJob& job) {
+    if (General(*job.shape)) return DecodeLevelsLoop<kWidth, true>(job);
+    DecodeLevelsLoop<kWidth, false>(job);
+  }
+  template <uint32_t kWidth>
+  static void DecodeRows(DecodeJob& job);
+
+  static bool General(const RansShape& shape) { return shape.channels % kRansLanes != 0 || HasBypass(shape); }
+};
+
+template <uint32_t kWidth, bool kGeneral, bool kStream>
+KVPLANE_TARGET_AVX512 void DecodeRowsLoop(DecodeJob& job) {
+  const RansShape& shape = *job.shape;
+  const RansRows& layout = *job.layout;
+  const bool staged = RansNeedsScratch(layout);
+  Decoder<kWidth> decoder(job);
+  size_t bypass_at = 0;
+  for (uint32_t t = 0; t < shape.tokens; ++t) {
+    uint16_t* rows[kWidth];
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      rows[v] = staged ? LaneRow(layout, shape.channels, v) : job.rows[v][t];
+    }
+    if (decoder.Fast(shape.groups())) {
+      DecodeTokenRows<kWidth, true, kGeneral, kStream>(decoder, job, rows, bypass_at);
+    } else {
+      DecodeTokenRows<kWidth, false, kGeneral, kStream>(decoder, job, rows, bypass_at);
+    }
+    if (!staged) continue;
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      uint16_t* const next = t + 1 < shape.tokens ? job.rows[v][t + 1] : nullptr;
+      StageOut<Avx512Core>(shape, layout, v, job.rows[v][t], next);
+    }
+  }
+  if (layout.streaming_stores) _mm_sfence();
+  decoder.Finish(job);
+}
+
+// Streaming stores need whole aligned vectors.
+template <uint32_t kWidth>
+bool MayStream(const DecodeJob& job) {
+  const RansRows& layout = *job.layout;
+  constexpr uintptr_t kVector = 64;
+  if (!layout.streaming_stores || RansNeedsScratch(layout)) return false;
+  if (layout.heads > 1 && layout.head_stride * sizeof(uint16_t) % kVector != 0) return false;
+  uintptr_t misaligned = 0;
+  for (uint32_t v = 0; v < kWidth; ++v) {
+    for (uint32_t t = 0; t < job.shape->tokens; ++t) {
+      misaligned |= reinterpret_cast<uintptr_t>(job.rows[v][t]) % kVector;
+    }
+  }
+  return misaligned == 0;
+}
+
+template <uint32_t kWidth>
+void Avx512Core::DecodeRows(DecodeJob& job) {
+  const bool general = General(*job.shape);
+  if (MayStream<kWidth>(job)) {
+    return general ? DecodeRowsLoop<kWidth, true, true>(job) : DecodeRowsLoop<kWidth, false, true>(job);
+  }
+  return general ? DecodeRowsLoop<kWidth, true, false>(job) : DecodeRowsLoop<kWidth, false, false>(job);
+}
+
+// --- Encoding ---
+
+struct EncodeTables {
+  __m512i frequency, start, reciprocal;
+};
+KVPLANE_INLINE_AVX512 EncodeTables Load(const RansEncodeTable& table) {
+  return {_mm512_load_si512(table.frequency), _mm512_load_si512(table.start),
+          _mm512_load_si512(table.reciprocal)};
+}
+
+template <bool kGeneral>
+KVPLANE_INLINE_AVX512 void Push(__m512i& x, std::byte*& at, __m512i symbols, const EncodeTables& tables,
+                                __mmask32 live) {
+  const __m512i f = _mm512_permutexvar_epi16(symbols, tables.frequency);
+  const __m512i start = _mm512_permutexvar_epi16(symbols, tables.start);
+  const __m512i reciprocal = _mm512_permutexvar_epi16(symbols, tables.reciprocal);
+  __mmask32 emit = _mm512_cmpge_epu16_mask(x, _mm512_slli_epi16(f, 9));
+  if constexpr (kGeneral) emit &= live;
+  const __m256i bytes = _mm512_cvtepi16_epi8(_mm512_maskz_compress_epi16(emit, x));
+  const auto count = static_cast<uint32_t>(_mm_popcnt_u32(emit));
+  at -= count;
+  _mm256_mask_storeu_epi8(at, _bzhi_u32(0xffffffffu, count), bytes);
+  const __m512i state = _mm512_mask_srli_epi16(x, emit, x, 8);
+  __m512i quotient = _mm512_mulhi_epu16(state, reciprocal);
+  __m512i remainder = _mm512_sub_epi16(state, _mm512_mullo_epi16(quotient, f));
+  const __mmask32 over = _mm512_cmpge_epu16_mask(remainder, f);
+  quotient = _mm512_mask_add_epi16(quotient, over, quotient, Words(1));
+  remainder = _mm512_mask_sub_epi16(remainder, over, remainder, f);
+  const __m512i low = _mm512_add_epi16(remainder, start);
+  const __m512i high = _mm512_slli_epi16(quotient, 7);
+  x = kGeneral ? _mm512_mask_add_epi16(x, live, high, low) : _mm512_add_epi16(high, low);
+}
+
+// Symbols of levels inside the rung's range; writes the step's bypass words.
+template <bool kGeneral>
+KVPLANE_INLINE_AVX512 __m512i SymbolsOf(__m512i levels, const Group& group, std::byte* words) {
+  if constexpr (kGeneral) {
+    if (group.bypass != 0) {
+      levels = _mm512_add_epi16(levels, Words(1 << group.bypass >> 1));
+      for (uint32_t j = 0; j < group.bypass; ++j) {
+        const __mmask32 plane = _mm512_mask_test_epi16_mask(group.live, levels, Words(1 << j));
+        base::StoreLe(words + j * sizeof(uint32_t), static_cast<uint32_t>(plane));
+      }
+      levels = _mm512_sra_epi16(levels, _mm_cvtsi32_si128(static_cast<int>(group.bypass)));
+    }
+  }
+  return _mm512_add_epi16(levels, Words(group.half_range));
+}
+
+template <uint32_t kWidth>
+struct Encoder {
+  KVPLANE_INLINE_AVX512 explicit Encoder(const EncodeJob& job) {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      x[v] = Words(kRansLowerBound);
+      at[v] = job.at[v];
+    }
+  }
+  KVPLANE_INLINE_AVX512 void Finish(EncodeJob& job) const {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      job.at[v] = at[v] - kRansStateBytes;
+      _mm512_storeu_si512(job.at[v], x[v]);
+    }
+  }
+
+  __m512i x[kWidth];
+  std::byte* at[kWidth];
+};
+
+template <uint32_t kWidth, bool kGeneral>
+KVPLANE_TARGET_AVX512 void EncodeLevelsLoop(EncodeJob& job) {
+  const RansShape& shape = *job.shape;
+  const uint32_t groups = shape.groups();
+  Encoder<kWidth> encoder(job);
+  size_t bypass_at = RansBypassBytes(shape);
+  for (uint32_t t = shape.tokens; t-- > 0;) {
+    for (uint32_t g = groups; g-- > 0;) {
+      const Group group = GroupOf<kGeneral>(shape, g);
+      const EncodeTables tables = Load(kRansEncode[shape.rungs[g].rans_class()]);
+      const __m512i lowest = Words(shape.rungs[g].min_level());
+      const __m512i highest = Words(shape.rungs[g].max_level());
+      const size_t at = (size_t{t} * groups + g) * kRansLanes;
+      if constexpr (kGeneral) bypass_at -= group.bypass * sizeof(uint32_t);
+#pragma GCC unroll 8
+      for (uint32_t v = 0; v < kWidth; ++v) {
+        __m512i levels = kGeneral ? _mm512_maskz_loadu_epi16(group.live, job.levels[v] + at)
+                                  : _mm512_loadu_si512(job.levels[v] + at);
+        levels = _mm512_max_epi16(lowest, _mm512_min_epi16(highest, levels));
+        const __m512i symbols = SymbolsOf<kGeneral>(levels, group, job.bypass[v] + bypass_at);
+        Push<kGeneral>(encoder.x[v], encoder.at[v], symbols, tables, group.live);
+      }
+    }
+  }
+  encoder.Finish(job);
+}
+
+// (x - mean) * inverse_step, clamped to an integer limit and rounded; the level is in the low bits.
+KVPLANE_INLINE_AVX512 __m512i RoundedLevels(__m512 x, __m512 mean, __m512 inverse_step, __m512 limit) {
+  const __m512 scaled = _mm512_mul_ps(_mm512_sub_ps(x, mean), inverse_step);
+  // The smaller magnitude, with the sign of `scaled`.
+  const __m512 clamped = _mm512_range_ps(scaled, limit, 0x02);
+  return _mm512_castps_si512(_mm512_add_ps(clamped, _mm512_set1_ps(kRoundingMagic)));
+}
+
+template <uint32_t kWidth, bool kGeneral>
+KVPLANE_INLINE_AVX512 void EncodeTokenRows(Encoder<kWidth>& encoder, const EncodeJob& job,
+                                           const uint16_t* const (&rows)[kWidth], size_t& bypass_at,
+                                           __m512i& magnitude) {
+  const RansShape& shape = *job.shape;
+  uint32_t g = shape.groups();
+  for (uint32_t h = job.pieces.heads; h-- > 0;) {
+    for (uint32_t i = job.pieces.head_groups; i-- > 0;) {
+      --g;
+      const size_t at = h * job.pieces.head_stride + size_t{i} * kRansLanes;
+      const Group group = GroupOf<kGeneral>(shape, g);
+      const EncodeTables tables = Load(kRansEncode[shape.rungs[g].rans_class()]);
+      const RansScale& scale = job.layout->scales[g];
+      const __m512 even_inverse = _mm512_load_ps(scale.inverse_step);
+      const __m512 odd_inverse = _mm512_load_ps(scale.inverse_step + 16);
+      const __m512 even_mean = _mm512_load_ps(scale.mean);
+      const __m512 odd_mean = _mm512_load_ps(scale.mean + 16);
+      const __m512 limit = _mm512_set1_ps(static_cast<float>(-shape.rungs[g].min_level()));
+      if constexpr (kGeneral) bypass_at -= group.bypass * sizeof(uint32_t);
+#pragma GCC unroll 8
+      for (uint32_t v = 0; v < kWidth; ++v) {
+        const __m512i row =
+            kGeneral ? _mm512_maskz_loadu_epi16(group.live, rows[v] + at) : _mm512_loadu_si512(rows[v] + at);
+        magnitude = _mm512_max_epu16(magnitude, _mm512_and_si512(row, Words(0x7fff)));
+        const __m512 even_row = _mm512_castsi512_ps(_mm512_slli_epi32(row, 16));
+        const __m512 odd_row =
+            _mm512_castsi512_ps(_mm512_and_si512(row, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+        const __m512i even = RoundedLevels(even_row, even_mean, even_inverse, limit);
+        const __m512i odd = RoundedLevels(odd_row, odd_mean, odd_inverse, limit);
+        __m512i levels = _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16));
+        if constexpr (kGeneral) levels = _mm512_min_epi16(levels, Words(shape.rungs[g].max_level()));
+        const __m512i symbols = SymbolsOf<kGeneral>(levels, group, job.bypass[v] + bypass_at);
+        Push<kGeneral>(encoder.x[v], encoder.at[v], symbols, tables, group.live);
+      }
+    }
+  }
+}
+
+template <uint32_t kWidth, bool kGeneral>
+KVPLANE_TARGET_AVX512 bool EncodeRowsLoop(EncodeJob& job) {
+  const RansShape& shape = *job.shape;
+  const RansRows& layout = *job.layout;
+  const bool staged = RansNeedsScratch(layout);
+  Encoder<kWidth> encoder(job);
+  size_t bypass_at = RansBypassBytes(shape);
+  __m512i magnitude = _mm512_setzero_si512();
+  for (uint32_t t = shape.tokens; t-- > 0;) {
+    const uint16_t* rows[kWidth];
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      rows[v] = job.rows[v][t];
+      if (!staged) continue;
+      rows[v] = StageIn<Avx512Core>(shape, layout, v, rows[v], t == 0 ? nullptr : job.rows[v][t - 1]);
+    }
+    EncodeTokenRows<kWidth, kGeneral>(encoder, job, rows, bypass_at, magnitude);
+  }
+  encoder.Finish(job);
+  return _mm512_cmpge_epu16_mask(magnitude, Words(kRansMagnitudeLimit)) == 0;
+}
+
+template <uint32_t kWidth>
+void Avx512Core::EncodeLevels(EncodeJob& job) {
+  if (General(*job.shape)) return EncodeLevelsLoop<kWidth, true>(job);
+  EncodeLevelsLoop<kWidth, false>(job);
+}
+template <uint32_t kWidth>
+bool Avx512Core::EncodeRows(EncodeJob& job) {
+  return General(*job.shape) ? EncodeRowsLoop<kWidth, true>(job) : EncodeRowsLoop<kWidth, false>(job);
+}
+
+}  // namespace
+
+const RansKernels kRansAvx512 = {RansDriver<Avx512Core>::EncodeLevels, RansDriver<Avx512Core>::DecodeLevels,
+                                 RansDriver<Avx512Core>::EncodeRows, RansDriver<Avx512Core>::DecodeRows};
+
+}  // namespace kvplane::kernel::internal

@@ -1,0 +1,224 @@
+#include <algorithm>
+#include <cmath>
+
+#include "kvplane/kernel/rans/rans_driver.h"
+
+// The definition, one lane at a time; the other instruction sets are tested against it.
+
+namespace kvplane::kernel::internal {
+namespace {
+
+struct EncodeState {
+  explicit EncodeState(std::byte* end) : at(end) { std::fill_n(x, kRansLanes, uint16_t{kRansLowerBound}); }
+
+  void Push(uint32_t lane, uint32_t symbol, const RansEncodeTable& table) {
+    const uint32_t f = table.frequency[symbol];
+    uint32_t state = x[lane];
+    if (state >= f * 512) {
+      *--at = static_cast<std::byte>(state & 0xff);
+      state >>= 8;
+    }
+    uint32_t quotient = state * table.reciprocal[symbol] >> 16;
+    uint32_t remainder = state - quotient * f;
+    if (remainder >= f) {
+      ++quotient;
+      remainder -= f;
+    }
+    x[lane] = static_cast<uint16_t>(quotient * kRansTotal + remainder + table.start[symbol]);
+  }
+
+  std::byte* Finish() {
+    at -= kRansStateBytes;
+    for (uint32_t lane = 0; lane < kRansLanes; ++lane) base::StoreLe(at + lane * sizeof(uint16_t), x[lane]);
+    return at;
+  }
+
+  std::byte* at;
+  uint16_t x[kRansLanes];
+};
+
+struct DecodeState {
+  DecodeState(const std::byte* states, const std::byte* from, const std::byte* to) : at(from), end(to) {
+    for (uint32_t lane = 0; lane < kRansLanes; ++lane) {
+      x[lane] = base::LoadLe<uint16_t>(states + lane * sizeof(uint16_t));
+    }
+  }
+
+  uint32_t Pop(uint32_t lane, const RansDecodeTable& table) {
+    const uint32_t slot = x[lane] % kRansTotal;
+    uint32_t state = table.frequency[slot] * (x[lane] / kRansTotal) + table.offset[slot];
+    if (state < kRansLowerBound) {
+      uint32_t next = 0;
+      if (at != end) {
+        next = static_cast<uint32_t>(*at++);
+      } else {
+        overrun = true;
+      }
+      state = state << 8 | next;
+    }
+    x[lane] = static_cast<uint16_t>(state);
+    return table.symbol[slot];
+  }
+
+  bool Corrupt() const {
+    return overrun || at != end ||
+           std::any_of(x, x + kRansLanes, [](uint16_t s) { return s != kRansLowerBound; });
+  }
+
+  const std::byte* at;
+  const std::byte* end;
+  bool overrun = false;
+  uint16_t x[kRansLanes];
+};
+
+// One step. `bypass` points behind the step's words on entry of encoding, at them on entry of decoding.
+void EncodeStep(EncodeState& state, const int32_t* levels, uint32_t live, RansRung rung, std::byte*& bypass) {
+  const uint32_t bits = rung.bypass();
+  const int32_t half_range = kRansClassTable[rung.rans_class()].half_range;
+  uint32_t planes[kRansMaxBypass] = {};
+  for (uint32_t lane = live; lane-- > 0;) {
+    const int32_t shifted = levels[lane] + ((1 << bits) >> 1);
+    for (uint32_t j = 0; j < bits; ++j) {
+      planes[j] |= static_cast<uint32_t>(shifted >> j & 1) << lane;
+    }
+    state.Push(lane, static_cast<uint32_t>((shifted >> bits) + half_range), kRansEncode[rung.rans_class()]);
+  }
+  for (uint32_t j = bits; j-- > 0;) base::StoreLe(bypass -= sizeof(uint32_t), planes[j]);
+}
+
+void DecodeStep(DecodeState& state, int32_t* levels, uint32_t live, RansRung rung, const std::byte*& bypass) {
+  const uint32_t bits = rung.bypass();
+  const int32_t half_range = kRansClassTable[rung.rans_class()].half_range;
+  for (uint32_t lane = 0; lane < live; ++lane) {
+    const auto symbol = static_cast<int32_t>(state.Pop(lane, kRansDecode[rung.rans_class()]));
+    int32_t level = (symbol - half_range) * (1 << bits) - ((1 << bits) >> 1);
+    for (uint32_t j = 0; j < bits; ++j) {
+      const uint32_t plane = base::LoadLe<uint32_t>(bypass + j * sizeof(uint32_t));
+      level += static_cast<int32_t>(plane >> lane & 1) << j;
+    }
+    levels[lane] = level;
+  }
+  bypass += bits * sizeof(uint32_t);
+}
+
+bool Quantize(const uint16_t* row, const RansScale& scale, uint32_t live, RansRung rung, int32_t* levels) {
+  const auto lowest = static_cast<float>(rung.min_level());
+  const auto highest = static_cast<float>(rung.max_level());
+  for (uint32_t lane = 0; lane < live; ++lane) {
+    if ((row[lane] & 0x7fff) >= kRansMagnitudeLimit) return false;
+    const uint32_t i = RansScale::index(lane);
+    const float centred = tensor::Bf16ToFloat(row[lane]) - scale.mean[i];
+    const float scaled = centred * scale.inverse_step[i];
+    // Clamping to integers before rounding equals clamping after.
+    levels[lane] = static_cast<int32_t>(std::nearbyintf(std::min(std::max(scaled, lowest), highest)));
+  }
+  return true;
+}
+
+void Dequantize(const int32_t* levels, const RansScale& scale, uint32_t live, uint16_t* row) {
+  for (uint32_t lane = 0; lane < live; ++lane) {
+    const uint32_t i = RansScale::index(lane);
+    const float scaled = static_cast<float>(levels[lane]) * scale.step[i];
+    const float value = scaled + scale.mean[i];
+    const bool subnormal = std::fabs(value) < 0x1p-126f;
+    row[lane] = tensor::FloatToBf16(subnormal ? std::copysign(0.0f, value) : value);
+  }
+}
+
+struct ScalarCore {
+  static constexpr uint32_t kWidths[] = {1};
+
+  static void Pick(const RansPick*, const uint32_t* sources, uint32_t count, const uint16_t* from,
+                   uint16_t* to) {
+    PickOne(sources, count, from, to);
+  }
+
+  static void Copy(const uint16_t* from, uint32_t count, bool /*streaming*/, uint16_t* to) {
+    std::memcpy(to, from, count * sizeof(uint16_t));
+  }
+
+  template <uint32_t>
+  static void EncodeLevels(EncodeJob& job) {
+    const RansShape& shape = *job.shape;
+    EncodeState state(job.at[0]);
+    std::byte* bypass = job.bypass[0] + RansBypassBytes(shape);
+    for (size_t step = shape.steps(); step-- > 0;) {
+      const auto g = static_cast<uint32_t>(step % shape.groups());
+      const RansRung rung = shape.rungs[g];
+      const uint32_t live = LiveLanes(shape, g);
+      int32_t levels[kRansLanes];
+      for (uint32_t lane = 0; lane < live; ++lane) {
+        const int32_t level = job.levels[0][step * kRansLanes + lane];
+        levels[lane] = std::clamp(level, rung.min_level(), rung.max_level());
+      }
+      EncodeStep(state, levels, live, rung, bypass);
+    }
+    job.at[0] = state.Finish();
+  }
+
+  template <uint32_t>
+  static void DecodeLevels(DecodeJob& job) {
+    const RansShape& shape = *job.shape;
+    DecodeState state(job.states[0], job.at[0], job.end[0]);
+    const std::byte* bypass = job.bypass[0];
+    for (size_t step = 0; step < shape.steps(); ++step) {
+      const auto g = static_cast<uint32_t>(step % shape.groups());
+      int32_t levels[kRansLanes] = {};
+      DecodeStep(state, levels, LiveLanes(shape, g), shape.rungs[g], bypass);
+      for (uint32_t lane = 0; lane < kRansLanes; ++lane) {
+        job.levels[0][step * kRansLanes + lane] = static_cast<int16_t>(levels[lane]);
+      }
+    }
+    job.corrupt[0] = state.Corrupt();
+  }
+
+  template <uint32_t>
+  static bool EncodeRows(EncodeJob& job) {
+    const RansShape& shape = *job.shape;
+    const bool staged = RansNeedsScratch(*job.layout);
+    EncodeState state(job.at[0]);
+    std::byte* bypass = job.bypass[0] + RansBypassBytes(shape);
+    for (uint32_t t = shape.tokens; t-- > 0;) {
+      const uint16_t* row = job.rows[0][t];
+      if (staged) row = StageIn<ScalarCore>(shape, *job.layout, 0, row, nullptr);
+      for (uint32_t g = shape.groups(); g-- > 0;) {
+        const uint16_t* group = row + g / job.pieces.head_groups * job.pieces.head_stride +
+                                size_t{g % job.pieces.head_groups} * kRansLanes;
+        const uint32_t live = LiveLanes(shape, g);
+        int32_t levels[kRansLanes];
+        if (!Quantize(group, job.layout->scales[g], live, shape.rungs[g], levels)) return false;
+        EncodeStep(state, levels, live, shape.rungs[g], bypass);
+      }
+    }
+    job.at[0] = state.Finish();
+    return true;
+  }
+
+  template <uint32_t>
+  static void DecodeRows(DecodeJob& job) {
+    const RansShape& shape = *job.shape;
+    const bool staged = RansNeedsScratch(*job.layout);
+    DecodeState state(job.states[0], job.at[0], job.end[0]);
+    const std::byte* bypass = job.bypass[0];
+    for (uint32_t t = 0; t < shape.tokens; ++t) {
+      uint16_t* row = staged ? LaneRow(*job.layout, shape.channels, 0) : job.rows[0][t];
+      for (uint32_t g = 0; g < shape.groups(); ++g) {
+        uint16_t* group = row + g / job.pieces.head_groups * job.pieces.head_stride +
+                          size_t{g % job.pieces.head_groups} * kRansLanes;
+        const uint32_t live = LiveLanes(shape, g);
+        int32_t levels[kRansLanes];
+        DecodeStep(state, levels, live, shape.rungs[g], bypass);
+        Dequantize(levels, job.layout->scales[g], live, group);
+      }
+      if (staged) StageOut<ScalarCore>(shape, *job.layout, 0, job.rows[0][t], nullptr);
+    }
+    job.corrupt[0] = state.Corrupt();
+  }
+};
+
+}  // namespace
+
+const RansKernels kRansScalar = {RansDriver<ScalarCore>::EncodeLevels, RansDriver<ScalarCore>::DecodeLevels,
+                                 RansDriver<ScalarCore>::EncodeRows, RansDriver<ScalarCore>::DecodeRows};
+
+}  // namespace kvplane::kernel::internal
