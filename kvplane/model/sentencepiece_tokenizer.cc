@@ -84,8 +84,9 @@ base::Status SentencePieceTokenizer::Load(std::string_view model_bytes) {
       specials_.push_back({processor_.IdToPiece(id), id});
     }
   }
-  std::stable_sort(specials_.begin(), specials_.end(),
-                   [](const auto& a, const auto& b) { return a.text.size() > b.text.size(); });
+  std::sort(specials_.begin(), specials_.end(), [](const auto& a, const auto& b) {
+    return a.text.size() != b.text.size() ? a.text.size() > b.text.size() : a.id < b.id;
+  });
   // The library does not expose add_dummy_prefix; what it does to a letter tells.
   std::vector<std::string> probe;
   if (!processor_.Encode("a", &probe).ok()) return base::Corrupt("the SentencePiece model encodes nothing");

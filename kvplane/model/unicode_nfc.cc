@@ -80,17 +80,20 @@ std::optional<char32_t> Compose(char32_t first, char32_t second) {
   return table[*row].composed;
 }
 
+// Runs of marks, ordered by class and otherwise left in their order. Sorted as packed keys (class 8 bits,
+// position 35, character 21): std::stable_sort of libstdc++ 12 does not compile without warnings on clang 19.
 void SortCombiningMarks(std::vector<char32_t>* text) {
+  std::vector<uint64_t> keys;
   for (size_t i = 0; i < text->size();) {
-    if (CombiningClass((*text)[i]) == 0) {
-      ++i;
-      continue;
+    keys.clear();
+    for (size_t at = i; at < text->size(); ++at) {
+      const uint8_t combining_class = CombiningClass((*text)[at]);
+      if (combining_class == 0) break;
+      keys.push_back(uint64_t{combining_class} << 56 | uint64_t{at - i} << 21 | (*text)[at]);
     }
-    size_t end = i;
-    while (end < text->size() && CombiningClass((*text)[end]) != 0) ++end;
-    std::stable_sort(text->begin() + static_cast<ptrdiff_t>(i), text->begin() + static_cast<ptrdiff_t>(end),
-                     [](char32_t a, char32_t b) { return CombiningClass(a) < CombiningClass(b); });
-    i = end;
+    std::sort(keys.begin(), keys.end());
+    for (const uint64_t key : keys) (*text)[i++] = static_cast<char32_t>(key & 0x1FFFFF);
+    if (keys.empty()) ++i;
   }
 }
 
