@@ -29,7 +29,7 @@ def side_probabilities(sigma, m):
 
 
 def frequencies(sides):
-    """The centre's and the sides' shares of TOTAL that cost least: pairs of units leave the centre one by one."""
+    """The shares of TOTAL that cost least, centre and sides: pairs of units leave the centre one by one."""
     m = len(sides)
     centre_probability = 1 - 2 * sum(sides)
     side = [1] * m
@@ -45,8 +45,8 @@ def frequencies(sides):
 
 
 def clip_distortion(sigma, m):
-    """Squared error, in step^2, that clipping at m adds: each level beyond costs n^2 and twice n times its rounding
-    error, which is neglected."""
+    """Squared error, in step^2, that clipping at m adds: n^2 for a level n beyond. The product of n with the
+    rounding error of the level is neglected."""
     beyond = [tail(m + n - 0.5, sigma) for n in range(1, 20 * math.ceil(sigma) + 20)]
     return 2 * sum((2 * n + 1) * p for n, p in enumerate(beyond))
 

@@ -565,6 +565,35 @@ TEST(RansSafety, NoiseIsRejectedOrRoundTrips) {
   }
 }
 
+TEST(RansSafety, CorruptRowsStayInsideTheirRows) {
+  base::Rng rng(22);
+  for (int round = 0; round < 100; ++round) {
+    const RowCase& at = kRowCases[rng.Below(std::size(kRowCases))];
+    const uint32_t channels = at.heads * at.head_dim;
+    const Plan plan(static_cast<uint32_t>(1 + rng.Below(9)), channels,
+                    RandomRungs(rng, (channels + 31) / 32));
+    RowSet set(rng, plan.shape, at.heads, 3, rng.Below(2) == 0);
+    if (rng.Below(2) == 0) set.Permute(rng, at.head_dim);
+    AlignedRows in(set.elements());
+    FillRows(rng, plan.shape, set, in);
+    std::vector<Bytes> coded = EncodeRows(Isa::kScalar, plan.shape, set, in).coded;
+    AlignedRows sound(set.elements());
+    ASSERT_EQ(DecodeRows(Isa::kScalar, plan.shape, set, coded, sound), 0u);
+    coded[1].resize(rng.Below(coded[1].size()));
+    for (std::byte& b : coded[1]) b ^= static_cast<std::byte>(rng.Below(64) == 0 ? rng.Next() : 0);
+    for (const Isa isa : AvailableIsas()) {
+      set.layout.streaming_stores = rng.Below(2) == 0;
+      AlignedRows out(set.elements());
+      ASSERT_EQ(DecodeRows(isa, plan.shape, set, coded, out), 2u) << Name(isa);
+      for (uint32_t t = 0; t < set.tokens; ++t) {
+        for (uint32_t c = 0; c < channels; ++c)
+          out.data[set.Offset(1, t, c)] = sound.data[set.Offset(1, t, c)];
+      }
+      ASSERT_TRUE(out == sound) << Name(isa) << " wrote beside the rows of the corrupt stream";
+    }
+  }
+}
+
 TEST(RansProperty, RawFormRoundTripsAndIsUnique) {
   base::Rng rng(21);
   for (int round = 0; round < 100; ++round) {
