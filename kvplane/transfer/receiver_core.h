@@ -101,6 +101,7 @@ class ReceiverCore {
 
   transport::Transport& transport_;
   const KvReceiverOptions options_;
+  BufferPool pool_;  // before everything that may hold a buffer
 
   mutable base::Mutex mutex_;
   base::CondVar wake_decoders_;

@@ -31,13 +31,13 @@ void ReceiverCore::DecodeTile(const CodedTile& coded, codec::Workspace& workspac
   {
     base::MutexLock lock(mutex_);
     if (transfer.finished) {
-      ReturnCreditLocked(*coded.link, coded.body_bytes);
+      ReturnCreditLocked(*coded.link, coded.body.size());
       return;
     }
     ++transfer.decoding;
   }
   const base::TimePoint start = Now();
-  const std::span<const std::byte> body(coded.body.get(), coded.body_bytes);
+  const std::span<const std::byte> body = coded.body.bytes();
   base::Status status;
   uint8_t reason = kNackDecode;
   if (codec::TileCrc(body) != coded.body_crc) {
@@ -50,7 +50,7 @@ void ReceiverCore::DecodeTile(const CodedTile& coded, codec::Workspace& workspac
   const base::TimePoint end = Now();
 
   base::MutexLock lock(mutex_);
-  ReturnCreditLocked(*coded.link, coded.body_bytes);
+  ReturnCreditLocked(*coded.link, coded.body.size());
   --transfer.decoding;
   transfer.decode += end - start;
   if (transfer.finished) {

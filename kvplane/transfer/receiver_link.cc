@@ -269,10 +269,9 @@ base::Status ReceiverCore::HandleTile(const std::shared_ptr<ReceiverLink>& link,
     return base::Status::Ok();
   }
   coded.link = link;
-  coded.body = std::make_unique_for_overwrite<std::byte[]>(bytes);
-  coded.body_bytes = bytes;
+  coded.body = pool_.Take(bytes);
   coded.body_crc = frame.body_crc;
-  KVPLANE_RETURN_IF_ERROR(reader.ReadBody({coded.body.get(), bytes}));
+  KVPLANE_RETURN_IF_ERROR(reader.ReadBody(coded.body.bytes()));
   if (decoding_.empty()) {
     DecodeTile(coded, link->workspace);
     return base::Status::Ok();

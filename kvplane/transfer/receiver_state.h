@@ -17,6 +17,7 @@
 
 #include "kvplane/base/mutex.h"
 #include "kvplane/codec/tile_codec.h"
+#include "kvplane/transfer/buffer_pool.h"
 #include "kvplane/transfer/kv_receiver.h"
 #include "kvplane/transfer/tile_grid.h"
 #include "kvplane/transfer/wire_frames.h"
@@ -85,8 +86,7 @@ struct CodedTile {
   std::shared_ptr<RecvTransfer> transfer;
   TileGrid::Tile tile;
   std::shared_ptr<const codec::TileCodec> codec;
-  std::unique_ptr<std::byte[]> body;
-  size_t body_bytes = 0;
+  BufferPool::Buffer body;
   uint32_t body_crc = 0;
 };
 

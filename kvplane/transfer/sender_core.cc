@@ -230,7 +230,7 @@ void SenderCore::FinishLocked(const std::shared_ptr<SendTransfer>& transfer, bas
     size_t released = 0;
     for (auto at = link->ready.begin(); at != link->ready.end();) {
       if (at->second.transfer == transfer) {
-        released += at->second.body_bytes;
+        released += at->second.body.size();
         at = link->ready.erase(at);
       } else {
         ++at;

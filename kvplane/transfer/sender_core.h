@@ -123,6 +123,7 @@ class SenderCore {
 
   const std::unique_ptr<transport::Listener> listener_;
   const KvSenderOptions options_;
+  BufferPool pool_;  // before everything that may hold a buffer
 
   mutable base::Mutex mutex_;
   base::CondVar wake_encoders_;

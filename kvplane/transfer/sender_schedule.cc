@@ -33,17 +33,17 @@ TileOrder OrderOf(const SendTransfer& transfer, TileNumber tile) {
 }
 
 base::Result<ReadyTile> EncodeTile(const SendTransfer& transfer, const TileGrid::Tile& tile, uint32_t stream,
-                                   uint32_t attempt, codec::Workspace& workspace) {
+                                   uint32_t attempt, codec::Workspace& workspace, BufferPool& pool) {
   const codec::TileCodec& codec = *transfer.codecs[static_cast<size_t>(tile.side)];
   const size_t capacity = codec.MaxEncodedBytes(transfer.grid.ShapeOf(tile));
-  auto body = std::make_unique_for_overwrite<std::byte[]>(capacity);
+  BufferPool::Buffer body = pool.Take(capacity);
   const tensor::TileView view = transfer.grid.ViewOf(transfer.pages.layer(tile.layer), tile);
-  KVPLANE_ASSIGN_OR_RETURN(const size_t bytes,
-                           codec.Encode(tensor::AsConst(view), workspace, {body.get(), capacity}));
+  KVPLANE_ASSIGN_OR_RETURN(const size_t bytes, codec.Encode(tensor::AsConst(view), workspace, body.bytes()));
+  body.Shrink(bytes);
   if (bytes <= capacity / 2) {
     // Waiting tiles are counted by their coded size, so they must not hold on to the room for a raw one.
-    auto small = std::make_unique_for_overwrite<std::byte[]>(bytes);
-    std::copy_n(body.get(), bytes, small.get());
+    BufferPool::Buffer small = pool.Take(bytes);
+    std::copy_n(body.bytes().data(), bytes, small.bytes().data());
     body = std::move(small);
   }
   TileFrame frame;
@@ -53,12 +53,11 @@ base::Result<ReadyTile> EncodeTile(const SendTransfer& transfer, const TileGrid:
   frame.group = static_cast<uint16_t>(tile.group);
   frame.side = tile.side;
   frame.attempt = static_cast<uint8_t>(std::min<uint32_t>(attempt, 255));
-  frame.body_crc = codec::TileCrc({body.get(), bytes});
+  frame.body_crc = codec::TileCrc(body.bytes());
   ReadyTile ready;
   ready.tile = tile;
   ready.frame = EncodeFrame(stream, frame, static_cast<uint32_t>(bytes));
   ready.body = std::move(body);
-  ready.body_bytes = bytes;
   ready.resend = attempt > 0;
   return ready;
 }
@@ -125,7 +124,8 @@ void SenderCore::Encode() {
     const uint32_t stream = job.transfer->stream;
     mutex_.Unlock();
     const base::TimePoint start = Now();
-    base::Result<ReadyTile> coded = EncodeTile(*job.transfer, job.tile, stream, job.attempt, workspace);
+    base::Result<ReadyTile> coded =
+        EncodeTile(*job.transfer, job.tile, stream, job.attempt, workspace, pool_);
     const base::Duration took = Now() - start;
     mutex_.Lock();
     EncodedLocked(job, std::move(coded), took);
@@ -137,7 +137,7 @@ void SenderCore::EncodedLocked(const EncodeJob& job, base::Result<ReadyTile> cod
   --transfer.encoding;
   transfer.encode += took;
   const bool keep = coded.ok() && !transfer.finished && !job.link->closed;
-  ReleaseStagingLocked(*job.link, job.reserved_bytes - (keep ? coded->body_bytes : 0));
+  ReleaseStagingLocked(*job.link, job.reserved_bytes - (keep ? coded->body.size() : 0));
   if (transfer.finished) {
     if (transfer.encoding == 0) QueueCallbackLocked(job.transfer);
     return;
@@ -163,12 +163,12 @@ SenderCore::Batch SenderCore::TakeBatchLocked(SenderLink& link) {
   }
   while (!link.ready.empty() && bytes < kBatchBytes) {
     ReadyTile& tile = link.ready.begin()->second;
-    const uint64_t after = link.body_bytes_sent + tile.body_bytes;
+    const uint64_t after = link.body_bytes_sent + tile.body.size();
     // With the whole window returned even a tile larger than the window may go.
     const bool idle = link.body_bytes_sent + link.peer.credit_bytes <= link.credit_limit;
     if (after > link.credit_limit && !idle) break;
     link.body_bytes_sent = after;
-    bytes += tile.frame.size() + tile.body_bytes;
+    bytes += tile.frame.size() + tile.body.size();
     batch.tiles.push_back(std::move(tile));
     link.ready.erase(link.ready.begin());
   }
@@ -192,7 +192,7 @@ void SenderCore::Write(const std::shared_ptr<SenderLink>& link) {
     for (const ControlFrame& frame : batch.control) pieces.emplace_back(frame.bytes);
     for (const ReadyTile& tile : batch.tiles) {
       pieces.emplace_back(tile.frame);
-      pieces.emplace_back(tile.body.get(), tile.body_bytes);
+      pieces.emplace_back(tile.body.bytes());
     }
     const base::TimePoint start = Now();
     const base::Status status = link->stream->Write(pieces, start + kWriteTimeout);
@@ -208,7 +208,7 @@ void SenderCore::WrittenLocked(const std::shared_ptr<SenderLink>& link, const Ba
                                base::Duration took) {
   size_t total = 0;
   for (const ControlFrame& frame : batch.control) total += frame.bytes.size();
-  for (const ReadyTile& tile : batch.tiles) total += tile.frame.size() + tile.body_bytes;
+  for (const ReadyTile& tile : batch.tiles) total += tile.frame.size() + tile.body.size();
   // The time of a Write() is shared out by bytes.
   const double per_byte = base::ToSeconds(took) / static_cast<double>(total);
   for (const ControlFrame& frame : batch.control) {
@@ -216,7 +216,7 @@ void SenderCore::WrittenLocked(const std::shared_ptr<SenderLink>& link, const Ba
   }
   for (const ReadyTile& tile : batch.tiles) {
     SendTransfer& transfer = *tile.transfer;
-    const size_t bytes = tile.frame.size() + tile.body_bytes;
+    const size_t bytes = tile.frame.size() + tile.body.size();
     transfer.bytes_wire += bytes;
     transfer.send += base::FromSeconds(per_byte * static_cast<double>(bytes));
     ++transfer.tiles_sent;
@@ -225,7 +225,7 @@ void SenderCore::WrittenLocked(const std::shared_ptr<SenderLink>& link, const Ba
       transfer.bytes_raw += transfer.grid.ShapeOf(tile.tile).raw_bytes();
     }
     --transfer.queued;
-    ReleaseStagingLocked(*link, tile.body_bytes);
+    ReleaseStagingLocked(*link, tile.body.size());
   }
   for (const ReadyTile& tile : batch.tiles) MaybeDoneLocked(tile.transfer);
 }

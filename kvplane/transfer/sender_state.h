@@ -20,6 +20,7 @@
 
 #include "kvplane/base/mutex.h"
 #include "kvplane/codec/tile_codec.h"
+#include "kvplane/transfer/buffer_pool.h"
 #include "kvplane/transfer/kv_sender.h"
 #include "kvplane/transfer/tile_grid.h"
 #include "kvplane/transfer/wire_frames.h"
@@ -94,8 +95,7 @@ struct ReadyTile {
   std::shared_ptr<SendTransfer> transfer;
   TileGrid::Tile tile;
   std::vector<std::byte> frame;  // header and head
-  std::unique_ptr<std::byte[]> body;
-  size_t body_bytes = 0;
+  BufferPool::Buffer body;
   bool resend = false;
 };
 
