@@ -265,7 +265,8 @@ TEST_P(ArchitectureDiff, LogitsAgreeWithDoubles) {
     expected.insert(expected.end(), logits.begin(), logits.end());
   }
   // Logits are of order 3. f32: bf16 flips of single K and V elements. bf16: every GEMM input has 8 bits.
-  for (const auto& [type, bound] : {std::pair(ComputeType::kF32, 0.02), std::pair(ComputeType::kAuto, 0.15)}) {
+  for (const auto& [type, bound] :
+       {std::pair(ComputeType::kF32, 0.02), std::pair(ComputeType::kAuto, 0.15)}) {
     auto model = Model::Load(checkpoint.folder(), {.compute = type}, pool);
     ASSERT_TRUE(model.ok()) << model.status().ToString();
     if (GetParam().stored_f32) {
