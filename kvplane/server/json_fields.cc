@@ -4,12 +4,18 @@
 #include <limits>
 #include <utility>
 
+#include "kvplane/base/json_depth.h"
+
 namespace kvplane::server {
 
 using nlohmann::json;
 
 ApiResult<json> ParseJsonObject(std::string_view body) {
   if (body.empty()) return tl::make_unexpected(PlainError(400, "the request has no body: JSON is expected"));
+  if (base::NestsTooDeep(body)) {
+    return tl::make_unexpected(
+        PlainError(400, fmt::format("the body nests deeper than {} levels", base::kMaxJsonDepth)));
+  }
   json value;
   try {
     value = json::parse(body);

@@ -100,7 +100,7 @@ TEST_F(NodeApiUnit, GreedyTokensAreTheGoldenOnes) {
     for (const json& id : event["choices"][0]["token_ids"]) ids.push_back(id);
   }
   EXPECT_EQ(ids, json(golden.greedy_32));
-  EXPECT_EQ(JoinText(events), answer["choices"][0]["text"]);
+  EXPECT_EQ(answer["choices"][0]["text"], JoinText(events));
   EXPECT_EQ(events.back()["choices"][0]["finish_reason"], "length");
   EXPECT_EQ(events.back()["kvplane"]["source"], "local");
   EXPECT_FALSE(events.back().contains("usage"));
