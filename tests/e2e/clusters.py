@@ -1,6 +1,5 @@
 """Groups of nodes: a router with its prefill and decode nodes, or a single node."""
 
-import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -134,8 +133,7 @@ class Launcher:
 
 
 def _end(process):
-    if process.alive():
+    if not process.end_expected:  # a node that is gone by itself shows here with what it died of
         code = process.stop()
-        assert code == 0, f"exit code {code} after SIGTERM\n{process.log()}"
-    log = process.log()
-    assert not re.search(r"AddressSanitizer|ThreadSanitizer|runtime error:", log), log
+        assert code == 0, f"exit code {code}\n{process.log()}"
+    assert "Sanitizer" not in process.log() and "runtime error:" not in process.log(), process.log()

@@ -86,6 +86,7 @@ class KvplaneProcess:
     def __init__(self, arguments, log_path):
         self.log_path = Path(log_path)
         self.ready = None
+        self.end_expected = False  # the test has ended it or waited for its end
         self._lines = queue.Queue()
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -142,6 +143,7 @@ class KvplaneProcess:
         return self.wait()
 
     def wait(self, timeout=STOP_S):
+        self.end_expected = True
         return self._process.wait(timeout)
 
     def stop(self, timeout=STOP_S):
@@ -149,7 +151,7 @@ class KvplaneProcess:
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         try:
-            return self._process.wait(timeout)
+            return self.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"still running {timeout} s after SIGTERM\n{self.log()}") from None

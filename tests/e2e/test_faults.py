@@ -169,6 +169,19 @@ def test_damaged_bytes_are_never_believed(launch, cluster, unified, prose, fault
     damaged.assert_idle()
 
 
+def test_damaged_answers_of_the_decode_node(launch, prose, unified):
+    """Pulls, credits and acknowledgements travel the other way and are checked as well."""
+    cluster = launch.cluster(
+        prefill_flags=("--transfer-timeout-s", 3),
+        decode_flags=("--kv-fault", "flip=0.2,seed=3", "--stall-timeout-s", 1, "--transfer-timeout-s", 3),
+    )
+    for start in (0, 3000, 6000):
+        prompt = prose(1500, start)
+        done = cluster.client.complete(prompt, max_tokens=16, timeout=IN_TIME_S)
+        assert done.token_ids == unified.client.complete(prompt, max_tokens=16).token_ids
+    cluster.assert_idle()
+
+
 # The connection is cut, or falls silent, after 300 kB of 1.8 MB.
 @pytest.mark.parametrize("fault", ["drop=300000", "truncate=300000", "stall=300000", "delay=0.3,delay-ms=20"])
 def test_connection_that_breaks_off(launch, long_prompt, expected, fault):
@@ -276,6 +289,28 @@ def test_client_that_leaves_in_mid_transfer(launch, long_prompt):
         )
         await_middle_of_transfer(cluster.prefill[0], cluster.decode[0])
     cluster.assert_idle()
+
+
+def test_prefill_node_drains_only_when_its_kv_is_gone(launch, cluster, unified, long_prompt, expected):
+    prefill = launch.node(role="prefill")
+    parameters = prefill.prefill_only(long_prompt)
+    prefill.process.signal(signal.SIGTERM)
+    done = cluster.decode[0].client.complete(
+        long_prompt, max_tokens=16, kv_transfer_params=parameters, timeout=IN_TIME_S
+    )
+    assert (done.source, done.token_ids) == ("transfer", expected)
+    assert prefill.process.wait() == 0
+
+
+def test_router_takes_a_restarted_node_back(launch):
+    cluster = launch.cluster()
+    (decode,) = cluster.decode
+    decode.process.kill()
+    eventually(lambda: cluster.nodes_up() is None, "the router has seen that its decode node is gone")
+    port = decode.client.address.rsplit(":", 1)[1]
+    launch.start("decode", "serve", "--role", "decode", "--port", port, "--compute", "f32").await_ready()
+    eventually(lambda: cluster.nodes_up() == (1, 1), "the router has seen that it is back")
+    assert Call(cluster.client, "Once upon a time", max_tokens=8).result().source == "transfer"
 
 
 def test_all_prefill_nodes_are_gone(launch):

@@ -350,6 +350,21 @@ def test_token_file(launch, tmp_path):
             package.models.list()
 
 
+def test_router_has_its_own_token_for_the_nodes(launch, tmp_path):
+    nodes, clients = tmp_path / "nodes", tmp_path / "clients"
+    nodes.write_text("between-us")
+    clients.write_text("for-clients")
+    guarded = ("--auth-token-file", nodes)
+    cluster = launch.cluster(
+        guarded, guarded, router_flags=("--node-token-file", nodes, "--auth-token-file", clients)
+    )
+    body = {"model": "demo", "prompt": "x", "max_tokens": 2}
+    for token in (None, "between-us"):
+        assert ApiClient(cluster.client.address, token).post("/v1/completions", body).status == 401
+    done = ApiClient(cluster.client.address, "for-clients").complete("x", max_tokens=2)
+    assert done.source == "transfer"
+
+
 @pytest.mark.parametrize(
     "verb", [("serve", "--model", "models/demo"), ("route", "--decode", "http://127.0.0.1:9")]
 )
