@@ -27,6 +27,9 @@ constexpr std::string_view kChains[] = {
     "affine(bits=2,group=8,axis=token) | pack",
     "affine(bits=4,group=64,axis=token) | pack",
     "affine(bits=8,group=40,axis=token) | pack",
+    "exponent(mode=window)",
+    "zstd(level=1)",
+    "lz4",
 };
 
 void Require(bool condition) {

@@ -240,12 +240,16 @@ std::string GoldenPath(std::string_view preset) {
   return fmt::format("{}/kvplane/codec/testdata/object_v1_{}.kvpo", KVPLANE_SOURCE_DIR, preset);
 }
 
-// Objects written by version 1.0 and the CRC32C of their decoded pages (16-token blocks). They must decode
+// Objects of version 1.0 and the CRC32C of their decoded pages (16-token blocks). They must decode
 // to these values for ever; that today's encoder still makes the same bytes is checked too.
 constexpr struct {
   std::string_view preset;
   uint32_t values_crc;
-} kGolden[] = {{"off", 0x160e8aa9}, {"int8", 0xb3b29db3}, {"int4", 0x14ada860}, {"int2", 0xe99b4391}};
+} kGolden[] = {{"off", 0x160e8aa9},
+               {"lossless", 0x160e8aa9},
+               {"int8", 0xb3b29db3},
+               {"int4", 0x14ada860},
+               {"int2", 0xe99b4391}};
 
 ObjectInfo GoldenInfo(std::string_view preset) { return MakeInfo(preset, 1, 2, 16, 70); }
 
@@ -282,7 +286,7 @@ TEST(ObjectUnit, DISABLED_WriteGoldenFiles) {
 // Every bit of an object is covered: a change is an error, at the latest when its tile is read.
 TEST(ObjectSafety, MutatedObjectsAreRefusedOrDecodeToTheSame) {
   base::Rng rng(9);
-  for (const std::string_view preset : {"off", "int8", "int4"}) {
+  for (const std::string_view preset : {"off", "lossless", "int8", "int4", "zstd", "lz4"}) {
     const ObjectInfo info = MakeInfo(preset, 2, 2, 16, 70);
     const auto object = Write(info, RandomLayers(info, 16, 10));
     auto expected = MakeLayers(info, 16);

@@ -6,6 +6,9 @@
 
 #include "kvplane/base/check.h"
 #include "kvplane/codec/affine/affine_stage.h"
+#include "kvplane/codec/exponent/exponent_stage.h"
+#include "kvplane/codec/lz/lz4_stage.h"
+#include "kvplane/codec/lz/zstd_stage.h"
 #include "kvplane/codec/pack/pack_stage.h"
 #include "kvplane/codec/store/store_stage.h"
 
@@ -16,6 +19,9 @@ constexpr StageDescriptor kStages[] = {
     {kStageAffine, "affine", Slot::kQuantize, 1, 1, true, kAffineParams, &kAffineFunctions},
     {kStageStore, "store", Slot::kCode, 1, 1, false, {}, &kStoreFunctions},
     {kStagePack, "pack", Slot::kCode, 1, 1, false, {}, &kPackFunctions},
+    {kStageExponent, "exponent", Slot::kCode, 1, 1, false, kExponentParams, &kExponentFunctions},
+    {kStageZstd, "zstd", Slot::kCode, 1, 1, false, kZstdParams, &kZstdFunctions},
+    {kStageLz4, "lz4", Slot::kCode, 1, 1, false, {}, &kLz4Functions},
 };
 
 constexpr bool TableIsConsistent() {
@@ -109,6 +115,12 @@ base::Status CheckLegal(Chain chain) {
     KVPLANE_RETURN_IF_ERROR(StageOf(chain[i]).functions->validate(chain, i));
   }
   return base::Status::Ok();
+}
+
+base::Status CheckTakesValues(Chain chain, size_t at) {
+  if (at == 0) return base::Status::Ok();
+  return base::InvalidArgument("L1: '{}' takes bf16 values and stands alone; '{}' before it makes symbols",
+                               StageOf(chain[at]).name, StageOf(chain[at - 1]).name);
 }
 
 }  // namespace kvplane::codec

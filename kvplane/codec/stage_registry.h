@@ -46,14 +46,16 @@ struct StageFunctions {
   // Whether the stage may stand at chain[at] (slot order is already checked). The message names the rule.
   base::Status (*validate)(Chain chain, size_t at);
 
-  // Payload bytes of a coded tile (method byte excluded), a function of chain and shape alone.
-  size_t (*coded_bytes)(Chain chain, const TileShape& shape);
-  // Writes coded_bytes() to `out`. False: these values cannot be held faithfully, code them raw.
-  bool (*encode)(Chain chain, const tensor::ConstTileView& in, std::byte* out);
-  // Checks everything of `in` (coded_bytes() long) that decode() relies on.
-  base::Status (*check)(Chain chain, const TileShape& shape, const std::byte* in);
-  // Requires check() to have passed; cannot fail.
-  void (*decode)(Chain chain, const std::byte* in, const tensor::TileView& out);
+  // The fewest payload bytes a coded tile can have (method byte excluded), a function of chain and shape
+  // alone. At least 1/16 of the raw bytes: what an object claims to hold is bounded by its size.
+  size_t (*least_bytes)(Chain chain, const TileShape& shape);
+  // Writes the payload to `out`, which has the tile's raw_bytes(), and returns its length; 0: these values
+  // cannot be held faithfully or take no less than raw, code them raw. Called where least_bytes() < raw.
+  size_t (*encode)(Chain chain, const tensor::ConstTileView& in, Workspace& workspace,
+                   std::span<std::byte> out);
+  // Decodes exactly `in`, all or nothing: everything is checked before the first write to `out`.
+  base::Status (*decode)(Chain chain, std::span<const std::byte> in, Workspace& workspace,
+                         const tensor::TileView& out);
 };
 
 struct StageDescriptor {
@@ -70,6 +72,9 @@ struct StageDescriptor {
 constexpr uint8_t kStageAffine = 0x51;
 constexpr uint8_t kStageStore = 0x61;
 constexpr uint8_t kStagePack = 0x62;
+constexpr uint8_t kStageExponent = 0x63;
+constexpr uint8_t kStageZstd = 0x64;
+constexpr uint8_t kStageLz4 = 0x65;
 
 std::span<const StageDescriptor> Stages();
 const StageDescriptor* FindStage(uint8_t id);             // null when unknown
@@ -82,5 +87,8 @@ const StageDescriptor& StageOf(const StageCall& call);
 // Slot order, one stage per slot, a code stage at the end, then every stage's own rules. The message names
 // the rule that is broken.
 base::Status CheckLegal(Chain chain);
+
+// Rule L1 of a code stage that takes the bf16 values themselves: nothing stands before it.
+base::Status CheckTakesValues(Chain chain, size_t at);
 
 }  // namespace kvplane::codec

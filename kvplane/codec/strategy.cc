@@ -15,6 +15,7 @@ namespace {
 
 constexpr Preset kPresets[] = {
     {"off", "store", "uncompressed, but framed and checked"},
+    {"lossless", "exponent(mode=window)", "bit-exact, 12 bits per value: 4-bit exponents in a window"},
     {"int8", "affine(bits=8,group=64) | pack", "8-bit codes, keys by channel, values by token"},
     {"int4", "affine(bits=4,group=64) | pack", "4-bit codes, keys by channel, values by token"},
     {"int2", "affine(bits=2,group=32) | pack", "2-bit codes, keys by channel, values by token"},

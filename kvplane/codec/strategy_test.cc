@@ -53,7 +53,8 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
     std::string_view text, where, why;
   } kCases[] = {
       {"", "", "empty"},
-      {"int5", "column 1", "'int5' is neither a preset (off, int8, int4, int2, kivi-4, kivi-2) nor a stage"},
+      {"int5", "column 1",
+       "'int5' is neither a preset (off, lossless, int8, int4, int2, kivi-4, kivi-2) nor a stage"},
       {"affin(bits=4) | pack", "column 1", "unknown stage 'affin'; did you mean 'affine'?"},
       {"affine | pakc", "column 10", "did you mean 'pack'?"},
       {"affine(bits=5) | pack", "column 13", "affine.bits = '5' is not one of: 2, 4, 8"},
@@ -72,6 +73,10 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
       {"pack | affine", "column 1", "slot-order"},
       {"pack | pack", "column 1", "slot-once"},
       {"affine | store", "column 1", "L1: 'store' takes bf16"},
+      {"affine | exponent", "column 1", "L1: 'exponent' takes bf16"},
+      {"affine | zstd", "column 1", "L1: 'zstd' takes bf16"},
+      {"affine | lz4", "column 1", "L1: 'lz4' takes bf16"},
+      {"zstd(level=20)", "column 12", "1..19"},
       {"affine | affine | pack", "column 1", "slot-once"},
       {"affine |", "column 9", "expected a stage name, found the end"},
       {"k: store", "", "side 'v' is missing"},

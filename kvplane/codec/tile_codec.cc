@@ -59,10 +59,10 @@ base::Result<std::shared_ptr<const TileCodec>> TileCodec::FromWire(std::span<con
 size_t TileCodec::MaxEncodedBytes(const TileShape& shape) const { return 1 + shape.raw_bytes(); }
 
 size_t TileCodec::MinEncodedBytes(const TileShape& shape) const {
-  return 1 + std::min(functions_->coded_bytes(strategy_.stages(), shape), shape.raw_bytes());
+  return 1 + std::min(functions_->least_bytes(strategy_.stages(), shape), shape.raw_bytes());
 }
 
-base::Result<size_t> TileCodec::Encode(const tensor::ConstTileView& in, Workspace&,
+base::Result<size_t> TileCodec::Encode(const tensor::ConstTileView& in, Workspace& workspace,
                                        std::span<std::byte> out) const {
   const TileShape shape = ShapeOf(in);
   KVPLANE_RETURN_IF_ERROR(shape.Validate());
@@ -70,18 +70,23 @@ base::Result<size_t> TileCodec::Encode(const tensor::ConstTileView& in, Workspac
     return base::InvalidArgument("{} bytes for a coded tile that may need {}", out.size(),
                                  MaxEncodedBytes(shape));
   }
-  const size_t coded_bytes = functions_->coded_bytes(strategy_.stages(), shape);
+  const size_t raw_bytes = shape.raw_bytes();
   // Where coding saves nothing (very short tiles), raw is as small and exact.
-  if (coded_bytes < shape.raw_bytes() && functions_->encode(strategy_.stages(), in, out.data() + 1)) {
-    out[0] = static_cast<std::byte>(TileMethod::kCoded);
-    return 1 + coded_bytes;
+  if (functions_->least_bytes(strategy_.stages(), shape) < raw_bytes) {
+    const size_t coded = functions_->encode(strategy_.stages(), in, workspace, out.subspan(1, raw_bytes));
+    KVPLANE_DCHECK(coded <= raw_bytes);
+    if (coded > 0) {
+      out[0] = static_cast<std::byte>(TileMethod::kCoded);
+      return 1 + coded;
+    }
   }
   out[0] = static_cast<std::byte>(TileMethod::kRaw);
   EncodeRaw(in, out.data() + 1);
-  return 1 + shape.raw_bytes();
+  return 1 + raw_bytes;
 }
 
-base::Status TileCodec::Decode(std::span<const std::byte> in, Workspace&, const tensor::TileView& out) const {
+base::Status TileCodec::Decode(std::span<const std::byte> in, Workspace& workspace,
+                               const tensor::TileView& out) const {
   const TileShape shape = ShapeOf(out);
   KVPLANE_RETURN_IF_ERROR(shape.Validate());
   if (in.empty()) return base::Corrupt("coded tile is empty");
@@ -89,18 +94,14 @@ base::Status TileCodec::Decode(std::span<const std::byte> in, Workspace&, const 
   if (method > static_cast<uint8_t>(TileMethod::kCoded)) {
     return base::Corrupt("coded tile has the unknown method {}", method);
   }
-  const bool raw = method == static_cast<uint8_t>(TileMethod::kRaw);
-  const size_t payload = raw ? shape.raw_bytes() : functions_->coded_bytes(strategy_.stages(), shape);
-  if (in.size() != 1 + payload) {
-    return base::Corrupt("coded tile has {} bytes, its shape and method {} make {}", in.size(), method,
-                         1 + payload);
+  const std::span<const std::byte> payload = in.subspan(1);
+  if (method == static_cast<uint8_t>(TileMethod::kCoded)) {
+    return functions_->decode(strategy_.stages(), payload, workspace, out);
   }
-  if (raw) {
-    DecodeRaw(in.data() + 1, out);
-    return base::Status::Ok();
+  if (payload.size() != shape.raw_bytes()) {
+    return base::Corrupt("raw tile has {} bytes, its shape makes {}", payload.size(), shape.raw_bytes());
   }
-  KVPLANE_RETURN_IF_ERROR(functions_->check(strategy_.stages(), shape, in.data() + 1));
-  functions_->decode(strategy_.stages(), in.data() + 1, out);
+  DecodeRaw(payload.data(), out);
   return base::Status::Ok();
 }
 

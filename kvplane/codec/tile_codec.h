@@ -2,8 +2,8 @@
 //
 // A coded tile (docs/formats/object.md, section 5) is one method byte and the method's payload: 0 = raw, the
 // bf16 values as they are; 1 = coded by the strategy's chain. A tile that the chain cannot hold faithfully
-// (values that are not finite, or beyond its range) or cannot make smaller is coded raw, so a coded tile
-// never exceeds its raw size by more than that one byte. Its length follows from method, strategy and shape.
+// (for lossy chains: values that are not finite, or beyond its range) or cannot make smaller is coded raw, so
+// a coded tile never exceeds its raw size by more than that one byte.
 //
 // Encoding is a pure function of the values: every instruction set gives the same bytes.
 //
@@ -85,8 +85,9 @@ class TileCodec {
                               std::span<std::byte> out) const;
 
   // Decodes exactly `in` into `out`. Everything is checked before the first write: on an error no element of
-  // `out` has changed. Never reads outside `in`. Decoded values are finite unless the tile is raw.
-  // kCorrupt: unknown method, wrong length, illegal parameters. Integrity of the code bits is the CRC's job.
+  // `out` has changed. Never reads outside `in`. Decoded values of a lossy chain are finite unless the tile
+  // is raw. kCorrupt: unknown method, wrong length, illegal parameters. Integrity of the code bits is the
+  // CRC's job.
   base::Status Decode(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out) const;
 
  private:

@@ -41,7 +41,7 @@ base::Status Validate(Chain chain, size_t at) {
   return base::Status::Ok();
 }
 
-size_t CodedBytes(Chain chain, const TileShape& shape) {
+size_t LeastBytes(Chain chain, const TileShape& shape) {
   const Layout layout(QuantizerOf(chain), shape);
   return layout.codes(shape.heads);
 }
@@ -102,35 +102,34 @@ void PrefetchStart(const TileRows<const uint16_t>& rows, size_t head_stride) {
   }
 }
 
-bool Encode(Chain chain, const tensor::ConstTileView& in, std::byte* out) {
+size_t Encode(Chain chain, const tensor::ConstTileView& in, Workspace&, std::span<std::byte> out) {
   const Layout layout(QuantizerOf(chain), ShapeOf(in));
   for (uint32_t head = 0; head < in.heads; ++head) {
     const TileRows<const uint16_t> rows(in, head);
     if (head + 1 < in.heads) PrefetchStart(rows, in.head_stride);
-    if (!EncodeHead(layout, rows, head, out)) return false;
+    if (!EncodeHead(layout, rows, head, out.data())) return 0;
   }
-  return true;
+  return layout.codes(in.heads);
 }
 
-base::Status Check(Chain chain, const TileShape& shape, const std::byte* in) {
-  const Layout layout(QuantizerOf(chain), shape);
+base::Status Decode(Chain chain, std::span<const std::byte> in, Workspace&, const tensor::TileView& out) {
+  const Layout layout(QuantizerOf(chain), ShapeOf(out));
+  if (in.size() != layout.codes(out.heads)) {
+    return base::Corrupt("pack: payload of {} bytes, its shape makes {}", in.size(), layout.codes(out.heads));
+  }
   const uint16_t scale_limit = kernel::AffineScaleLimit(layout.config.bits);
-  if (!kernel::Quantize().params_valid(in + layout.zeros(0), in + layout.scales(0),
-                                       layout.head_params * shape.heads, scale_limit)) {
+  if (!kernel::Quantize().params_valid(in.data() + layout.zeros(0), in.data() + layout.scales(0),
+                                       layout.head_params * out.heads, scale_limit)) {
     return base::Corrupt("affine: a zero or scale lies outside the format's range");
+  }
+  for (uint32_t head = 0; head < out.heads; ++head) {
+    DecodeHead(layout, TileRows<uint16_t>(out, head), head, in.data());
   }
   return base::Status::Ok();
 }
 
-void Decode(Chain chain, const std::byte* in, const tensor::TileView& out) {
-  const Layout layout(QuantizerOf(chain), ShapeOf(out));
-  for (uint32_t head = 0; head < out.heads; ++head) {
-    DecodeHead(layout, TileRows<uint16_t>(out, head), head, in);
-  }
-}
-
 }  // namespace
 
-constinit const StageFunctions kPackFunctions = {Validate, CodedBytes, Encode, Check, Decode};
+constinit const StageFunctions kPackFunctions = {Validate, LeastBytes, Encode, Decode};
 
 }  // namespace kvplane::codec

@@ -7,26 +7,19 @@
 namespace kvplane::codec {
 namespace {
 
-base::Status Validate(Chain chain, size_t at) {
-  if (at != 0) {
-    return base::InvalidArgument(
-        "L1: 'store' takes bf16 values and stands alone; '{}' before it makes symbols",
-        StageOf(chain[at - 1]).name);
+size_t LeastBytes(Chain, const TileShape& shape) { return shape.raw_bytes(); }
+
+// Coding saves nothing: the raw method holds the same bytes.
+size_t Encode(Chain, const tensor::ConstTileView&, Workspace&, std::span<std::byte>) { return 0; }
+
+base::Status Decode(Chain, std::span<const std::byte> in, Workspace&, const tensor::TileView& out) {
+  const size_t raw_bytes = ShapeOf(out).raw_bytes();
+  if (in.size() != raw_bytes) {
+    return base::Corrupt("store: payload of {} bytes for values of {}", in.size(), raw_bytes);
   }
+  DecodeRaw(in.data(), out);
   return base::Status::Ok();
 }
-
-size_t CodedBytes(Chain, const TileShape& shape) { return shape.raw_bytes(); }
-
-bool Encode(Chain, const tensor::ConstTileView& in, std::byte* out) {
-  EncodeRaw(in, out);
-  return true;
-}
-
-// Every pattern is legal.
-base::Status Check(Chain, const TileShape&, const std::byte*) { return base::Status::Ok(); }
-
-void Decode(Chain, const std::byte* in, const tensor::TileView& out) { DecodeRaw(in, out); }
 
 }  // namespace
 
@@ -66,6 +59,6 @@ void DecodeRaw(const std::byte* in, const tensor::TileView& out) {
   }
 }
 
-constinit const StageFunctions kStoreFunctions = {Validate, CodedBytes, Encode, Check, Decode};
+constinit const StageFunctions kStoreFunctions = {CheckTakesValues, LeastBytes, Encode, Decode};
 
 }  // namespace kvplane::codec

@@ -1,0 +1,12 @@
+// Stage `lz4`: lossless; the byte planes of a tile as one LZ4 block. spec.md in this folder is normative.
+//
+// A yardstick: without an entropy coder it finds nothing in KV and most tiles end up raw.
+#pragma once
+
+#include "kvplane/codec/stage_registry.h"
+
+namespace kvplane::codec {
+
+extern const StageFunctions kLz4Functions;
+
+}  // namespace kvplane::codec

@@ -1,0 +1,61 @@
+#include "kvplane/codec/lz/zstd_stage.h"
+
+#include <zstd.h>
+
+#include <memory>
+
+#include "kvplane/codec/lz/byte_planes.h"
+
+namespace kvplane::codec {
+namespace {
+
+struct FreeContext {
+  void operator()(ZSTD_CCtx* context) const { ZSTD_freeCCtx(context); }
+  void operator()(ZSTD_DCtx* context) const { ZSTD_freeDCtx(context); }
+};
+
+// One per thread: a context is large and costs more to make than a tile to code.
+ZSTD_CCtx* CompressContext() {
+  thread_local const std::unique_ptr<ZSTD_CCtx, FreeContext> context(ZSTD_createCCtx());
+  return context.get();
+}
+ZSTD_DCtx* DecompressContext() {
+  thread_local const std::unique_ptr<ZSTD_DCtx, FreeContext> context(ZSTD_createDCtx());
+  return context.get();
+}
+
+size_t Compress(std::span<const std::byte> planes, uint32_t level, std::span<std::byte> out) {
+  ZSTD_CCtx* context = CompressContext();
+  if (context == nullptr) return 0;
+  const size_t bytes = ZSTD_compressCCtx(context, out.data(), out.size(), planes.data(), planes.size(),
+                                         static_cast<int>(level));
+  return ZSTD_isError(bytes) != 0 ? 0 : bytes;
+}
+
+// With the whole output in one piece zstd takes no window memory, whatever the frame asks for.
+base::Status Decompress(std::span<const std::byte> in, std::span<std::byte> planes) {
+  ZSTD_DCtx* context = DecompressContext();
+  if (context == nullptr) return base::ResourceExhausted("zstd: no memory for a decoder");
+  const size_t bytes = ZSTD_decompressDCtx(context, planes.data(), planes.size(), in.data(), in.size());
+  if (ZSTD_isError(bytes) != 0) return base::Corrupt("zstd: {}", ZSTD_getErrorName(bytes));
+  if (bytes != planes.size()) return base::Corrupt("zstd: {} bytes for planes of {}", bytes, planes.size());
+  return base::Status::Ok();
+}
+
+constexpr PlaneCompressor kZstd = {"zstd", Compress, Decompress};
+
+size_t LeastBytes(Chain, const TileShape& shape) { return LeastPlaneBytes(shape); }
+
+size_t Encode(Chain chain, const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out) {
+  return EncodePlanes(kZstd, chain.back().params[0], in, workspace, out);
+}
+
+base::Status Decode(Chain, std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out) {
+  return DecodePlanes(kZstd, in, workspace, out);
+}
+
+}  // namespace
+
+constinit const StageFunctions kZstdFunctions = {CheckTakesValues, LeastBytes, Encode, Decode};
+
+}  // namespace kvplane::codec

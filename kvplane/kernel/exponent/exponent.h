@@ -1,0 +1,58 @@
+// bf16 values split into their exponent and the rest, exactly: the kernels of lossless stages.
+//
+// A bf16 pattern is sign (bit 15), exponent (bits 14..7), mantissa (bits 6..0). The byte `rest` of a value is
+// its sign above its mantissa; nothing compresses it. Exponents of one head lie close together:
+//
+//   Split / Join    two byte planes, rest and exponent, for a general compressor
+//   Encode / Decode a window of 15 exponents in 4 bits (SplitZip, 2026: 16 exponents by a table and escapes
+//                   with positions; a contiguous window needs no table, and escapes in order no positions):
+//                   code = exponent - base if that is 0..14, else 15 and the exponent itself as a byte
+//
+// Every pattern, NaN included, comes back. All instruction sets give the same bytes.
+//
+// Thread safety: pure functions. Memory is borrowed for the call; nothing outside the stated sizes is read or
+// written. rows: [tokens], each [channels] bf16, anywhere.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kvplane/kernel/isa.h"
+
+namespace kvplane::kernel {
+
+constexpr uint8_t kEscapeCode = 15;
+// Largest base: base + 14 is the last exponent of finite values.
+constexpr uint8_t kMaxWindowBase = 240;
+// Encode() ran out of room for escapes.
+constexpr size_t kNoEscapeRoom = ~size_t{0};
+
+// A row of window codes takes ceil(channels / 2) bytes: code 2i in the low, 2i + 1 in the high half of byte
+// i, the unused half 0.
+constexpr size_t WindowRowBytes(size_t channels) { return (channels + 1) / 2; }
+
+struct ExponentKernels {
+  // rests, exponents: [tokens, channels] bytes.
+  void (*split)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, std::byte* rests,
+                std::byte* exponents);
+  void (*join)(const std::byte* rests, const std::byte* exponents, uint32_t tokens, uint32_t channels,
+               uint16_t* const* rows);
+
+  // The largest exponent of finite values; 0 when there are none.
+  uint8_t (*largest_exponent)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels);
+
+  // rests: [tokens, channels] bytes; codes: [tokens, WindowRowBytes(channels)]; escapes: at most `room`
+  // bytes. base <= kMaxWindowBase. Returns the number of escapes, or kNoEscapeRoom with undefined outputs.
+  size_t (*encode)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint8_t base,
+                   std::byte* rests, std::byte* codes, std::byte* escapes, size_t room);
+  // Escape codes among `count` codes that lie as one row.
+  size_t (*count_escapes)(const std::byte* codes, size_t count);
+  // The inverse of encode(); returns the number of escapes it took. What count_escapes() says must be there.
+  size_t (*decode)(const std::byte* rests, const std::byte* codes, const std::byte* escapes, uint8_t base,
+                   uint32_t tokens, uint32_t channels, uint16_t* const* rows);
+};
+
+const ExponentKernels& Exponent(Isa isa);
+const ExponentKernels& Exponent();  // of ActiveIsa()
+
+}  // namespace kvplane::kernel

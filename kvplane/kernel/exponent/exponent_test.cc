@@ -1,0 +1,139 @@
+#include "kvplane/kernel/exponent/exponent.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "kvplane/base/rng.h"
+#include "kvplane/tensor/dtype.h"
+
+namespace kvplane::kernel {
+namespace {
+
+std::vector<std::byte> Bytes(std::initializer_list<int> values) {
+  std::vector<std::byte> bytes;
+  for (const int v : values) bytes.push_back(static_cast<std::byte>(v));
+  return bytes;
+}
+
+TEST(ExponentUnit, WindowByHand) {
+  // 1.0, -2.0, 2^-13 (base), 2^-14 (below the window), NaN; exponents 127, 128, 114, 113, 255.
+  const uint16_t values[] = {0x3f80, 0xc000, 0x3900, 0x3880, 0xffc1};
+  const uint16_t* rows[] = {values};
+  for (const Isa isa : AvailableIsas()) {
+    const ExponentKernels& kernels = Exponent(isa);
+    EXPECT_EQ(kernels.largest_exponent(rows, 1, 5), 128);
+    std::vector<std::byte> rests(5), codes(3), escapes(2);
+    EXPECT_EQ(kernels.encode(rows, 1, 5, 114, rests.data(), codes.data(), escapes.data(), 2), 2u);
+    EXPECT_EQ(rests, Bytes({0x00, 0x80, 0x00, 0x00, 0xc1}));
+    EXPECT_EQ(codes, Bytes({0xed, 0xf0, 0x0f}));
+    EXPECT_EQ(escapes, Bytes({113, 255}));
+    EXPECT_EQ(kernels.count_escapes(codes.data(), 5), 2u);
+    EXPECT_EQ(kernels.encode(rows, 1, 5, 114, rests.data(), codes.data(), escapes.data(), 1), kNoEscapeRoom);
+  }
+}
+
+TEST(ExponentUnit, EveryPatternComesBackAtEveryBase) {
+  std::vector<uint16_t> values(65536), back(values.size());
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint16_t>(i);
+  const uint16_t* rows[] = {values.data()};
+  uint16_t* out[] = {back.data()};
+  std::vector<std::byte> rests(65536), codes(32768), escapes(65536);
+  for (const Isa isa : AvailableIsas()) {
+    const ExponentKernels& kernels = Exponent(isa);
+    EXPECT_EQ(kernels.largest_exponent(rows, 1, 65536), 254);
+    for (const uint8_t base : {uint8_t{0}, uint8_t{1}, uint8_t{113}, kMaxWindowBase}) {
+      const size_t escaped =
+          kernels.encode(rows, 1, 65536, base, rests.data(), codes.data(), escapes.data(), escapes.size());
+      EXPECT_EQ(escaped, 65536u - 15 * 256);
+      EXPECT_EQ(kernels.count_escapes(codes.data(), 65536), escaped);
+      std::fill(back.begin(), back.end(), uint16_t{0xbeef});
+      EXPECT_EQ(kernels.decode(rests.data(), codes.data(), escapes.data(), base, 1, 65536, out), escaped);
+      EXPECT_EQ(back, values);
+    }
+    kernels.split(rows, 1, 65536, rests.data(), escapes.data());
+    std::fill(back.begin(), back.end(), uint16_t{0xbeef});
+    kernels.join(rests.data(), escapes.data(), 1, 65536, out);
+    EXPECT_EQ(back, values);
+  }
+}
+
+struct Rows {
+  Rows(uint32_t tokens, uint32_t channels) {
+    for (uint32_t t = 0; t < tokens; ++t) memory.emplace_back(channels);
+    for (auto& row : memory) {
+      in.push_back(row.data());
+      out.push_back(row.data());
+    }
+  }
+  std::vector<std::vector<uint16_t>> memory;  // one allocation per row: ASan sees every overrun
+  std::vector<const uint16_t*> in;
+  std::vector<uint16_t*> out;
+};
+
+// Mostly normal values, some of any pattern.
+uint16_t RandomValue(base::Rng& rng, uint64_t odd_percent) {
+  if (rng.Below(100) < odd_percent) return static_cast<uint16_t>(rng.Next());
+  return tensor::FloatToBf16(static_cast<float>(rng.Normal()));
+}
+
+TEST(ExponentDiff, EveryIsaGivesTheScalarBytesAndComesBack) {
+  base::Rng rng(31);
+  for (int round = 0; round < 400; ++round) {
+    const auto tokens = static_cast<uint32_t>(1 + rng.Below(5));
+    const auto channels = static_cast<uint32_t>(1 + rng.Below(200));
+    const uint64_t odd = rng.Below(3) * rng.Below(40);
+    Rows rows(tokens, channels);
+    for (auto& row : rows.memory) {
+      for (uint16_t& v : row) v = RandomValue(rng, odd);
+    }
+    const size_t n = size_t{tokens} * channels;
+    const size_t code_bytes = tokens * WindowRowBytes(channels);
+    const ExponentKernels& scalar = Exponent(Isa::kScalar);
+    const uint8_t largest = scalar.largest_exponent(rows.in.data(), tokens, channels);
+    const auto base = static_cast<uint8_t>(std::max(0, largest - 14));
+    std::vector<std::byte> rests(n), codes(code_bytes), escapes(n), exponents(n);
+    const size_t escaped =
+        scalar.encode(rows.in.data(), tokens, channels, base, rests.data(), codes.data(), escapes.data(), n);
+    ASSERT_NE(escaped, kNoEscapeRoom);
+    escapes.resize(escaped);
+    escapes.shrink_to_fit();
+    scalar.split(rows.in.data(), tokens, channels, rests.data(), exponents.data());
+    for (const Isa isa : AvailableIsas()) {
+      const ExponentKernels& kernels = Exponent(isa);
+      ASSERT_EQ(kernels.largest_exponent(rows.in.data(), tokens, channels), largest);
+      std::vector<std::byte> rests2(n), codes2(code_bytes), escapes2(escaped), exponents2(n);
+      ASSERT_EQ(kernels.encode(rows.in.data(), tokens, channels, base, rests2.data(), codes2.data(),
+                               escapes2.data(), escaped),
+                escaped);
+      ASSERT_EQ(rests2, rests);
+      ASSERT_EQ(codes2, codes);
+      ASSERT_EQ(escapes2, escapes);
+      if (escaped > 0) {
+        ASSERT_EQ(kernels.encode(rows.in.data(), tokens, channels, base, rests2.data(), codes2.data(),
+                                 escapes2.data(), escaped - 1),
+                  kNoEscapeRoom);
+      }
+      size_t counted = 0;
+      for (uint32_t t = 0; t < tokens; ++t) {
+        counted += kernels.count_escapes(codes.data() + t * WindowRowBytes(channels), channels);
+      }
+      ASSERT_EQ(counted, escaped);
+      Rows back(tokens, channels);
+      ASSERT_EQ(
+          kernels.decode(rests.data(), codes.data(), escapes.data(), base, tokens, channels, back.out.data()),
+          escaped);
+      ASSERT_EQ(back.memory, rows.memory);
+      kernels.split(rows.in.data(), tokens, channels, rests2.data(), exponents2.data());
+      ASSERT_EQ(rests2, rests);
+      ASSERT_EQ(exponents2, exponents);
+      Rows joined(tokens, channels);
+      kernels.join(rests.data(), exponents.data(), tokens, channels, joined.out.data());
+      ASSERT_EQ(joined.memory, rows.memory);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvplane::kernel
