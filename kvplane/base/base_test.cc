@@ -9,6 +9,7 @@
 #include "kvplane/base/clock.h"
 #include "kvplane/base/endian.h"
 #include "kvplane/base/env.h"
+#include "kvplane/base/json_depth.h"
 #include "kvplane/base/log.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/base/status.h"
@@ -128,6 +129,18 @@ TEST(EndianSafety, LyingStringLength) {
   ByteReader reader(bytes);
   EXPECT_EQ(reader.GetString("name"), "");
   EXPECT_FALSE(reader.ok());
+}
+
+TEST(JsonDepthSafety, CountsBracketsOutsideStrings) {
+  EXPECT_FALSE(NestsTooDeep("", 0));
+  EXPECT_FALSE(NestsTooDeep("1", 0));
+  EXPECT_TRUE(NestsTooDeep("[]", 0));
+  EXPECT_FALSE(NestsTooDeep(R"({"a": [1, {"b": 2}], "c": [[], []]})", 3));
+  EXPECT_TRUE(NestsTooDeep(R"({"a": [1, {"b": 2}], "c": [[], []]})", 2));
+  EXPECT_FALSE(NestsTooDeep(R"({"a": "[[[[", "b\"": "\"[[[\\"})", 1));
+  EXPECT_TRUE(NestsTooDeep(R"({"a": "\\", "b": [[]]})", 2));
+  EXPECT_FALSE(NestsTooDeep("]]]][", 1));
+  EXPECT_TRUE(NestsTooDeep(std::string(1'000'000, '[')));
 }
 
 TEST(EnvUnit, DocumentationListsEveryVariable) {

@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "kvplane/base/json_depth.h"
+
 namespace kvplane::model {
 
 base::Result<std::string> ReadTextFile(const std::filesystem::path& path, size_t max_bytes) {
@@ -24,6 +26,7 @@ base::Result<std::string> ReadTextFile(const std::filesystem::path& path, size_t
 }
 
 base::Result<nlohmann::json> ParseJsonObject(std::string_view bytes, std::string_view name) {
+  if (base::NestsTooDeep(bytes)) return base::Corrupt("{}: JSON nested too deep", name);
   nlohmann::json json = nlohmann::json::parse(bytes, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return base::Corrupt("{}: not valid JSON", name);
   if (!json.is_object()) return base::Corrupt("{}: the top level is not an object", name);

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "kvplane/base/endian.h"
+#include "kvplane/base/json_depth.h"
 #include "kvplane/model/json_file.h"
 
 namespace kvplane::model {
@@ -59,6 +60,7 @@ base::Result<json> ParseHeader(std::string_view text, const std::string& file) {
     }
     return true;
   };
+  if (base::NestsTooDeep(text)) return base::Corrupt("{}: the header is nested too deep", file);
   json header = json::parse(text, watch, /*allow_exceptions=*/false);
   if (header.is_discarded() || !header.is_object()) {
     return base::Corrupt("{}: the header is not a JSON object", file);

@@ -211,13 +211,18 @@ TEST(ApiRequestSafety, RefusesBadChats) {
 }
 
 TEST(ApiRequestSafety, RefusesWhatIsNoJsonObject) {
-  for (const std::string& body : {std::string(), std::string("{"), std::string("[]"), std::string("null"),
-                                  std::string("\"x\""), std::string("{\"prompt\": \"\xff\"}"),
-                                  std::string(100'000, '['), std::string("{\"prompt\": \"a\"} x")}) {
+  for (const std::string& body :
+       {std::string(), std::string("{"), std::string("[]"), std::string("null"), std::string("\"x\""),
+        std::string("{\"prompt\": \"\xff\"}"), std::string(100'000, '['),
+        // Deep enough to exhaust the stack of whoever copies or writes it.
+        R"({"prompt": "a", "response_format": {"type": )" + std::string(500'000, '[') +
+            std::string(500'000, ']') + "}}",
+        "{\"prompt\": \"" + std::string(1 << 20, 'x'), std::string("{\"prompt\": \"a\"} x")}) {
     const auto refused = ParseApiRequest(ApiKind::kCompletion, body);
     ASSERT_FALSE(refused.has_value());
     EXPECT_EQ(refused.error().status, 400);
     EXPECT_TRUE(json::accept(ErrorJson(refused.error())));
+    EXPECT_LT(refused.error().message.size(), 1000u);  // a message quotes its cause, not the whole body
   }
 }
 

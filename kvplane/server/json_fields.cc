@@ -10,6 +10,13 @@ namespace kvplane::server {
 
 using nlohmann::json;
 
+namespace {
+
+// The library's messages quote what they could not read, up to the whole body.
+constexpr size_t kMaxReasonBytes = 256;
+
+}  // namespace
+
 ApiResult<json> ParseJsonObject(std::string_view body) {
   if (body.empty()) return tl::make_unexpected(PlainError(400, "the request has no body: JSON is expected"));
   if (base::NestsTooDeep(body)) {
@@ -20,7 +27,9 @@ ApiResult<json> ParseJsonObject(std::string_view body) {
   try {
     value = json::parse(body);
   } catch (const json::exception& error) {
-    return tl::make_unexpected(PlainError(400, fmt::format("the body is not valid JSON: {}", error.what())));
+    return tl::make_unexpected(
+        PlainError(400, fmt::format("the body is not valid JSON: {}",
+                                    std::string_view(error.what()).substr(0, kMaxReasonBytes))));
   }
   if (!value.is_object()) {
     return tl::make_unexpected(
