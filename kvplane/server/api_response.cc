@@ -169,6 +169,7 @@ size_t CharacterCount(std::string_view utf8) {
 std::string ApiWriter::Chunk(const ChoiceOutput& choice, const AnswerExtras& extras) const {
   json body = Head(options_, /*chunk=*/true);
   body["choices"].push_back(ChoiceJson(tokenizer_, options_, choice, /*chunk=*/true));
+  if (options_.null_usage) body["usage"] = nullptr;
   AddExtras(body, extras);
   return Dump(body);
 }

@@ -59,6 +59,7 @@ struct ApiWriterOptions {
   int64_t created_unix_s = 0;
   bool logprobs = false;
   bool token_ids = false;
+  bool null_usage = false;  // chunks before the one with the usage say "usage": null
 };
 
 class ApiWriter {

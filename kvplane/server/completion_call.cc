@@ -68,6 +68,7 @@ void CompletionCall::Start(NodeContext& node, std::shared_ptr<Exchange> exchange
   options.created_unix_s = static_cast<int64_t>(base::Clock::System().UnixSeconds());
   options.logprobs = request.sampling.logprobs.has_value();
   options.token_ids = request.return_token_ids;
+  options.null_usage = request.include_usage;
   const auto call = std::make_shared<CompletionCall>(node, exchange, std::move(request),
                                                      ApiWriter(node.tokenizer, std::move(options)));
   exchange->OnGone([call] {

@@ -147,6 +147,10 @@ TEST_F(NodeApiUnit, ChatStreamsDeltas) {
   EXPECT_EQ(events.front()["object"], "chat.completion.chunk");
   EXPECT_EQ(events.front()["choices"][0]["delta"]["role"], "assistant");
   EXPECT_EQ(JoinText(events), text);
+  for (size_t i = 0; i + 1 < events.size(); ++i) {
+    ASSERT_TRUE(events[i].contains("usage")) << i;
+    EXPECT_TRUE(events[i]["usage"].is_null()) << i;
+  }
   EXPECT_EQ(events.back()["choices"], json::array());
   EXPECT_EQ(events.back()["usage"]["completion_tokens"], 16);
   EXPECT_TRUE(events.back().contains("kvplane"));
