@@ -129,7 +129,9 @@ void HttpConnection::Close() {
 bool HttpConnection::may_keep_alive() const { return !owner_->draining() && !closing_; }
 
 void HttpConnection::OnOutput() {
-  if (exchange_->buffered_bytes() > owner_->options().max_buffered_bytes) pump_failed_ = true;
+  // Of a stream: a whole answer is in memory already, and cutting it off would leave its client without one.
+  if (!exchange_->complete() && exchange_->buffered_bytes() > owner_->options().max_buffered_bytes)
+    pump_failed_ = true;
   wake_.Notify();
 }
 

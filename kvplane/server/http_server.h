@@ -32,7 +32,7 @@ struct HttpServerOptions {
 
   size_t max_connections = 1024;        // one more is told 503 and closed
   HttpLimits limits;                    // of one request
-  size_t max_buffered_bytes = 8 << 20;  // unsent answer bytes of one connection; beyond, it is closed
+  size_t max_buffered_bytes = 8 << 20;  // unsent bytes of a stream; beyond, its connection is closed
 
   base::Duration idle_timeout = std::chrono::seconds(60);   // between requests of a kept connection
   base::Duration read_timeout = std::chrono::seconds(30);   // from a request's first byte to its last
