@@ -101,6 +101,8 @@ TEST(RoutedRequestUnit, SplitsOnlySinglePromptsAndChoices) {
   EXPECT_FALSE(splittable(R"({"prompt": "a", "kv_transfer_params": {"do_remote_decode": true}})"));
   EXPECT_FALSE(splittable(R"({})"));
   EXPECT_EQ(RoutedRequest::Parse("nope").error().status, 400);
+  const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
+  EXPECT_EQ(RoutedRequest::Parse(R"({"prompt": )" + deep + "}").error().status, 400);
 }
 
 TEST(RoutedRequestUnit, WritesBothHalves) {
@@ -162,6 +164,7 @@ TEST(ApiAuthUnit, ReadsTokenFiles) {
   EXPECT_EQ(ApiAuth::FromFile(path).status().code(), base::StatusCode::kInvalidArgument);
   write("two words\n");
   EXPECT_EQ(ApiAuth::FromFile(path).status().code(), base::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ApiAuth::FromFile("/dev/zero").status().code(), base::StatusCode::kInvalidArgument);  // no end
   std::remove(path.c_str());
   EXPECT_EQ(ApiAuth::FromFile(path).status().code(), base::StatusCode::kNotFound);
 }
