@@ -77,16 +77,15 @@ void EngineLoop::Handle(FirstTokenMessage& message) {
   RequestState* request = Find(message.id);
   if (request == nullptr || request->phase != Phase::kAwaitingKv || !request->generated.empty()) return;
   transfer::FirstToken& token = message.token;
-  if (token.id < 0 || static_cast<uint32_t>(token.id) >= model_.config().vocab) {
+  if (const base::Status status = request->SkipDraw(token.id, model_.config().vocab); !status.ok()) {
     // The completion, cancelled by this, starts the recomputation.
     request->recompute_reason =
-        fmt::format("the prefill node sent token id {} outside the vocabulary", token.id);
+        fmt::format("the prefill node's first token cannot be used: {}", status.ToString());
     request->CancelTransfer(request->recompute_reason);
     return;
   }
   TokenEvent event{.id = token.id, .logprob = token.logprob, .top_logprobs = std::move(token.top_logprobs)};
   request->source = KvSource::kTransfer;
-  request->SkipDraw(token.id, model_.config().vocab);
   Emit(*request, std::move(event));  // may retire it
 }
 

@@ -394,6 +394,26 @@ TEST(EngineTransferSafety, FirstTokenOutsideTheVocabularyIsRefused) {
   nodes.KillPrefill();
 }
 
+// The token is in the vocabulary, but its biased logit over the tiny penalty is beyond all floats. The
+// request fails as it would have on one node; the node does not.
+TEST(EngineTransferSafety, FirstTokenThatTheSamplerCannotGiveFailsOnlyItsRequest) {
+  Request request = GreedyRequest(NoisePrompt(24, 64), 6);
+  BarePrefill bare(request.prompt);
+  const int32_t token = request.prompt.front();
+  request.sampling.temperature = 1.0f;
+  request.sampling.repetition_penalty = 1e-37f;
+  request.sampling.logit_bias = {{token, 100.0f}};
+  Nodes nodes;
+  Pair pair;
+  SubmitDecode(nodes, request, "beyond", pair);
+  bare.Send(*nodes.sender, "beyond", transfer::FirstToken{.id = token, .logprob = 0, .top_logprobs = {}});
+  ASSERT_TRUE(pair.decode->WaitForFinish());
+  EXPECT_EQ(pair.decode->finish().reason, FinishReason::kFailed);
+  EXPECT_TRUE(pair.decode->tokens().empty());
+  ExpectNothingLeft(*nodes.decode);
+  nodes.KillPrefill();
+}
+
 TEST(EngineTransferSafety, DuplicateTransferIdFailsTheSecondOffer) {
   Nodes nodes;
   const Request request = GreedyRequest(NoisePrompt(15, 20), 2);

@@ -4,20 +4,21 @@
 #include <limits>
 #include <utility>
 
-#include "kvplane/base/check.h"
-
 namespace kvplane::engine {
 
 bool RequestState::Ends(int32_t token) const {
   return std::find(end_ids.begin(), end_ids.end(), token) != end_ids.end();
 }
 
-void RequestState::SkipDraw(int32_t token, size_t vocab) {
-  if (request.sampling.greedy()) return;
+base::Status RequestState::SkipDraw(int32_t token, size_t vocab) {
+  if (token < 0 || static_cast<size_t>(token) >= vocab) {
+    return base::Corrupt("token id {} is outside the vocabulary", token);
+  }
+  if (request.sampling.greedy()) return base::Status::Ok();
   std::vector<float> logits(vocab, -std::numeric_limits<float>::infinity());
   logits[static_cast<size_t>(token)] = 0.0f;
-  const auto drawn = sampler->Sample(logits, request.prompt, generated);
-  KVPLANE_CHECK(drawn.ok() && drawn->id == token);  // the only token allowed
+  // The only token allowed is drawn, unless its bias and penalties take its logit beyond all floats.
+  return sampler->Sample(logits, request.prompt, generated).status();
 }
 
 void RequestState::CancelTransfer(std::string_view reason) {

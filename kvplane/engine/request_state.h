@@ -64,8 +64,9 @@ struct RequestState {
   bool Ends(int32_t token) const;
 
   // Consumes the sampler's draw for a token that another node sampled, so that a seeded request goes on as it
-  // would have in one process.
-  void SkipDraw(int32_t token, size_t vocab);
+  // would have in one process. kCorrupt: the id is outside the vocabulary; other errors: this request's own
+  // parameters cannot give the token. Nothing is consumed then.
+  base::Status SkipDraw(int32_t token, size_t vocab);
 
   // Ends the open transfer, if any; its completion still comes.
   void CancelTransfer(std::string_view reason);
