@@ -79,7 +79,12 @@ BenchReport::BenchReport(std::string_view bench, std::string command)
 
 void BenchReport::AddSample(BenchCase where, std::string_view metric, std::string_view unit,
                             const std::vector<double>& values) {
-  rows_.push_back({std::move(where), std::string(metric), std::string(unit), values});
+  rows_.push_back({std::move(where), std::string(metric), std::string(unit), values, values.size()});
+}
+
+void BenchReport::AddEstimate(BenchCase where, std::string_view metric, std::string_view unit, uint64_t n,
+                              double mean, double standard_error) {
+  rows_.push_back({std::move(where), std::string(metric), std::string(unit), {}, n, mean, standard_error});
 }
 
 std::string BenchReport::ToJson() const {
@@ -87,13 +92,15 @@ std::string BenchReport::ToJson() const {
   for (const Row& row : rows_) {
     nlohmann::json where = nlohmann::json::object();
     for (const auto& [key, value] : row.where) where[key] = ToJsonValue(value);
-    nlohmann::json out = {
-        {"case", where}, {"metric", row.metric}, {"unit", row.unit}, {"n", row.values.size()}};
+    nlohmann::json out = {{"case", where}, {"metric", row.metric}, {"unit", row.unit}, {"n", row.n}};
     if (!row.values.empty()) {
       out["median"] = Quantile(row.values, 0.5);
       out["min"] = *std::min_element(row.values.begin(), row.values.end());
       out["max"] = *std::max_element(row.values.begin(), row.values.end());
       if (row.values.size() >= kSamplesForP95) out["p95"] = Quantile(row.values, 0.95);
+    } else if (row.n > 0) {
+      out["mean"] = row.mean;
+      if (row.n > 1) out["stderr"] = row.standard_error;
     }
     rows.push_back(std::move(out));
   }

@@ -41,6 +41,10 @@ class BenchReport {
   void AddSample(BenchCase where, std::string_view metric, std::string_view unit,
                  const std::vector<double>& values);
 
+  // One row of an estimate that is not a sample's median: n, mean and standard error (absent below n = 2).
+  void AddEstimate(BenchCase where, std::string_view metric, std::string_view unit, uint64_t n, double mean,
+                   double standard_error);
+
   std::string ToJson() const;
   base::Status WriteJson(const std::string& path) const;
 
@@ -49,7 +53,10 @@ class BenchReport {
     BenchCase where;
     std::string metric;
     std::string unit;
-    std::vector<double> values;
+    std::vector<double> values;  // empty: an estimate
+    uint64_t n = 0;
+    double mean = 0;
+    double standard_error = 0;
   };
   std::string bench_;
   std::string command_;

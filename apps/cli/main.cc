@@ -13,6 +13,7 @@
 
 #include "apps/cli/commands/bench_codec.h"
 #include "apps/cli/commands/bench_engine.h"
+#include "apps/cli/commands/bench_quality.h"
 #include "apps/cli/commands/cmd_codec.h"
 #include "apps/cli/commands/cmd_demo.h"
 #include "apps/cli/commands/cmd_doctor.h"
@@ -173,8 +174,29 @@ void AddDemo(CLI::App& app, const std::string& command, Action& action) {
   verb->callback([&action] { action = [] { return CmdDemo(args); }; });
 }
 
+void AddBenchQuality(CLI::App* bench, const std::string& command, Action& action) {
+  static BenchQualityArgs args;
+  args.command = command;
+  CLI::App* verb = Verb(*bench, "quality", "What strategies do to the model's output, beside uncompressed");
+  verb->add_option("--model", args.runtime.model, "Model folder");
+  verb->add_option("--threads", args.runtime.threads, "Compute threads; 0: one per CPU");
+  verb->add_option("--compute", args.runtime.compute, "GEMM type; auto: the faster one, measured at start")
+      ->check(CLI::IsMember({"auto", "bf16", "f32"}));
+  verb->add_option("--strategies", args.strategies,
+                   "Presets or strategies to judge, comma-separated or repeated; default: all presets");
+  verb->add_option("--text", args.text, "Text file, or folder of *.txt, that the windows are cut from");
+  verb->add_option("--windows", args.windows, "Windows of text; 0: no text");
+  verb->add_option("--prefix-tokens", args.prefix_tokens, "Tokens of a window whose KV is compressed");
+  verb->add_option("--scored-tokens", args.scored_tokens, "Predictions judged behind them");
+  verb->add_option("--words", args.words, "Words of the tasks; default: task_words.txt of the model folder");
+  verb->add_option("--questions", args.questions, "Questions of each of the 7 tasks; 0: no tasks");
+  verb->add_option("--seed", args.seed, "Which questions are drawn");
+  verb->add_option("--json", args.json, "Also write the measurements to this file");
+  verb->callback([&action] { action = [] { return CmdBenchQuality(args); }; });
+}
+
 void AddBench(CLI::App& app, const std::string& command, Action& action) {
-  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine or pd");
+  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality or pd");
   bench->require_subcommand(1);
 
   static BenchCodecArgs codec_args;
@@ -201,6 +223,8 @@ void AddBench(CLI::App& app, const std::string& command, Action& action) {
   engine->add_option("--repeats", engine_args.repeats, "Runs per figure; the median is reported");
   engine->add_option("--json", engine_args.json, "Also write the measurements to this file");
   engine->callback([&action] { action = [] { return CmdBenchEngine(engine_args); }; });
+
+  AddBenchQuality(bench, command, action);
 
   static BenchPdArgs pd_args;
   pd_args.base.command = command;

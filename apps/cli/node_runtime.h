@@ -48,6 +48,8 @@ class NodeRuntime {
   engine::Engine& engine() { return *engine_; }
   model::Model& model() { return *model_; }
   size_t threads() const { return pool_->size(); }
+  // For work between steps, while the engine is idle.
+  base::ThreadPool& pool() { return *pool_; }
   const model::Tokenizer& tokenizer() const { return *tokenizer_; }
   const model::ChatTemplate* chat_template() const {
     return chat_template_.get();

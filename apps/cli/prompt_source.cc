@@ -21,30 +21,45 @@ base::Result<uint32_t> CountTokens(const model::Tokenizer& tokenizer, const std:
 
 }  // namespace
 
-base::Result<PromptSource> PromptSource::Load(const std::filesystem::path& folder) {
+base::Result<std::string> ReadPromptText(const std::filesystem::path& file_or_folder) {
   std::error_code error;
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (entry.path().extension() == ".txt") paths.push_back(entry.path());
+  if (std::filesystem::is_regular_file(file_or_folder, error)) {
+    paths.push_back(file_or_folder);
+  } else {
+    for (const auto& entry : std::filesystem::directory_iterator(file_or_folder, error)) {
+      if (entry.path().extension() == ".txt") paths.push_back(entry.path());
+    }
+    if (error) return base::NotFound("{}: {}", file_or_folder.string(), error.message());
   }
-  if (error) return base::NotFound("{}: {}", folder.string(), error.message());
   std::sort(paths.begin(), paths.end());
-  PromptSource source;
+  std::string all;
   for (const auto& path : paths) {
+    const uintmax_t bytes = std::filesystem::file_size(path, error);
+    if (error) return base::NotFound("{}: {}", path.string(), error.message());
+    if (bytes > kMaxTextBytes - std::min<uintmax_t>(all.size(), kMaxTextBytes)) {
+      return base::ResourceExhausted("{}: more than {} bytes of text", file_or_folder.string(),
+                                     kMaxTextBytes);
+    }
     std::ifstream file(path, std::ios::binary);
     std::stringstream text;
     text << file.rdbuf();
-    source.text_ += text.str() + "\n";
-    if (source.text_.size() > kMaxTextBytes) {
-      return base::ResourceExhausted("{}: more than {} bytes of text", folder.string(), kMaxTextBytes);
-    }
+    all += text.str() + "\n";
   }
+  if (all.find_first_not_of('\n') == std::string::npos) {
+    return base::NotFound("{}: no text in any *.txt file", file_or_folder.string());
+  }
+  return all;
+}
+
+base::Result<PromptSource> PromptSource::Load(const std::filesystem::path& file_or_folder) {
+  PromptSource source;
+  KVPLANE_ASSIGN_OR_RETURN(source.text_, ReadPromptText(file_or_folder));
   for (size_t at = 0; at < source.text_.size();) {
     const size_t end = source.text_.find('\n', at);
     if (end > at) source.line_starts_.push_back(at);
     at = end + 1;
   }
-  if (source.line_starts_.empty()) return base::NotFound("{}: no text in any *.txt file", folder.string());
   return source;
 }
 

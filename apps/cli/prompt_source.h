@@ -17,10 +17,14 @@ struct Prompt {
   uint32_t tokens = 0;  // as the model's tokenizer counts it, with the beginning-of-sequence token
 };
 
+// The text of one file, or of every *.txt of a folder in name order, each ending in a line break; at most
+// 64 MB in all. kNotFound when there is none.
+base::Result<std::string> ReadPromptText(const std::filesystem::path& file_or_folder);
+
 class PromptSource {
  public:
-  // Reads every *.txt of `folder` (at most 64 MB in all), in name order. kNotFound when there is none.
-  static base::Result<PromptSource> Load(const std::filesystem::path& folder);
+  // Reads as ReadPromptText().
+  static base::Result<PromptSource> Load(const std::filesystem::path& file_or_folder);
 
   // A stretch of text, starting at a line's beginning chosen by `rng`, of `tokens` tokens give or take a
   // word's worth (cut at a space; at most `tokens`). Requires tokens >= 8; kResourceExhausted when no file is

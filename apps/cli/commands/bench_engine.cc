@@ -11,36 +11,13 @@
 #include "apps/cli/bench_report.h"
 #include "apps/cli/exit_code.h"
 #include "apps/cli/gemm_yardstick.h"
+#include "apps/cli/sequence_kv.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/base/units.h"
 #include "kvplane/tensor/kv_view.h"
 
 namespace kvplane::cli {
 namespace {
-
-// The KV cache of one sequence, in the engine's page format.
-class SequenceKv {
- public:
-  SequenceKv(const tensor::KvGeometry& geometry, uint32_t block_tokens, uint32_t tokens)
-      : format_(tensor::PageFormat::HeadMajor(geometry, block_tokens)) {
-    const uint32_t blocks = (tokens + block_tokens - 1) / block_tokens;
-    memory_.resize(size_t{geometry.layers} * blocks * format_.page_elements);
-    for (uint32_t layer = 0; layer < geometry.layers; ++layer) {
-      auto& pages = pages_.emplace_back();
-      for (uint32_t block = 0; block < blocks; ++block) {
-        pages.push_back(memory_.data() + (size_t{layer} * blocks + block) * format_.page_elements);
-      }
-    }
-    for (const auto& pages : pages_) layers_.push_back({pages, format_});
-  }
-  std::span<const tensor::LayerPages> layers() const { return layers_; }
-
- private:
-  tensor::PageFormat format_;
-  std::vector<uint16_t> memory_;
-  std::vector<std::vector<uint16_t*>> pages_;
-  std::vector<tensor::LayerPages> layers_;
-};
 
 struct Measured {
   std::vector<double> tokens_per_s;

@@ -1,0 +1,26 @@
+// Recode: takes the KV of one sequence through a strategy, as a disaggregated service would.
+//
+// The prefix is written as one object (docs/formats/object.md), the object is read back and decoded into
+// pages. So what is judged is the bytes that run: tiles of up to 64 tokens per layer and side, checksums and
+// all, and the size counts every byte a peer or a disk would see.
+//
+// Thread safety: concurrent calls are safe with a Workspace each and disjoint target pages.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kvplane/base/status.h"
+#include "kvplane/codec/strategy.h"
+#include "kvplane/codec/tile_codec.h"
+#include "kvplane/tensor/kv_view.h"
+
+namespace kvplane::cli {
+
+// from, to: [layers], covering `tokens` tokens counted from position 0; they may be the same pages. Returns
+// the bytes of the object. Errors are those of ObjectWriter and ObjectReader; on one `to` is undefined.
+base::Result<uint64_t> Recode(const tensor::KvGeometry& geometry, const codec::Strategy& strategy,
+                              std::span<const tensor::LayerPages> from, uint32_t tokens,
+                              codec::Workspace& workspace, std::span<const tensor::LayerPages> to);
+
+}  // namespace kvplane::cli
