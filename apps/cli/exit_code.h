@@ -1,4 +1,4 @@
-// Exit codes of every verb (docs/api.md, README): scripts may rely on them.
+// Exit codes of every verb (README.md, "Use it"): scripts may rely on them.
 #pragma once
 
 #include "kvplane/base/status.h"

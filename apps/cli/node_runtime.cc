@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "apps/cli/fault_spec.h"
+#include "apps/cli/seconds_flag.h"
 #include "kvplane/base/log.h"
 #include "kvplane/base/units.h"
 #include "kvplane/transport/endpoint.h"
@@ -26,13 +27,6 @@ base::Result<model::ComputeType> ParseCompute(const std::string& name) {
   return base::InvalidArgument("--compute '{}': use auto, bf16 or f32", name);
 }
 
-base::Result<base::Duration> Seconds(const char* flag, double value) {
-  constexpr double kWeek = 7 * 86400.0;
-  if (!(value > 0 && value <= kWeek))
-    return base::InvalidArgument("{} {} is not in (0, {}]", flag, value, kWeek);
-  return base::FromSeconds(value);
-}
-
 // Refuses a wrong flag before the model is loaded, and also when this role would not use it.
 base::Status CheckTransferFlags(const RuntimeArgs& args) {
   if (const auto endpoint = transport::ParseTcpEndpoint(args.kv_listen); !endpoint.ok()) {
@@ -43,8 +37,8 @@ base::Status CheckTransferFlags(const RuntimeArgs& args) {
     if (!rate.ok()) return rate.status().Annotate("--link-rate");
   }
   KVPLANE_RETURN_IF_ERROR(ParseFaultPlan(args.kv_fault).status());
-  KVPLANE_RETURN_IF_ERROR(Seconds("--stall-timeout-s", args.stall_timeout_s).status());
-  return Seconds("--transfer-timeout-s", args.transfer_timeout_s).status();
+  KVPLANE_RETURN_IF_ERROR(SecondsFlag("--stall-timeout-s", args.stall_timeout_s).status());
+  return SecondsFlag("--transfer-timeout-s", args.transfer_timeout_s).status();
 }
 
 }  // namespace
@@ -111,7 +105,7 @@ base::Status NodeRuntime::CreateTransfer(const RuntimeArgs& args) {
   transfer::KvReceiverOptions options;
   options.codec_threads = args.codec_threads;
   options.tile_retries = args.tile_retries;
-  KVPLANE_ASSIGN_OR_RETURN(options.stall_timeout, Seconds("--stall-timeout-s", args.stall_timeout_s));
+  KVPLANE_ASSIGN_OR_RETURN(options.stall_timeout, SecondsFlag("--stall-timeout-s", args.stall_timeout_s));
   KVPLANE_ASSIGN_OR_RETURN(receiver_, transfer::KvReceiver::Create(*transport_, options));
   return base::Status::Ok();
 }
@@ -129,7 +123,7 @@ base::Status NodeRuntime::CreateEngine(const RuntimeArgs& args) {
   options.default_strategy = strategy_;
   options.eos_token_ids.assign(tokenizer_->eos_ids().begin(), tokenizer_->eos_ids().end());
   KVPLANE_ASSIGN_OR_RETURN(options.transfer_timeout,
-                           Seconds("--transfer-timeout-s", args.transfer_timeout_s));
+                           SecondsFlag("--transfer-timeout-s", args.transfer_timeout_s));
   KVPLANE_ASSIGN_OR_RETURN(engine_, engine::Engine::Create(*model_, options, sender_.get(), receiver_.get()));
   return base::Status::Ok();
 }

@@ -67,7 +67,7 @@ Finding CheckMemory() {
       fmt::format("{} in all, {} available, {} hardware threads", base::FormatBytes(total),
                   FirstLineWith("/proc/meminfo", "MemAvailable"), std::thread::hardware_concurrency());
   if (total < 2e9)
-    return {"memory", Verdict::kWarn, detail, "set --kv-bytes well below the memory that is free"};
+    return {"memory", Verdict::kWarn, detail, "set --kv-size well below the memory that is free"};
   return {"memory", Verdict::kOk, detail, ""};
 }
 

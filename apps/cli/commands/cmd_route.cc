@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/cli/exit_code.h"
+#include "apps/cli/seconds_flag.h"
 #include "apps/cli/shutdown_signal.h"
 #include "kvplane/base/log.h"
 #include "kvplane/server/router.h"
@@ -20,7 +21,8 @@ base::Status Route(const RouteArgs& args) {
   log.json = args.log_json;
   log.component = "router";
   base::ConfigureLog(log);
-  if (!(args.request_timeout_s > 0)) return base::InvalidArgument("--request-timeout-s must be above 0");
+  KVPLANE_ASSIGN_OR_RETURN(const base::Duration drain,
+                           SecondsFlag("--drain-s", args.drain_s, /*zero_allowed=*/true));
 
   ShutdownSignal signals;
   server::RouterOptions options;
@@ -31,9 +33,9 @@ base::Status Route(const RouteArgs& args) {
   options.auth_token_file = args.auth_token_file;
   options.node_token_file = args.node_token_file;
   options.insecure = args.insecure;
-  options.request_timeout = base::FromSeconds(args.request_timeout_s);
+  KVPLANE_ASSIGN_OR_RETURN(options.request_timeout,
+                           SecondsFlag("--request-timeout-s", args.request_timeout_s));
   KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<server::Router> router, server::Router::Create(options));
-  const base::Duration drain = base::FromSeconds(args.drain_s);
   signals.Watch([&router, drain] {
     base::Log(base::LogLevel::kInfo, "draining for at most {:.0f} s", base::ToSeconds(drain));
     router->RequestDrain(base::Clock::System().Now() + drain);

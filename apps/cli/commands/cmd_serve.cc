@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "apps/cli/exit_code.h"
+#include "apps/cli/seconds_flag.h"
 #include "apps/cli/shutdown_signal.h"
 #include "kvplane/base/log.h"
 #include "kvplane/server/server.h"
@@ -65,6 +66,8 @@ void PrintReady(const ServeArgs& args, const NodeRuntime& runtime, uint16_t port
 
 base::Status Serve(const ServeArgs& args) {
   KVPLANE_RETURN_IF_ERROR(ConfigureLogFrom(args));
+  KVPLANE_ASSIGN_OR_RETURN(const base::Duration drain,
+                           SecondsFlag("--drain-s", args.drain_s, /*zero_allowed=*/true));
   ShutdownSignal signals;
   KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<NodeRuntime> runtime, NodeRuntime::Create(args.runtime));
   server::ServerOptions options;
@@ -76,7 +79,6 @@ base::Status Serve(const ServeArgs& args) {
       const std::unique_ptr<server::Server> server,
       server::Server::Create(runtime->engine(), runtime->tokenizer(), runtime->chat_template(),
                              ModelName(args), DescribeNode(args, *runtime), options));
-  const base::Duration drain = base::FromSeconds(args.drain_s);
   signals.Watch([&server, drain] {
     base::Log(base::LogLevel::kInfo, "draining for at most {:.0f} s", base::ToSeconds(drain));
     server->RequestDrain(base::Clock::System().Now() + drain);
