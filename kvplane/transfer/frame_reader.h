@@ -20,11 +20,13 @@ constexpr base::Duration kFrameTimeout = std::chrono::seconds(60);
 
 class FrameReader {
  public:
-  explicit FrameReader(transport::Stream& stream) : stream_(stream) {}
+  explicit FrameReader(transport::Stream& stream, base::Duration frame_timeout = kFrameTimeout)
+      : stream_(stream), frame_timeout_(frame_timeout) {}
 
   // Reads the next header and head. The body of the frame before must have been read or skipped. `deadline`
-  // is for the header to come. kCorrupt and kUnimplemented: the connection cannot go on.
-  base::Status Next(base::TimePoint deadline);
+  // is for the header to come, `frame_deadline` for all of the frame where it must come even sooner than the
+  // frame timeout allows. kCorrupt and kUnimplemented: the connection cannot go on.
+  base::Status Next(base::TimePoint deadline, base::TimePoint frame_deadline = base::kNoDeadline);
 
   const FrameHeader& header() const { return header_; }
   FrameType type() const { return static_cast<FrameType>(header_.type); }
@@ -37,7 +39,9 @@ class FrameReader {
 
  private:
   transport::Stream& stream_;
+  const base::Duration frame_timeout_;
   FrameHeader header_;
+  base::TimePoint frame_deadline_;  // of the frame whose header was read last
   std::vector<std::byte> head_;
   std::vector<std::byte> skipped_;
 };

@@ -393,6 +393,28 @@ TEST_F(HostilePeerSafety, LyingReceiversAreCutOffOrFailTheTransfer) {
   }
 }
 
+// Bytes that trickle in keep a reader no longer than silence does: the time is for the whole frame.
+TEST_F(HostilePeerSafety, ATricklingFrameRunsOutOfTime) {
+  auto listener = *transport_->Listen(kInproc);
+  auto near = *transport_->Connect(kInproc, After(kTestPatience));
+  auto far = *listener->Accept(After(kTestPatience));
+  std::atomic<bool> over{false};
+  std::thread trickle([&] {
+    WriteAll(*far, EncodeFrame(kStream, PingFrame{}, kMaxBodyBytes));
+    // A few seconds in all, many pieces within each frame timeout.
+    for (uint32_t sent = 0; sent < kMaxBodyBytes && !over; sent += 64 << 10) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      WriteAll(*far, Bytes(64 << 10));
+    }
+  });
+  FrameReader reader(*near, std::chrono::milliseconds(500));
+  ASSERT_TRUE(reader.Next(After(kTestPatience)).ok());
+  EXPECT_EQ(reader.SkipBody().code(), StatusCode::kDeadlineExceeded);
+  over = true;
+  near->Shutdown();
+  trickle.join();
+}
+
 TEST_F(VersionSkewUnit, AnotherMajorVersionIsRefusedByName) {
   KvSenderOptions options;
   options.endpoint = kInproc;

@@ -30,7 +30,8 @@ struct KvReceiverOptions {
   size_t credit_bytes = 16 << 20;
   uint32_t tile_retries = 3;
   base::Duration connect_timeout = std::chrono::seconds(5);
-  // A transfer on which nothing arrives for this long (after the prefill node accepted it) is failed.
+  // A transfer on which nothing arrives for this long (after the prefill node accepted it) is failed, unless
+  // tiles of others keep arriving from that node: the more urgent go first, then only the deadline counts.
   base::Duration stall_timeout = std::chrono::seconds(10);
 };
 

@@ -190,7 +190,10 @@ base::TimePoint ReceiverCore::ExpireLocked(base::TimePoint now) {
   std::vector<std::shared_ptr<RecvTransfer>> late;
   for (const std::shared_ptr<RecvTransfer>& transfer : transfers_) {
     base::TimePoint limit = transfer->deadline;
-    if (transfer->opened) limit = std::min(limit, transfer->last_arrival + options_.stall_timeout);
+    if (transfer->opened) {
+      const base::TimePoint progress = std::max(transfer->last_arrival, transfer->link->last_tile);
+      limit = std::min(limit, progress + options_.stall_timeout);
+    }
     if (limit <= now) late.push_back(transfer);
     next = std::min(next, limit);
   }

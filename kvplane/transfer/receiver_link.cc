@@ -102,7 +102,7 @@ base::Status ReceiverCore::Greet(const std::shared_ptr<ReceiverLink>& link, Fram
   const std::vector<std::byte> mine = EncodeFrame(0, MakeHello(kRoleReceiver, options_.credit_bytes));
   const std::span<const std::byte> piece(mine);
   KVPLANE_RETURN_IF_ERROR(link->stream->Write({&piece, 1}, deadline));
-  KVPLANE_RETURN_IF_ERROR(reader.Next(deadline));
+  KVPLANE_RETURN_IF_ERROR(reader.Next(deadline, deadline));
   if (reader.type() == FrameType::kAbort) {
     KVPLANE_ASSIGN_OR_RETURN(const AbortFrame abort, ParseAbort(reader.head()));
     return base::Unavailable("prefill node refused: {}", abort.status.ToString());
@@ -244,7 +244,7 @@ base::Status ReceiverCore::HandleTile(const std::shared_ptr<ReceiverLink>& link,
   {
     base::MutexLock lock(mutex_);
     if (link->closed) return base::Cancelled("connection closed");
-    link->last_arrival = Now();
+    link->last_arrival = link->last_tile = Now();
     const bool idle = link->body_bytes_received + options_.credit_bytes == link->credit_limit;
     if (link->body_bytes_received + bytes > link->credit_limit && !idle) {
       return base::Corrupt("a tile of {} bytes overruns the granted credits", bytes);

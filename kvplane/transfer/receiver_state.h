@@ -114,6 +114,7 @@ struct ReceiverLink {
   size_t largest_tile = 0;    // body bytes that any transfer of this link may send at once
   bool credit_due = false;
   base::TimePoint last_arrival;
+  base::TimePoint last_tile;  // of any transfer: while there are tiles the others wait for their turn
   base::TimePoint last_ping;
 };
 

@@ -62,7 +62,8 @@ void SenderCore::AddLink(std::unique_ptr<transport::Stream> stream) {
 
 void SenderCore::Read(const std::shared_ptr<SenderLink>& link) {
   FrameReader reader(*link->stream);
-  base::Status status = reader.Next(Now() + kHelloTimeout);
+  const base::TimePoint hello_limit = Now() + kHelloTimeout;
+  base::Status status = reader.Next(hello_limit, hello_limit);
   while (status.ok()) {
     status = HandleFrame(link, reader);
     if (status.ok()) status = reader.Next(Now() + kIdleTimeout);

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "kvplane/base/log.h"
+#include "kvplane/transfer/peer_capabilities.h"
 #include "kvplane/transfer/testing/kv_fixture.h"
+#include "kvplane/transfer/wire_frames.h"
 #include "kvplane/transport/inproc_transport.h"
 #include "kvplane/transport/shaped_transport.h"
 #include "kvplane/transport/tcp_transport.h"
@@ -331,6 +333,33 @@ TEST_F(TransferFaultsUnit, AnAcceptedTransferThatGoesSilentIsFailed) {
   EXPECT_EQ(transfer.sender_done.Wait().status.code(), StatusCode::kUnavailable);
 }
 
+// The link is busy with a more urgent transfer for much longer than the stall timeout.
+TEST_F(TransferFaultsUnit, WaitingForTheTurnOnTheLinkIsNotAStall) {
+  transport::ShapedOptions slow;
+  slow.bits_per_second = 8e6;
+  std::shared_ptr<transport::Transport> inner = transport::CreateInprocTransport();
+  auto link = *transport::ShapedTransport::Create(inner, slow);
+  KvReceiverOptions receive;
+  receive.stall_timeout = std::chrono::milliseconds(500);
+  Ends ends(*link, *inner, kInproc, {}, receive);
+  TestTransfer urgent(Geometry(8, 4, 64), 256);  // 2 MB: 2 s
+  TestTransfer patient(Geometry(8, 1, 8), 64);
+  auto first = *ends.sender->Offer(urgent.MakeOffer("urgent", "off", After(kTestPatience)));
+  auto second = *ends.sender->Offer(patient.MakeOffer("patient", "off", After(kTestPatience * 2)));
+  urgent.PostAll(*first);
+  auto pulled_urgent = *ends.receiver->Pull(urgent.MakePull(kInproc, "urgent"));
+  urgent.receiver_done.WaitForFirstToken();
+  auto pulled_patient = *ends.receiver->Pull(patient.MakePull(kInproc, "patient"));
+  second->PostFirstToken({1, 0, {}});
+  patient.receiver_done.WaitForFirstToken();
+  EXPECT_EQ(urgent.receiver_done.count(), 0);
+  for (uint32_t layer = 0; layer < 8; ++layer) second->PostLayer(layer, 0, 64);
+  const base::Status status = patient.receiver_done.Wait().status;
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(urgent.receiver_done.count(), 1);  // it went first
+  EXPECT_TRUE(urgent.receiver_done.Wait().status.ok());
+}
+
 TEST_F(TransferFaultsUnit, WaitingForAnOfferIsNotAStallButASilentPeerIs) {
   std::shared_ptr<transport::Transport> inner = transport::CreateInprocTransport();
   KvReceiverOptions receive;
@@ -346,12 +375,27 @@ TEST_F(TransferFaultsUnit, WaitingForAnOfferIsNotAStallButASilentPeerIs) {
     EXPECT_TRUE(transfer.receiver_done.Wait().status.ok());
   }
   transport::FaultPlan plan;
-  plan.truncate_after_bytes = 65;  // about HELLO; PONGs are swallowed
+  plan.truncate_after_bytes = EncodeFrame(0, MakeHello(kRoleSender, 0)).size();  // PONGs are swallowed
   auto mute = transport::FaultyTransport::Create(inner, plan);
   Ends ends(*mute, *inner, kInproc, {}, receive);
   TestTransfer transfer(Geometry(2, 2, 8), 100);
   auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a"));
   EXPECT_EQ(transfer.receiver_done.Wait().status.code(), StatusCode::kUnavailable);
+}
+
+TEST_F(TransferFaultsUnit, HalfAHelloEndsWithTheConnectTimeout) {
+  std::shared_ptr<transport::Transport> inner = transport::CreateInprocTransport();
+  transport::FaultPlan plan;
+  plan.truncate_after_bytes = kFrameHeaderBytes + 4;
+  auto mute = transport::FaultyTransport::Create(inner, plan);
+  KvReceiverOptions receive;
+  receive.connect_timeout = std::chrono::milliseconds(50);
+  Ends ends(*mute, *inner, kInproc, {}, receive);
+  TestTransfer transfer(Geometry(1, 1, 8), 10);
+  auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a", AfterMs(3000)));
+  const base::Status status = transfer.receiver_done.Wait().status;
+  EXPECT_EQ(status.code(), StatusCode::kDeadlineExceeded);
+  EXPECT_NE(status.message().find("connection to"), std::string::npos) << status.ToString();
 }
 
 TEST_F(TransferFaultsUnit, NobodyListens) {
