@@ -24,7 +24,6 @@
 #include "kvplane/base/clock.h"
 #include "kvplane/base/ids.h"
 #include "kvplane/base/status.h"
-#include "kvplane/base/thread_pool.h"
 #include "kvplane/codec/strategy.h"
 #include "kvplane/model/model.h"
 #include "kvplane/model/sampling.h"
@@ -128,15 +127,17 @@ class Engine {
  public:
   virtual ~Engine() = default;  // cancels everything, joins the thread
 
-  // `model` and `pool` must outlive the engine; sender and receiver may be null (no PD) and are used by it
-  // alone.
+  // `model`, sender and receiver must outlive the engine and are used by it alone; sender and receiver may be
+  // null (no PD). kInvalidArgument: an option, or a cache too small for one block per layer;
+  // kResourceExhausted: no memory for the cache.
   static base::Result<std::unique_ptr<Engine>> Create(model::Model& model, const EngineOptions& options,
                                                       transfer::KvSender* sender,
                                                       transfer::KvReceiver* receiver);
 
-  // Thread-safe. kInvalidArgument (empty prompt, bad sampling, both remotes), kResourceExhausted (queue full,
-  // or prompt + max_tokens beyond the context or the cache: the message says which and the limit),
-  // kUnavailable (draining).
+  // Thread-safe. kInvalidArgument (empty prompt, ids outside the vocabulary, bad sampling, both remotes, bad
+  // transfer id, loss both asked for and forbidden), kResourceExhausted (queue full, or prompt + max_tokens
+  // beyond the context or the cache: the message says which and the limit), kFailedPrecondition (a remote
+  // without the sender or receiver for it), kUnavailable (draining).
   virtual base::Result<base::RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
   virtual void Cancel(base::RequestId id) = 0;  // thread-safe, idempotent; the sink still gets OnFinish
 
