@@ -30,6 +30,9 @@ constexpr std::string_view kChains[] = {
     "exponent(mode=window)",
     "zstd(level=1)",
     "lz4",
+    "int8(scale=token_head) | pack",
+    "fp8(format=e4m3,scale=head) | pack",
+    "fp8(format=e5m2,scale=one) | pack",
 };
 
 void Require(bool condition) {

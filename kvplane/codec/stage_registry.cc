@@ -9,6 +9,7 @@
 #include "kvplane/codec/exponent/exponent_stage.h"
 #include "kvplane/codec/lz/lz4_stage.h"
 #include "kvplane/codec/lz/zstd_stage.h"
+#include "kvplane/codec/narrow/narrow_stage.h"
 #include "kvplane/codec/pack/pack_stage.h"
 #include "kvplane/codec/store/store_stage.h"
 
@@ -17,6 +18,8 @@ namespace {
 
 constexpr StageDescriptor kStages[] = {
     {kStageAffine, "affine", Slot::kQuantize, 1, 1, true, kAffineParams, &kAffineFunctions},
+    {kStageInt8, "int8", Slot::kQuantize, 1, 1, true, kInt8Params, &kNarrowFunctions},
+    {kStageFp8, "fp8", Slot::kQuantize, 1, 1, true, kFp8Params, &kNarrowFunctions},
     {kStageStore, "store", Slot::kCode, 1, 1, false, {}, &kStoreFunctions},
     {kStagePack, "pack", Slot::kCode, 1, 1, false, {}, &kPackFunctions},
     {kStageExponent, "exponent", Slot::kCode, 1, 1, false, kExponentParams, &kExponentFunctions},

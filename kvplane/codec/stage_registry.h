@@ -70,6 +70,8 @@ struct StageDescriptor {
 };
 
 constexpr uint8_t kStageAffine = 0x51;
+constexpr uint8_t kStageInt8 = 0x52;
+constexpr uint8_t kStageFp8 = 0x53;
 constexpr uint8_t kStageStore = 0x61;
 constexpr uint8_t kStagePack = 0x62;
 constexpr uint8_t kStageExponent = 0x63;

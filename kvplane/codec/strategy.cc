@@ -16,6 +16,7 @@ namespace {
 constexpr Preset kPresets[] = {
     {"off", "store", "uncompressed, but framed and checked"},
     {"lossless", "exponent(mode=window)", "bit-exact, 12 bits per value: 4-bit exponents in a window"},
+    {"fp8", "fp8(format=e4m3,scale=head) | pack", "FP8 E4M3 with a scale per head of a tile"},
     {"int8", "affine(bits=8,group=64) | pack", "8-bit codes, keys by channel, values by token"},
     {"int4", "affine(bits=4,group=64) | pack", "4-bit codes, keys by channel, values by token"},
     {"int2", "affine(bits=2,group=32) | pack", "2-bit codes, keys by channel, values by token"},

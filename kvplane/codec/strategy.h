@@ -103,7 +103,7 @@ struct Preset {
   std::string_view meaning;
 };
 
-// The named strategies: off, lossless, int8, int4, int2, kivi-4, kivi-2.
+// The named strategies: off, lossless, fp8, int8, int4, int2, kivi-4, kivi-2.
 std::span<const Preset> Presets();
 
 }  // namespace kvplane::codec

@@ -54,7 +54,7 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
   } kCases[] = {
       {"", "", "empty"},
       {"int5", "column 1",
-       "'int5' is neither a preset (off, lossless, int8, int4, int2, kivi-4, kivi-2) nor a stage"},
+       "'int5' is neither a preset (off, lossless, fp8, int8, int4, int2, kivi-4, kivi-2) nor a stage"},
       {"affin(bits=4) | pack", "column 1", "unknown stage 'affin'; did you mean 'affine'?"},
       {"affine | pakc", "column 10", "did you mean 'pack'?"},
       {"affine(bits=5) | pack", "column 13", "affine.bits = '5' is not one of: 2, 4, 8"},
@@ -76,6 +76,8 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
       {"affine | exponent", "column 1", "L1: 'exponent' takes bf16"},
       {"affine | zstd", "column 1", "L1: 'zstd' takes bf16"},
       {"affine | lz4", "column 1", "L1: 'lz4' takes bf16"},
+      {"int8(scale=one) | pack", "column 12", "token_head, head"},
+      {"fp8(format=e3m4) | pack", "column 12", "e4m3, e5m2"},
       {"zstd(level=20)", "column 12", "1..19"},
       {"affine | affine | pack", "column 1", "slot-once"},
       {"affine |", "column 9", "expected a stage name, found the end"},

@@ -24,9 +24,17 @@ std::shared_ptr<const TileCodec> CodecOf(std::string_view chain) {
 }
 
 constexpr std::string_view kLossless[] = {"store", "exponent", "zstd(level=1)", "zstd(level=9)", "lz4"};
+constexpr std::string_view kNarrow[] = {"int8(scale=token_head) | pack",
+                                        "int8(scale=head) | pack",
+                                        "fp8(format=e4m3,scale=token_head) | pack",
+                                        "fp8(format=e4m3,scale=head) | pack",
+                                        "fp8(format=e4m3,scale=one) | pack",
+                                        "fp8(format=e5m2,scale=one) | pack",
+                                        "fp8(format=e5m2,scale=head) | pack"};
 
 std::string RandomChain(base::Rng& rng) {
   if (rng.Below(3) == 0) return std::string(kLossless[rng.Below(std::size(kLossless))]);
+  if (rng.Below(3) == 0) return std::string(kNarrow[rng.Below(std::size(kNarrow))]);
   constexpr uint32_t kBits[] = {2, 4, 8};
   return fmt::format("affine(bits={},group={},axis={}) | pack", kBits[rng.Below(3)], 8 * (1 + rng.Below(16)),
                      rng.Below(2) == 0 ? "channel" : "token");
@@ -130,6 +138,42 @@ TEST(TileCodecUnit, ExponentTileByHand) {
   const uint8_t expected[] = {1, 114, 0x00, 0x80, 0x00, 0x00, 0x00, 0x00, 0xed, 0xf0, 0xdd, 113};
   ASSERT_EQ(coded.size(), std::size(expected));
   for (size_t i = 0; i < coded.size(); ++i) EXPECT_EQ(coded[i], static_cast<std::byte>(expected[i])) << i;
+}
+
+TEST(TileCodecUnit, Int8TileByHand) {
+  std::vector<uint16_t> values = {0x42fe, 0xbf80, 0x3f00, 0x427e};  // 127, -1, 0.5, 63.5
+  const auto view = tensor::ConstTileView::Contiguous(values.data(), 1, 1, 4);
+  const std::vector<std::byte> coded = Encode(*CodecOf("int8 | pack"), view);
+  const uint8_t expected[] = {1, 0x80, 0x3f, 0x7f, 0xff, 0x00, 0x40};
+  ASSERT_EQ(coded.size(), std::size(expected));
+  for (size_t i = 0; i < coded.size(); ++i) EXPECT_EQ(coded[i], static_cast<std::byte>(expected[i])) << i;
+}
+
+TEST(TileCodecUnit, UnscaledFp8KeepsLargerValuesRaw) {
+  const auto codec = CodecOf("fp8(format=e4m3,scale=one) | pack");
+  std::vector<uint16_t> values(64, 0x43e0);  // 448
+  EXPECT_EQ(Encode(*codec, tensor::ConstTileView::Contiguous(values.data(), 1, 1, 64)).size(), 65u);
+  values[9] = 0xc3e1;
+  EXPECT_EQ(Encode(*codec, tensor::ConstTileView::Contiguous(values.data(), 1, 1, 64)).size(), 129u);
+}
+
+TEST(TileCodecSafety, CodesWithoutAValueAreRefused) {
+  const std::vector<uint16_t> zeros(64);
+  for (const auto& [chain, code] : {std::pair{"int8(scale=head) | pack", 0x80},
+                                    {"fp8 | pack", 0x7f},
+                                    {"fp8 | pack", 0xff},
+                                    {"fp8(format=e5m2) | pack", 0x7c}}) {
+    const auto codec = CodecOf(chain);
+    auto coded = Encode(*codec, tensor::ConstTileView::Contiguous(zeros.data(), 1, 1, 64));
+    std::vector<uint16_t> out(64, 0xbeef);
+    Workspace workspace;
+    const auto view = tensor::TileView::Contiguous(out.data(), 1, 1, 64);
+    coded.back() = static_cast<std::byte>(code);
+    EXPECT_EQ(codec->Decode(coded, workspace, view).code(), base::StatusCode::kCorrupt) << chain;
+    EXPECT_EQ(out[0], 0xbeef);
+    coded.back() = static_cast<std::byte>(code - 1);
+    EXPECT_TRUE(codec->Decode(coded, workspace, view).ok()) << chain;
+  }
 }
 
 TEST(TileCodecSafety, CompressedPlanesAreBoundedByTheTile) {
@@ -303,7 +347,12 @@ TEST(TileCodecProperty, SignalToNoiseGrowsWithBits) {
   } kCases[] = {{"affine(bits=2,group=64,axis=channel)|pack", 6, 9},
                 {"affine(bits=4,group=64,axis=channel)|pack", 20, 23},
                 {"affine(bits=4,group=64,axis=token)|pack", 20, 23},
-                {"affine(bits=8,group=64,axis=token)|pack", 43, 47}};
+                {"affine(bits=8,group=64,axis=token)|pack", 43, 47},
+                {"int8|pack", 43, 46},
+                {"int8(scale=head)|pack", 40, 44},
+                {"fp8(format=e4m3,scale=one)|pack", 30, 33},
+                {"fp8(format=e4m3,scale=token_head)|pack", 30, 33},
+                {"fp8(format=e5m2,scale=head)|pack", 24, 27}};
   for (const auto& c : kCases) {
     const auto codec = CodecOf(c.chain);
     const auto coded = Encode(*codec, tensor::ConstTileView::Contiguous(values.data(), 64, 4, 64));

@@ -1,131 +1,55 @@
 #include "kvplane/codec/pack/pack_stage.h"
 
-#include <algorithm>
-
 #include "kvplane/base/check.h"
-#include "kvplane/codec/affine/affine_stage.h"
-#include "kvplane/codec/tile_rows.h"
-#include "kvplane/kernel/pack/pack.h"
-#include "kvplane/kernel/quantize/quantize.h"
+#include "kvplane/codec/affine/affine_pack.h"
+#include "kvplane/codec/narrow/narrow_stage.h"
 
 namespace kvplane::codec {
 namespace {
 
-// Where the parts of a payload lie: zeros, scales, codes; each part holds the heads one after the other.
-struct Layout {
-  Layout(const AffineConfig& config_in, const TileShape& shape)
-      : config(config_in),
-        head_params(config.GroupsPerHead(shape)),
-        row_bytes(kernel::PackedRowBytes(shape.head_dim, config.bits)),
-        head_codes(row_bytes * shape.tokens),
-        plane_bytes(head_params * shape.heads * sizeof(uint16_t)) {}
+// Null for quantisers whose codes have no fixed width.
+const PackedQuantizer* FindPacked(const StageCall& call) {
+  switch (call.stage_id) {
+    case kStageAffine:
+      return &kAffinePacked;
+    case kStageInt8:
+      return &kInt8Packed;
+    case kStageFp8:
+      return &kFp8Packed;
+    default:
+      return nullptr;
+  }
+}
 
-  size_t zeros(size_t head) const { return head * head_params * sizeof(uint16_t); }
-  size_t scales(size_t head) const { return plane_bytes + zeros(head); }
-  size_t codes(size_t head) const { return 2 * plane_bytes + head * head_codes; }
-
-  AffineConfig config;
-  size_t head_params;
-  size_t row_bytes;
-  size_t head_codes;
-  size_t plane_bytes;
-};
-
-// The only quantiser so far; Validate() has seen to it.
-AffineConfig QuantizerOf(Chain chain) { return AffineConfig::Of(chain[chain.size() - 2]); }
+const StageCall& QuantizerOf(Chain chain) { return chain[chain.size() - 2]; }
+const PackedQuantizer& PackedOf(Chain chain) {
+  const PackedQuantizer* packed = FindPacked(QuantizerOf(chain));
+  KVPLANE_CHECK(packed != nullptr);  // Validate() has seen to it
+  return *packed;
+}
 
 base::Status Validate(Chain chain, size_t at) {
-  if (at == 0 || StageOf(chain[at - 1]).slot != Slot::kQuantize) {
+  if (at == 0 || FindPacked(chain[at - 1]) == nullptr) {
     return base::InvalidArgument("L1: 'pack' takes symbols; put a quantize stage such as 'affine' before it");
   }
   return base::Status::Ok();
 }
 
 size_t LeastBytes(Chain chain, const TileShape& shape) {
-  const Layout layout(QuantizerOf(chain), shape);
-  return layout.codes(shape.heads);
-}
-
-bool EncodeHead(const Layout& layout, const TileRows<const uint16_t>& rows, size_t head, std::byte* out) {
-  const AffineConfig& config = layout.config;
-  const kernel::QuantizeKernels& kernels = kernel::Quantize();
-  const size_t width = kernel::QuantizeKernels::WidthIndex(config.bits);
-  std::byte* zeros = out + layout.zeros(head);
-  std::byte* scales = out + layout.scales(head);
-  std::byte* codes = out + layout.codes(head);
-  if (config.axis == AffineAxis::kToken) {
-    return kernels.encode_tokens[width](rows.data(), rows.tokens(), rows.head_dim(), config.group, zeros,
-                                        scales, codes);
-  }
-  const size_t plane_step = rows.head_dim() * sizeof(uint16_t);
-  for (uint32_t first = 0; first < rows.tokens(); first += config.group) {
-    const uint32_t count = std::min(config.group, rows.tokens() - first);
-    if (!kernels.encode_channels[width](rows.data() + first, count, rows.head_dim(), zeros, scales,
-                                        codes + first * layout.row_bytes)) {
-      return false;
-    }
-    zeros += plane_step;
-    scales += plane_step;
-  }
-  return true;
-}
-
-void DecodeHead(const Layout& layout, const TileRows<uint16_t>& rows, size_t head, const std::byte* in) {
-  const AffineConfig& config = layout.config;
-  const kernel::QuantizeKernels& kernels = kernel::Quantize();
-  const size_t width = kernel::QuantizeKernels::WidthIndex(config.bits);
-  const std::byte* zeros = in + layout.zeros(head);
-  const std::byte* scales = in + layout.scales(head);
-  const std::byte* codes = in + layout.codes(head);
-  if (config.axis == AffineAxis::kToken) {
-    kernels.decode_tokens[width](zeros, scales, codes, rows.tokens(), rows.head_dim(), config.group,
-                                 rows.data());
-    return;
-  }
-  const size_t plane_step = rows.head_dim() * sizeof(uint16_t);
-  for (uint32_t first = 0; first < rows.tokens(); first += config.group) {
-    const uint32_t count = std::min(config.group, rows.tokens() - first);
-    kernels.decode_channels[width](zeros, scales, codes + first * layout.row_bytes, count, rows.head_dim(),
-                                   rows.data() + first);
-    zeros += plane_step;
-    scales += plane_step;
-  }
-}
-
-// The first rows of the head that lies `head_stride` further: the row kernels only see one head.
-void PrefetchStart(const TileRows<const uint16_t>& rows, size_t head_stride) {
-  constexpr uint32_t kRows = 8;
-  constexpr uint32_t kLineValues = 64 / sizeof(uint16_t);
-  for (uint32_t t = 0; t < std::min(kRows, rows.tokens()); ++t) {
-    const uint16_t* row = rows.data()[t] + head_stride;
-    for (uint32_t c = 0; c < rows.head_dim(); c += kLineValues) __builtin_prefetch(row + c);
-  }
+  return PackedOf(chain).payload_bytes(QuantizerOf(chain), shape);
 }
 
 size_t Encode(Chain chain, const tensor::ConstTileView& in, Workspace&, std::span<std::byte> out) {
-  const Layout layout(QuantizerOf(chain), ShapeOf(in));
-  for (uint32_t head = 0; head < in.heads; ++head) {
-    const TileRows<const uint16_t> rows(in, head);
-    if (head + 1 < in.heads) PrefetchStart(rows, in.head_stride);
-    if (!EncodeHead(layout, rows, head, out.data())) return 0;
-  }
-  return layout.codes(in.heads);
+  if (!PackedOf(chain).encode(QuantizerOf(chain), in, out.data())) return 0;
+  return LeastBytes(chain, ShapeOf(in));
 }
 
 base::Status Decode(Chain chain, std::span<const std::byte> in, Workspace&, const tensor::TileView& out) {
-  const Layout layout(QuantizerOf(chain), ShapeOf(out));
-  if (in.size() != layout.codes(out.heads)) {
-    return base::Corrupt("pack: payload of {} bytes, its shape makes {}", in.size(), layout.codes(out.heads));
+  const size_t bytes = LeastBytes(chain, ShapeOf(out));
+  if (in.size() != bytes) {
+    return base::Corrupt("pack: payload of {} bytes, its shape makes {}", in.size(), bytes);
   }
-  const uint16_t scale_limit = kernel::AffineScaleLimit(layout.config.bits);
-  if (!kernel::Quantize().params_valid(in.data() + layout.zeros(0), in.data() + layout.scales(0),
-                                       layout.head_params * out.heads, scale_limit)) {
-    return base::Corrupt("affine: a zero or scale lies outside the format's range");
-  }
-  for (uint32_t head = 0; head < out.heads; ++head) {
-    DecodeHead(layout, TileRows<uint16_t>(out, head), head, in.data());
-  }
-  return base::Status::Ok();
+  return PackedOf(chain).decode(QuantizerOf(chain), in.data(), out);
 }
 
 }  // namespace

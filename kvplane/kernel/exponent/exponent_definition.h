@@ -52,7 +52,8 @@ inline const std::byte* DecodeWindowRow(const std::byte* rests, const std::byte*
 inline size_t CountEscapesFrom(size_t first, const std::byte* codes, size_t count) {
   size_t escapes = 0;
   for (size_t i = first; i < count; ++i) {
-    escapes += (static_cast<uint32_t>(codes[i / 2]) >> (i % 2 * 4) & 15u) == kEscapeCode ? 1 : 0;
+    escapes +=
+        (static_cast<uint32_t>(codes[i / 2]) >> (i % 2 * 4) & 15u) == kEscapeCode ? size_t{1} : size_t{0};
   }
   return escapes;
 }

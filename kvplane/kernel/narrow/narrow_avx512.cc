@@ -1,0 +1,36 @@
+#include "kvplane/kernel/narrow/narrow_definition.h"
+
+namespace kvplane::kernel::internal {
+namespace {
+
+KVPLANE_TARGET_AVX512 uint16_t LargestMagnitude(const uint16_t* const* rows, uint32_t tokens,
+                                                uint32_t channels) {
+  return LargestMagnitudeBody(rows, tokens, channels);
+}
+
+template <typename Format>
+KVPLANE_TARGET_AVX512 void Encode(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
+                                  float inverse, std::byte* codes) {
+  EncodeBody<Format>(rows, tokens, channels, inverse, codes);
+}
+
+template <typename Format>
+KVPLANE_TARGET_AVX512 void Decode(const std::byte* codes, uint32_t tokens, uint32_t channels, float scale,
+                                  uint16_t* const* rows) {
+  DecodeBody<Format>(codes, tokens, channels, scale, rows);
+}
+
+template <typename Format>
+KVPLANE_TARGET_AVX512 bool CodesValid(const std::byte* codes, size_t count) {
+  return CodesValidBody<Format>(codes, count);
+}
+
+}  // namespace
+
+constinit const NarrowKernels kNarrowAvx512 = {
+    LargestMagnitude,
+    {Encode<Int8Format>, Encode<E4m3Format>, Encode<E5m2Format>},
+    {Decode<Int8Format>, Decode<E4m3Format>, Decode<E5m2Format>},
+    {CodesValid<Int8Format>, CodesValid<E4m3Format>, CodesValid<E5m2Format>}};
+
+}  // namespace kvplane::kernel::internal
