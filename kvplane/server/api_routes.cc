@@ -13,7 +13,17 @@ bool Matches(const Route& route, std::string_view method) {
   return route.method == method || (route.method == "GET" && method == "HEAD");
 }
 
+HttpResponse Unauthorized() {
+  return ErrorResponse(
+      PlainError(401, "a valid token is required: send it as 'Authorization: Bearer TOKEN'"));
+}
+
 }  // namespace
+
+std::optional<HttpResponse> RouteTable::RefuseBody(const HttpRequest& head) const {
+  if (auth_.Allows(head)) return std::nullopt;
+  return Unauthorized();
+}
 
 Refusal RouteTable::Dispatch(const std::shared_ptr<Exchange>& exchange) const {
   const HttpRequest& request = exchange->request();
@@ -26,8 +36,7 @@ Refusal RouteTable::Dispatch(const std::shared_ptr<Exchange>& exchange) const {
       continue;
     }
     if (!route.open && !auth_.Allows(request)) {
-      exchange->Respond(ErrorResponse(
-          PlainError(401, "a valid token is required: send it as 'Authorization: Bearer TOKEN'")));
+      exchange->Respond(Unauthorized());
       return {route.path, 401};
     }
     route.handle(exchange);

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -32,6 +33,9 @@ class RouteTable {
   RouteTable(ApiAuth auth, std::vector<Route> routes) : auth_(std::move(auth)), routes_(std::move(routes)) {}
 
   Refusal Dispatch(const std::shared_ptr<Exchange>& exchange) const;
+  // The 401 for a request with a body that is still to come: nobody without a token makes the server hold
+  // one. Open routes need no body, so they are no exception.
+  std::optional<HttpResponse> RefuseBody(const HttpRequest& head) const;
 
  private:
   const ApiAuth auth_;

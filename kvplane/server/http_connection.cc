@@ -196,8 +196,17 @@ asio::awaitable<bool> HttpConnection::ReadMore() {
   co_return true;
 }
 
+std::optional<HttpResponse> HttpConnection::Refusal() {
+  if (parser_.state() == HttpParserState::kError) {
+    return owner_->MakeError(parser_.error_status(), parser_.error());
+  }
+  if (parser_.state() != HttpParserState::kBody || std::exchange(body_allowed_, true)) return std::nullopt;
+  return owner_->RefuseBody(parser_.request());
+}
+
 asio::awaitable<bool> HttpConnection::ReadRequest() {
   SetTimeout(owner_->options().idle_timeout);
+  body_allowed_ = false;
   bool invited = false;
   while (true) {
     unread_.erase(0, parser_.Feed(unread_));
@@ -209,9 +218,10 @@ asio::awaitable<bool> HttpConnection::ReadRequest() {
       reading_request_ = false;
       co_return true;
     }
-    if (parser_.state() == HttpParserState::kError) {
+    const std::optional<HttpResponse> refusal = Refusal();
+    if (refusal) {
       reading_request_ = false;
-      co_await RefuseAndLinger();
+      co_await RefuseAndLinger(*refusal);
       co_return false;
     }
     if (parser_.state() == HttpParserState::kBody && parser_.expects_continue() && !invited) {
@@ -294,8 +304,7 @@ asio::awaitable<bool> HttpConnection::WriteAll(std::string_view bytes) {
   co_return true;
 }
 
-asio::awaitable<void> HttpConnection::RefuseAndLinger() {
-  const HttpResponse response = owner_->MakeError(parser_.error_status(), parser_.error());
+asio::awaitable<void> HttpConnection::RefuseAndLinger(const HttpResponse& response) {
   std::string bytes = SerializeResponseHead(response, BodyFraming::kLength, /*keep_alive=*/false);
   bytes += response.body;
   const bool sent = co_await WriteAll(bytes);

@@ -9,6 +9,7 @@
 #include <asio/ip/tcp.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -76,6 +77,7 @@ class ConnectionOwner {
   virtual bool draining() const = 0;
   virtual void Handle(const std::shared_ptr<Exchange>& exchange) = 0;
   virtual HttpResponse MakeError(int status, const std::string& message) = 0;
+  virtual std::optional<HttpResponse> RefuseBody(const HttpRequest& head) = 0;
   virtual void OnExchangeEnd() = 0;
   virtual void OnClosed(HttpConnection* connection) = 0;
 };
@@ -106,7 +108,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   asio::awaitable<void> Pump();
   asio::awaitable<void> WatchPeer();
   asio::awaitable<bool> WriteAll(std::string_view bytes);
-  asio::awaitable<void> RefuseAndLinger();
+  // The answer to what has arrived of a request that will not be read to its end, if it is to be refused.
+  std::optional<HttpResponse> Refusal();
+  asio::awaitable<void> RefuseAndLinger(const HttpResponse& response);
   asio::awaitable<bool> Cancelled();
 
   void SetDeadline(base::TimePoint deadline);
@@ -122,6 +126,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::string unread_;  // received, not yet parsed
   std::shared_ptr<ConnectionExchange> exchange_;
   bool closing_ = false;
+  bool body_allowed_ = false;     // the owner has seen the head that the body belongs to
   bool reading_request_ = false;  // inside a request that has not arrived completely
   bool pump_failed_ = false;
 };

@@ -45,6 +45,9 @@ class HttpServer::State final : public ConnectionOwner, public std::enable_share
   HttpResponse MakeError(int status, const std::string& message) override {
     return hooks_.make_error(status, message);
   }
+  std::optional<HttpResponse> RefuseBody(const HttpRequest& head) override {
+    return hooks_.refuse_body ? hooks_.refuse_body(head) : std::nullopt;
+  }
   void OnExchangeEnd() override { FinishDrainIfIdle(); }
   void OnClosed(HttpConnection* connection) override;
 

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "kvplane/base/clock.h"
@@ -44,6 +45,9 @@ struct HttpServerHooks {
   Handler handler;
   // Makes the answer to what never reaches the handler: codec errors, too many connections.
   std::function<HttpResponse(int status, const std::string& message)> make_error;
+  // Asked when a head is complete and a body is to follow: an answer refuses the request before its body is
+  // read, and closes the connection. May be empty.
+  std::function<std::optional<HttpResponse>(const HttpRequest& head)> refuse_body;
   // The server closes: everything else on the loop must end, or Run will not return. May be empty.
   std::function<void()> on_close;
 };

@@ -43,6 +43,12 @@ void NodeApi::Handle(const std::shared_ptr<Exchange>& exchange) {
   if (refusal.status != 0) node_.metrics.CountHttp(refusal.route, refusal.status);
 }
 
+std::optional<HttpResponse> NodeApi::RefuseBody(const HttpRequest& head) {
+  std::optional<HttpResponse> refusal = routes_.RefuseBody(head);
+  if (refusal) node_.metrics.CountHttp("other", refusal->status);
+  return refusal;
+}
+
 void NodeApi::Answer(const std::shared_ptr<Exchange>& exchange, HttpResponse response) {
   node_.metrics.CountHttp(exchange->request().path(), response.status);
   exchange->Respond(std::move(response));

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "kvplane/server/api_auth.h"
 #include "kvplane/server/api_request.h"
@@ -21,6 +22,7 @@ class NodeApi {
   NodeApi(NodeContext& node, ApiAuth auth, std::function<size_t()> connections);
 
   void Handle(const std::shared_ptr<Exchange>& exchange);
+  std::optional<HttpResponse> RefuseBody(const HttpRequest& head);
   // Refuse new generations from now on; /ready says so.
   void BeginDrain() { draining_ = true; }
 

@@ -354,6 +354,26 @@ TEST(NodeApiSafety, TokensGuardTheApi) {
   EXPECT_EQ(Call(node.port(), "GET", "/health").status, 200);
 }
 
+TEST(NodeApiSafety, BodiesAreNotReadWithoutAToken) {
+  const std::string path = ::testing::TempDir() + "/kvplane_body_tokens";
+  std::ofstream(path) << "secret\n";
+  DemoNodeOptions options;
+  options.server.auth_token_file = path;
+  DemoNode node(options);
+  std::remove(path.c_str());
+  for (const std::string_view target : {"/v1/completions", "/health", "/nowhere"}) {
+    RawClient client(node.port());
+    client.Send(fmt::format("POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n", target));
+    EXPECT_EQ(client.ReadResponse().status, 401) << target;  // nothing of the body was sent
+    EXPECT_TRUE(client.WaitForClose());
+  }
+  RawClient client(node.port());
+  client.Send(
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 15\r\n\r\n");
+  client.Send(R"({"prompt": "a"})");
+  EXPECT_EQ(client.ReadResponse().status, 200);
+}
+
 TEST(NodeApiSafety, NoTemplateNoChat) {
   DemoNodeOptions options;
   options.chat_template = false;

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -58,6 +59,11 @@ class Router::State {
     hooks.make_error = [this](int status, const std::string& message) {
       metrics_.CountHttp("other", status);
       return ErrorResponse(PlainError(status, message));
+    };
+    hooks.refuse_body = [this](const HttpRequest& head) {
+      std::optional<HttpResponse> refusal = routes_.RefuseBody(head);
+      if (refusal) metrics_.CountHttp("other", refusal->status);
+      return refusal;
     };
     hooks.on_close = [this] { pool_.Close(); };
     KVPLANE_ASSIGN_OR_RETURN(http_, HttpServer::Create(loop_, options_.http, std::move(hooks)));

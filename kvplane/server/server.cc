@@ -36,6 +36,7 @@ class Server::State {
       metrics_.CountHttp("other", status);
       return ErrorResponse(PlainError(status, message));
     };
+    hooks.refuse_body = [this](const HttpRequest& head) { return api_.RefuseBody(head); };
     KVPLANE_ASSIGN_OR_RETURN(http_, HttpServer::Create(loop_, options, std::move(hooks)));
     return base::Status::Ok();
   }
