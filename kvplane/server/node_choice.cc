@@ -1,19 +1,23 @@
 #include "kvplane/server/node_choice.h"
 
+#include <vector>
+
 namespace kvplane::server {
 namespace {
 
-// The eligible node with the least load; the first one from `turn` on among equals.
+// The eligible node with the least load; equals take turns.
 template <typename Eligible, typename Load>
 std::optional<size_t> LeastLoaded(std::span<const NodeView> nodes, uint64_t turn, Eligible eligible,
                                   Load load) {
-  std::optional<size_t> best;
-  for (size_t step = 0; step < nodes.size(); ++step) {
-    const size_t i = static_cast<size_t>((turn + step) % nodes.size());
+  std::vector<size_t> best;
+  for (size_t i = 0; i < nodes.size(); ++i) {
     if (!eligible(i)) continue;
-    if (!best || load(nodes[i]) < load(nodes[*best])) best = i;
+    if (!best.empty() && load(nodes[i]) > load(nodes[best.front()])) continue;
+    if (!best.empty() && load(nodes[i]) < load(nodes[best.front()])) best.clear();
+    best.push_back(i);
   }
-  return best;
+  if (best.empty()) return std::nullopt;
+  return best[static_cast<size_t>(turn % best.size())];
 }
 
 }  // namespace

@@ -38,11 +38,17 @@ TEST(NodeChoiceUnit, LeastPromptBytesAndLeastRequests) {
 }
 
 TEST(NodeChoiceUnit, IdleNodesShare) {
-  const std::vector<NodeView> nodes = {Node(NodeRole::kDecode, 0, 0), Node(NodeRole::kDecode, 0, 0),
-                                       Node(NodeRole::kDecode, 0, 0)};
-  std::vector<int> counts(3);
-  for (uint64_t turn = 0; turn < 9; ++turn) ++counts[*ChooseNodes(nodes, {.turn = turn}).decode];
-  EXPECT_EQ(counts, (std::vector<int>{3, 3, 3}));
+  // Nodes of the other role in between must not give their neighbours their turns.
+  const std::vector<NodeView> nodes = {Node(NodeRole::kPrefill, 0, 0), Node(NodeRole::kPrefill, 0, 0),
+                                       Node(NodeRole::kDecode, 0, 0),  Node(NodeRole::kDecode, 0, 0),
+                                       Node(NodeRole::kDecode, 0, 0),  Node(NodeRole::kDecode, 0, 7)};
+  std::vector<int> counts(nodes.size());
+  for (uint64_t turn = 0; turn < 6; ++turn) {
+    const NodeChoice choice = ChooseNodes(nodes, {.turn = turn});
+    ++counts[*choice.prefill];
+    ++counts[*choice.decode];
+  }
+  EXPECT_EQ(counts, (std::vector<int>{3, 3, 2, 2, 2, 0}));
 }
 
 TEST(NodeChoiceUnit, PlainWhereItCannotBeSplit) {
