@@ -18,6 +18,10 @@ using nlohmann::json;
 // The largest vocabulary in use has 262,144 tokens; ids size arrays, so a hostile one is bounded.
 constexpr int64_t kMaxVocab = int64_t{1} << 22;
 constexpr size_t kMaxAddedTokenBytes = 1024;
+// The decoder's replacements multiply: thirty times a -> aa make a gigabyte of a letter. Real ones replace a
+// character by another.
+constexpr size_t kMaxDecodeGrowth = 8;
+constexpr size_t kDecodeSlackBytes = 64;
 
 // GPT-2's table: printable bytes stand for themselves, the others for U+0100 and up, in order.
 std::array<char32_t, 256> ByteLevelAlphabet() {
@@ -248,15 +252,23 @@ base::Status TokenizerJsonBuilder::UseGpt2() {
   return AddSplit(kGpt2Pattern, SplitBehavior::kIsolated);
 }
 
-std::string TokenizerJsonBuilder::PieceOf(const std::string& name) const {
+base::Result<std::string> TokenizerJsonBuilder::PieceOf(const std::string& name) const {
   if (options_.byte_level) return FromByteLevel(name).value_or(name);
   if (const auto byte = FromByteToken(name); byte && decodes_byte_tokens_) return std::string(1, *byte);
+  const size_t limit = name.size() * kMaxDecodeGrowth + kDecodeSlackBytes;
   std::string piece = name;
   for (const Replacement& replacement : decode_replacements_) {
+    std::string replaced;
+    size_t begin = 0;
     for (size_t at = piece.find(replacement.pattern); at != std::string::npos;
-         at = piece.find(replacement.pattern, at + replacement.content.size())) {
-      piece.replace(at, replacement.pattern.size(), replacement.content);
+         at = piece.find(replacement.pattern, begin)) {
+      replaced.append(piece, begin, at - begin).append(replacement.content);
+      begin = at + replacement.pattern.size();
+      if (replaced.size() > limit) {
+        return base::Corrupt("the decoder makes more than {} bytes of a token of {}", limit, name.size());
+      }
     }
+    piece = std::move(replaced.append(piece, begin));
   }
   return piece;
 }
@@ -268,7 +280,7 @@ base::Result<std::unique_ptr<Tokenizer>> TokenizerJsonBuilder::Build() {
   parts_.pieces.resize(count);
   for (size_t id = 0; id < count; ++id) {
     const std::string& name = parts_.names[id];
-    parts_.pieces[id] = PieceOf(name);
+    KVPLANE_ASSIGN_OR_RETURN(parts_.pieces[id], PieceOf(name));
     const std::optional<std::string> bytes = options_.byte_level ? FromByteLevel(name) : name;
     unreachable[id] = !in_model_[id] || !bytes;
     if (bytes) tokens[id] = *bytes;

@@ -62,7 +62,7 @@ class TokenizerJsonBuilder {
   base::Status ReadTemplate(const nlohmann::json& node);
   base::Status ReadTemplateItem(const nlohmann::json& item, const nlohmann::json& node, bool* seen_text);
   base::Status CheckDecoder() const;
-  std::string PieceOf(const std::string& name) const;
+  base::Result<std::string> PieceOf(const std::string& name) const;
 
   BpeTokenizerParts parts_;
   BpeOptions options_;

@@ -252,6 +252,23 @@ TEST(TokenizerUnit, ByteFallbackAndUnknown) {
   EXPECT_EQ(Encode(*tokenizer, ""), Ids{});
 }
 
+TEST(TokenizerSafety, DecodersThatMultiplyAreRefused) {
+  nlohmann::json file = {
+      {"model", {{"type", "BPE"}, {"vocab", {{"a", 0}}}, {"merges", nlohmann::json::array()}}}};
+  const auto load = [&](size_t doublings) {
+    auto steps = nlohmann::json::array();
+    for (size_t i = 0; i < doublings; ++i) {
+      steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}});
+    }
+    file["decoder"] = {{"type", "Sequence"}, {"decoders", steps}};
+    return ParseTokenizerJson(file.dump());
+  };
+  const auto small = Take(load(2));
+  ASSERT_TRUE(small);
+  EXPECT_EQ(small->Decode(Ids{0}, true), "aaaa");
+  EXPECT_EQ(load(30).status().code(), base::StatusCode::kCorrupt);  // would be a gigabyte
+}
+
 TEST(TokenizerUnit, MetaspacePrependsOnlyToTheFirstSegment) {
   nlohmann::json file = {
       {"model", {{"type", "BPE"}, {"vocab", {{"a", 0}, {"▁", 1}, {"▁a", 2}}}, {"merges", {"▁ a"}}}},
