@@ -27,6 +27,10 @@ class Node:
     def ended(self, event):
         return self.client.metric("kvplane_engine_requests_total", event=event)
 
+    def assert_holds_kv(self):
+        """Some block is in use (the node's figures follow its steps by a moment)."""
+        eventually(lambda: self.blocks_used() > 0, "a block in use")
+
     def assert_idle(self, timeout=10.0):
         """Every block has come back."""
         eventually(lambda: self.blocks_used() == 0, f"no block in use\n{self.process.log()}", timeout)

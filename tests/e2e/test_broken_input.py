@@ -221,6 +221,30 @@ def test_wrong_value_is_a_usage_error_that_names_the_flag(arguments, word):
     assert_refused(run(*arguments), word, codes=(USAGE,))
 
 
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("prot = 8000", "prot"),
+        ("[serve]\nport = 8000", "port"),
+        ("port = 70000", "70000"),
+        ("drain-s = -1", "--drain-s"),
+        ("log-level = 'shout'", "shout"),
+        ("insecure = true\nrole = 'middle'", "middle"),
+    ],
+)
+def test_config_file_is_read_and_checked(tmp_path, text, word):
+    config = tmp_path / "serve.toml"
+    config.write_text(text + "\n")
+    assert_refused(run("serve", "--config", str(config)), word, codes=(USAGE,))
+
+
+def test_command_line_goes_before_the_config_file(tmp_path):
+    config = tmp_path / "serve.toml"
+    config.write_text("drain-s = -1\nlog-level = 'shout'\n")
+    assert_refused(run("serve", "--config", str(config), "--log-level", "info"), "--drain-s", codes=(USAGE,))
+    assert_refused(run("serve", "--config", str(tmp_path / "nowhere.toml")), "nowhere.toml", codes=(USAGE,))
+
+
 def test_help_shows_every_verb_and_defaults():
     top = run("--help")
     assert top.returncode == 0

@@ -419,7 +419,7 @@ def test_client_that_leaves_cancels_its_request(unified):
     cancelled = unified.ended("cancelled")
     with busy_stream(unified.client) as events:
         next(events)
-        assert unified.blocks_used() > 0
+        unified.assert_holds_kv()
     eventually(lambda: unified.ended("cancelled") == cancelled + 1, "one more cancelled")
     unified.assert_idle()
 

@@ -211,7 +211,7 @@ def test_sequential_proxy(unified, cluster):
     entry = golden("line stone-field")
     (prefill,), (decode,) = cluster.prefill, cluster.decode
     parameters = prefill.prefill_only(entry["prompt"])
-    assert prefill.blocks_used() > 0, "the KV waits for its reader"
+    prefill.assert_holds_kv()
     done = decode.client.complete(entry["prompt"], max_tokens=32, kv_transfer_params=parameters)
     assert done.source == "transfer"
     assert done.token_ids == unified.client.complete(entry["prompt"], max_tokens=32).token_ids
@@ -253,7 +253,7 @@ def test_an_id_in_use_is_refused(launch, prose):
 def test_kv_that_nobody_pulls_is_released(launch, prose):
     node = launch.node("--transfer-timeout-s", 1, role="prefill")
     node.prefill_only(prose(2000))
-    assert node.blocks_used() > 0
+    node.assert_holds_kv()
     eventually(lambda: node.blocks_used() == 0, "the offer has timed out", timeout=5)
     assert node.client.metric("kvplane_transfers_failed_total") == 1
 
