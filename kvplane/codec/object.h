@@ -79,7 +79,7 @@ class ObjectWriter {
   base::Status AppendCodedLayer(std::span<const std::span<const std::byte>> tiles);
 
   uint32_t layers_written() const { return static_cast<uint32_t>(directory_.size()); }
-  // The object; all layers must have been appended. The writer is used up.
+  // The object. kFailedPrecondition: layers are missing, or it has been finished before.
   base::Result<std::vector<std::byte>> Finish();
 
  private:

@@ -155,6 +155,7 @@ TEST(ObjectUnit, WriterRefusesMisuse) {
   EXPECT_TRUE(writer->AppendLayer(layers[1].pages(), workspace).ok());
   EXPECT_FALSE(writer->AppendLayer(layers[1].pages(), workspace).ok());
   EXPECT_TRUE(writer->Finish().ok());
+  EXPECT_EQ(writer->Finish().status().code(), base::StatusCode::kFailedPrecondition);
 
   ObjectInfo bad = info;
   bad.tokens = 0;

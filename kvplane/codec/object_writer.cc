@@ -1,4 +1,5 @@
 #include <string>
+#include <utility>
 
 #include "kvplane/base/check.h"
 #include "kvplane/base/endian.h"
@@ -121,6 +122,7 @@ base::Result<std::vector<std::byte>> ObjectWriter::Finish() {
     return base::FailedPrecondition("object: {} of {} layers are written", layers_written(),
                                     info_.geometry.layers);
   }
+  if (bytes_.empty()) return base::FailedPrecondition("object: it has been finished before");
   const std::string key = info_.strategy.side(tensor::Side::kKey).ToString();
   const std::string value = info_.strategy.side(tensor::Side::kValue).ToString();
   const size_t prefix_bytes = layout::PrefixBytes(key.size() + value.size(), info_.geometry.layers);
@@ -155,7 +157,7 @@ base::Result<std::vector<std::byte>> ObjectWriter::Finish() {
   }
   const std::byte* covered = out + kObjectHeaderBytes;
   base::StoreLe(entry, kernel::Crc32c({covered, static_cast<size_t>(entry - covered)}));
-  return std::move(bytes_);
+  return std::exchange(bytes_, {});
 }
 
 }  // namespace kvplane::codec
