@@ -25,7 +25,7 @@
 namespace kvplane::transfer {
 
 struct KvReceiverOptions {
-  size_t codec_threads = 1;
+  size_t codec_threads = 1;  // 0: each connection's reader decodes its own tiles
   // Byte credits granted to one peer: coded tiles received and not yet decoded.
   size_t credit_bytes = 16 << 20;
   uint32_t tile_retries = 3;
@@ -61,7 +61,9 @@ class KvReceiver {
   virtual ~KvReceiver() = default;  // cancels what is open, joins its threads
   static base::Result<std::unique_ptr<KvReceiver>> Create(transport::Transport& transport,
                                                           const KvReceiverOptions& options);
-  // Returns at once; connecting and everything after it happens on the receiver's threads.
+  // Returns at once; connecting and everything after it happens on the receiver's threads. kInvalidArgument
+  // (bad id, pages that do not fit the descriptor), kUnimplemented (dtype), kResourceExhausted (too many open
+  // transfers or prefill nodes). `on_complete` comes only for a pull that was taken.
   virtual base::Result<std::shared_ptr<RecvSession>> Pull(KvPull pull) = 0;
 };
 

@@ -31,7 +31,7 @@ namespace kvplane::transfer {
 
 struct KvSenderOptions {
   std::string endpoint = "tcp://127.0.0.1:0";
-  size_t codec_threads = 1;
+  size_t codec_threads = 1;  // 0 counts as 1
   // Coded tiles waiting for the wire, all transfers together; one oversize tile may exceed it.
   // Shared evenly by the connected decode nodes, so that a stalled one does not stop the others.
   size_t staging_bytes = 32 << 20;
@@ -70,7 +70,8 @@ class KvSender {
   static base::Result<std::unique_ptr<KvSender>> Create(transport::Transport& transport,
                                                         const KvSenderOptions& options);
 
-  // kInvalidArgument (bad id, duplicate id), kResourceExhausted (max_offers).
+  // kInvalidArgument (bad id, duplicate id, pages that do not fit the descriptor), kUnimplemented (dtype or
+  // strategy), kResourceExhausted (max_offers). `on_complete` comes only for an offer that was taken.
   virtual base::Result<std::shared_ptr<SendSession>> Offer(KvOffer offer) = 0;
 
   virtual std::string endpoint() const = 0;  // with the real port

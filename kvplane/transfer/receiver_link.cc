@@ -13,7 +13,7 @@ namespace {
 // not meet a connection that is just being closed from there.
 constexpr base::Duration kIdleTimeout = std::chrono::minutes(10);
 
-// A write that makes no progress for this long ends the connection.
+// A Write() that is not done after this time ends the connection.
 constexpr base::Duration kWriteTimeout = std::chrono::seconds(60);
 
 // How long a broken connection is kept to tell the peer why.

@@ -10,7 +10,7 @@ namespace {
 // that comes meanwhile does not wait long.
 constexpr size_t kBatchBytes = 256 << 10;
 
-// A write that makes no progress for this long ends the connection.
+// A Write() that is not done after this time ends the connection.
 constexpr base::Duration kWriteTimeout = std::chrono::seconds(60);
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
