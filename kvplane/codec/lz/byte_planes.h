@@ -1,8 +1,7 @@
 // What the stages `zstd` and `lz4` share: the two byte planes of a tile (rests, then exponents) handed to a
 // general compressor, and the frame around its output. lz/spec.md is normative.
 //
-// The exponents of a plane of their own are what such compressors find something in: zstd -1 gains 1.4x on
-// them, 1.25x on interleaved bf16, and nothing on the rests.
+// Exponents on their own are what such compressors find something in; the rests stay as they are.
 #pragma once
 
 #include <cstddef>

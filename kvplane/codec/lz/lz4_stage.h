@@ -1,6 +1,6 @@
 // Stage `lz4`: lossless; the byte planes of a tile as one LZ4 block. spec.md in this folder is normative.
 //
-// A yardstick: without an entropy coder it finds nothing in KV and most tiles end up raw.
+// A yardstick: without an entropy coder it finds little in KV.
 #pragma once
 
 #include "kvplane/codec/stage_registry.h"

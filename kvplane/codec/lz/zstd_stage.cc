@@ -24,12 +24,21 @@ ZSTD_DCtx* DecompressContext() {
   return context.get();
 }
 
-size_t Compress(std::span<const std::byte> planes, uint32_t level, std::span<std::byte> out) {
-  ZSTD_CCtx* context = CompressContext();
-  if (context == nullptr) return 0;
-  const size_t bytes = ZSTD_compressCCtx(context, out.data(), out.size(), planes.data(), planes.size(),
+size_t CompressFrame(std::span<const std::byte> in, uint32_t level, std::span<std::byte> out) {
+  const size_t bytes = ZSTD_compressCCtx(CompressContext(), out.data(), out.size(), in.data(), in.size(),
                                          static_cast<int>(level));
   return ZSTD_isError(bytes) != 0 ? 0 : bytes;
+}
+
+// A frame per plane: within a frame a block may hold the end of one and the start of the other, and would
+// code both with one table.
+size_t Compress(std::span<const std::byte> planes, uint32_t level, std::span<std::byte> out) {
+  if (CompressContext() == nullptr) return 0;
+  const size_t plane = planes.size() / 2;
+  const size_t rests = CompressFrame(planes.first(plane), level, out);
+  if (rests == 0) return 0;
+  const size_t exponents = CompressFrame(planes.subspan(plane), level, out.subspan(rests));
+  return exponents == 0 ? 0 : rests + exponents;
 }
 
 // With the whole output in one piece zstd takes no window memory, whatever the frame asks for.
