@@ -73,6 +73,23 @@ void AddLogFlags(CLI::App* verb, std::string& level, bool& json) {
   verb->add_flag("--log-json", json, "One JSON object per log line");
 }
 
+// Gives the flags that the command line and the environment left out the values of a file. CLI11 does this by
+// itself for the flags before the verb only.
+void ReadConfigFile(CLI::App* verb, const std::string& path) {
+  for (const CLI::ConfigItem& item : CLI::ConfigTOML().from_file(path)) {
+    if (item.name == "++" || item.name == "--") continue;  // where a section begins and ends
+    CLI::Option* option = item.parents.empty() ? verb->get_option_no_throw("--" + item.name) : nullptr;
+    if (option == nullptr || !option->get_configurable()) {
+      throw CLI::ConfigError(
+          fmt::format("{}: '{}' is no flag of {}", path, item.fullname(), verb->get_name()),
+          CLI::ExitCodes::ConfigError);
+    }
+    if (option->count() > 0) continue;
+    option->add_result(item.inputs);
+    option->run_callback();
+  }
+}
+
 void AddServe(CLI::App& app, Action& action) {
   static ServeArgs args;
   CLI::App* verb = Verb(app, "serve", "Serve a model behind the OpenAI-compatible API");
@@ -86,8 +103,13 @@ void AddServe(CLI::App& app, Action& action) {
   verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
   verb->add_option("--drain-s", args.drain_s, "Time running requests get after SIGTERM");
   AddLogFlags(verb, args.log_level, args.log_json);
-  verb->set_config("--config", "", "Read flags from a TOML file; unknown keys are errors");
-  verb->callback([&action] { action = [] { return CmdServe(args); }; });
+  static std::string config;
+  verb->add_option("--config", config, "TOML file of flags (port = 8000); the command line goes first")
+      ->configurable(false);
+  verb->callback([&action, verb] {
+    if (!config.empty()) ReadConfigFile(verb, config);
+    action = [] { return CmdServe(args); };
+  });
 }
 
 void AddRoute(CLI::App& app, Action& action) {
@@ -161,6 +183,9 @@ void AddDemoFlags(CLI::App* verb, DemoArgs& args) {
   verb->add_option("--generate", args.generate, "Tokens generated for each prompt");
   verb->add_option("--seed", args.seed, "Which prompts are cut");
   verb->add_option("--threads", args.threads, "Compute threads of each node");
+  verb->add_option("--compute", args.compute,
+                   "GEMM type of all nodes; auto: the faster one, measured at start")
+      ->check(CLI::IsMember({"auto", "bf16", "f32"}));
   verb->add_option("--json", args.json, "Also write the measurements to this file (docs/benchmarks.md)");
 }
 

@@ -37,7 +37,7 @@ base::Status PdCluster::AwaitReady(Node& node, base::TimePoint deadline) {
     return base::Internal("{}: expected a ready line, got '{}'", node.role, *line);
   }
   node.http = json.value("http", "");
-  node.kv = json.value("kv", "");
+  node.compute = json.value("compute", "");
   return base::Status::Ok();
 }
 
@@ -54,26 +54,28 @@ base::Status PdCluster::AwaitNodes(const Node& router, base::TimePoint deadline)
 
 base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
   const base::TimePoint deadline = base::Clock::System().Now() + kStartTimeout;
-  const std::vector<std::string> serve = {"serve", "--model", options.model.string(), "--threads",
-                                          std::to_string(options.threads)};
-  const auto with = [&](std::vector<std::string> more) {
-    more.insert(more.begin(), serve.begin(), serve.end());
-    return more;
-  };
-  PdCluster cluster;
-  std::vector<std::string> prefill = with({"--role", "prefill"});
+  std::vector<std::string> serve = {"serve", "--model", options.model.string(), "--threads",
+                                    std::to_string(options.threads)};
+  std::vector<std::string> prefill = serve;
+  prefill.insert(prefill.end(), {"--role", "prefill", "--compute", options.compute});
   if (options.link_bits_per_s > 0) {
     prefill.insert(prefill.end(), {"--link-rate", fmt::format("{:.0f}bit/s", options.link_bits_per_s)});
   }
+  PdCluster cluster;
   KVPLANE_ASSIGN_OR_RETURN(Node prefill_node, Launch(options, "prefill", prefill));
-  KVPLANE_ASSIGN_OR_RETURN(Node decode_node, Launch(options, "decode", with({"--role", "decode"})));
+  KVPLANE_RETURN_IF_ERROR(AwaitReady(prefill_node, deadline));
+  serve.insert(serve.end(), {"--compute", prefill_node.compute, "--role"});
   cluster.nodes_.push_back(std::move(prefill_node));
-  cluster.nodes_.push_back(std::move(decode_node));
-  if (options.with_unified) {
-    KVPLANE_ASSIGN_OR_RETURN(Node unified_node, Launch(options, "unified", with({"--role", "unified"})));
-    cluster.nodes_.push_back(std::move(unified_node));
+  for (const std::string role : {"decode", "unified"}) {
+    if (role == "unified" && !options.with_unified) continue;
+    std::vector<std::string> flags = serve;
+    flags.push_back(role);
+    KVPLANE_ASSIGN_OR_RETURN(Node node, Launch(options, role, flags));
+    cluster.nodes_.push_back(std::move(node));
   }
-  for (Node& node : cluster.nodes_) KVPLANE_RETURN_IF_ERROR(AwaitReady(node, deadline));
+  for (size_t i = 1; i < cluster.nodes_.size(); ++i) {
+    KVPLANE_RETURN_IF_ERROR(AwaitReady(cluster.nodes_[i], deadline));
+  }
   if (options.with_unified) cluster.unified_ = cluster.nodes_.back().http;
 
   KVPLANE_ASSIGN_OR_RETURN(Node router, Launch(options, "router",

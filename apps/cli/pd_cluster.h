@@ -17,6 +17,7 @@ struct ClusterOptions {
   std::filesystem::path model;
   double link_bits_per_s = 2e8;      // 0: not shaped
   size_t threads = 1;                // compute threads of each node
+  std::string compute = "auto";      // GEMM type of the prefill node; the others take what it chose
   bool with_unified = true;          // also start one process that does both, for comparison
   std::filesystem::path log_folder;  // standard error of each process goes to <role>.log there
   std::string log_level = "warn";
@@ -24,7 +25,9 @@ struct ClusterOptions {
 
 class PdCluster {
  public:
-  // Starts all processes at once and waits until each says it is ready, at most 60 s.
+  // Starts the prefill node, then the others with the GEMM type it chose (each measuring for itself on a busy
+  // machine could choose differently, and outputs would differ by rounding), and waits until each says it is
+  // ready, at most 60 s in all.
   static base::Result<PdCluster> Start(const ClusterOptions& options);
 
   // "127.0.0.1:PORT"
@@ -38,8 +41,8 @@ class PdCluster {
   struct Node {
     std::string role;
     ChildProcess process;
-    std::string http;  // "127.0.0.1:PORT"
-    std::string kv;    // "tcp://127.0.0.1:PORT" or empty
+    std::string http;     // "127.0.0.1:PORT"
+    std::string compute;  // GEMM type the node chose or was given
   };
   static base::Result<Node> Launch(const ClusterOptions& options, const std::string& role,
                                    std::vector<std::string> flags);

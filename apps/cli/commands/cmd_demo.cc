@@ -84,6 +84,7 @@ base::Result<Outcome> RunAtRate(const DemoArgs& args, const std::vector<Prompt>&
   cluster_options.model = args.model;
   cluster_options.link_bits_per_s = bits_per_s;
   cluster_options.threads = args.threads;
+  cluster_options.compute = args.compute;
   cluster_options.log_folder = logs;
   KVPLANE_ASSIGN_OR_RETURN(PdCluster cluster, PdCluster::Start(cluster_options));
   PdRunOptions run_options;

@@ -17,9 +17,10 @@ struct DemoArgs {
   uint32_t max_tokens = 2000;  // longest prompt
   uint32_t generate = 32;      // tokens generated per request
   uint64_t seed = 1;
-  uint32_t threads = 1;  // compute threads of each node
-  std::string command;   // how this run was started, for the report
-  std::string json;      // also write the rows of docs/benchmarks.md to this file
+  uint32_t threads = 1;          // compute threads of each node
+  std::string compute = "auto";  // GEMM type of all nodes; auto: the prefill node measures
+  std::string command;           // how this run was started, for the report
+  std::string json;              // also write the rows of docs/benchmarks.md to this file
 };
 
 // Exit code 0 only when every request was answered and `off` gave the unified process's tokens exactly.

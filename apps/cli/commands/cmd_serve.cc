@@ -56,9 +56,11 @@ std::string ModelName(const ServeArgs& args) {
   return folder.has_filename() ? folder.filename().string() : folder.parent_path().filename().string();
 }
 
-void PrintReady(const ServeArgs& args, const NodeRuntime& runtime, uint16_t port) {
-  nlohmann::ordered_json line = {
-      {"event", "ready"}, {"role", args.runtime.role}, {"http", fmt::format("{}:{}", args.host, port)}};
+void PrintReady(const ServeArgs& args, NodeRuntime& runtime, uint16_t port) {
+  nlohmann::ordered_json line = {{"event", "ready"},
+                                 {"role", args.runtime.role},
+                                 {"http", fmt::format("{}:{}", args.host, port)},
+                                 {"compute", model::Name(runtime.model().compute())}};
   if (const std::string kv = runtime.kv_endpoint(); !kv.empty()) line["kv"] = kv;
   fmt::print("{}\n", line.dump());
   std::fflush(stdout);

@@ -1,7 +1,7 @@
 // kvplane serve: one node (unified, prefill or decode) behind the OpenAI-compatible API.
 //
 // Once ready it prints one line to standard output and nothing else there:
-//   {"event":"ready","role":"prefill","http":"127.0.0.1:8000","kv":"tcp://127.0.0.1:7000"}
+//   {"event":"ready","role":"prefill","http":"127.0.0.1:8000","compute":"bf16","kv":"tcp://127.0.0.1:7000"}
 // SIGTERM or SIGINT drains (no new requests, running ones finish) within --drain-s and exits 0; a second
 // signal ends at once with exit code 1.
 #pragma once
