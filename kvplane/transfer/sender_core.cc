@@ -226,7 +226,10 @@ void SenderCore::FinishLocked(const std::shared_ptr<SendTransfer>& transfer, bas
   UpdateRunnableLocked(transfer);
   if (const std::shared_ptr<SenderLink> link = transfer->link; link != nullptr) {
     link->streams.erase(transfer->stream);
-    if (link->streams.empty()) --busy_links_;
+    if (link->streams.empty()) {
+      --busy_links_;
+      wake_encoders_.NotifyAll();  // the others' share of the staging has grown
+    }
     size_t released = 0;
     for (auto at = link->ready.begin(); at != link->ready.end();) {
       if (at->second.transfer == transfer) {
@@ -307,8 +310,8 @@ void SenderCore::Housekeep() {
     }
     for (auto& [callback, outcome] : callbacks) callback(std::move(outcome));
     for (const std::shared_ptr<SenderLink>& link : dead) {
-      link->reader.join();
-      link->writer.join();
+      if (link->reader.joinable()) link->reader.join();
+      if (link->writer.joinable()) link->writer.join();
     }
   }
 }

@@ -1,5 +1,6 @@
 // SenderCore: connections of decode nodes and the frames they send.
 #include <algorithm>
+#include <system_error>
 #include <utility>
 
 #include "kvplane/base/log.h"
@@ -56,8 +57,19 @@ void SenderCore::AddLink(std::unique_ptr<transport::Stream> stream) {
   link->threads = 2;
   links_.emplace(link->number, link);
   PushLocked(link, EncodeFrame(0, MakeHello(kRoleSender, 0)));
-  link->reader = std::thread([this, link] { Read(link); });
-  link->writer = std::thread([this, link] { Write(link); });
+  try {
+    link->reader = std::thread([this, link] { Read(link); });
+    link->writer = std::thread([this, link] { Write(link); });
+  } catch (
+      const std::system_error& error) {  // the process is at its thread limit: one peer less, not one node
+    base::Log(base::LogLevel::kError, "{}: refused, no thread: {}", link->stream->peer(), error.what());
+    if (link->reader.joinable()) {
+      link->threads = 1;
+      CloseLinkLocked(link, base::ResourceExhausted("no thread for this connection"));
+    } else {
+      links_.erase(link->number);
+    }
+  }
 }
 
 void SenderCore::Read(const std::shared_ptr<SenderLink>& link) {
@@ -238,7 +250,11 @@ base::Status SenderCore::HandleAckLocked(const std::shared_ptr<SendTransfer>& tr
     return base::Status::Ok();
   }
   TransferOutcome& outcome = transfer->outcome;
-  outcome.bytes_wire = ack.bytes_wire;
+  // The peer counted this very ACK too. What it says must not be less than what this end has seen, nor
+  // absurd.
+  constexpr uint64_t kMostOwnFrames = 1 << 20;
+  outcome.bytes_wire =
+      std::clamp(ack.bytes_wire, transfer->bytes_wire, transfer->bytes_wire + kMostOwnFrames);
   outcome.times.decode = ack.decode;
   outcome.times.exposed = ack.exposed;
   FinishLocked(transfer, base::Status::Ok());

@@ -199,8 +199,9 @@ class TcpListener final : public Listener {
         KVPLANE_RETURN_IF_ERROR(wakeup_.Wait(socket_.get(), POLLIN, deadline).Annotate(endpoint_));
       } else if (error == EBADF || error == EINVAL || error == ENOTSOCK) {
         return base::Internal("accept on {}: {}", endpoint_, ErrnoText(error));
-      } else {
-        // Out of descriptors or memory, or the peer's own network error: not a reason to stop listening.
+      } else if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
+        // Out of descriptors or memory: not a reason to stop listening. Anything else is one peer's own
+        // error.
         KVPLANE_RETURN_IF_ERROR(PauseBeforeRetry(deadline));
       }
     }
