@@ -21,6 +21,7 @@
 #include "apps/cli/commands/cmd_route.h"
 #include "apps/cli/commands/cmd_serve.h"
 #include "apps/cli/exit_code.h"
+#include "kvplane/base/edit_distance.h"
 #include "kvplane/kernel/isa.h"
 
 namespace kvplane::cli {
@@ -267,22 +268,6 @@ void AddDoctor(CLI::App& app, Action& action) {
   verb->callback([&action] { action = [] { return CmdDoctor(args); }; });
 }
 
-// Levenshtein distance, for "did you mean".
-size_t EditDistance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
-}
-
 // Names that could stand where `word` does: flags of the chosen verb, or verbs.
 std::vector<std::string> Candidates(const CLI::App& app, bool flag) {
   std::vector<std::string> names;
@@ -305,9 +290,10 @@ int ReportUsageError(const CLI::App& app, const CLI::ParseError& error) {
   for (const std::string& word : app.remaining(true)) {
     std::string best;
     size_t best_distance = 4;  // further away is not a typing error
-    const std::string bare = word.substr(0, word.find('='));
+    constexpr size_t kLongestName = 64;
+    const std::string bare = word.substr(0, std::min(word.find('='), kLongestName));
     for (const std::string& name : Candidates(app, word.starts_with("-"))) {
-      if (const size_t distance = EditDistance(bare, name); distance < best_distance) {
+      if (const size_t distance = base::EditDistance(bare, name); distance < best_distance) {
         best = name;
         best_distance = distance;
       }
@@ -324,7 +310,13 @@ std::string CommandLine(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     const bool plain = !word.empty() && word.find_first_of(" \t'\"|;$`\\()") == std::string::npos;
-    line += plain ? " " + word : " '" + word + "'";
+    if (plain) {
+      line += " " + word;
+      continue;
+    }
+    line += " '";
+    for (const char c : word) line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    line += "'";
   }
   return line;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvplane/base/clock.h"
+#include "kvplane/base/edit_distance.h"
 #include "kvplane/base/endian.h"
 #include "kvplane/base/env.h"
 #include "kvplane/base/json_depth.h"
@@ -151,6 +152,14 @@ TEST(EnvUnit, DocumentationListsEveryVariable) {
   for (const EnvVariable& variable : KnownEnvVariables()) {
     EXPECT_NE(text.str().find(variable.name), std::string::npos) << variable.name;
   }
+}
+
+TEST(EditDistanceUnit, CountsSingleByteEdits) {
+  EXPECT_EQ(EditDistance("", ""), 0u);
+  EXPECT_EQ(EditDistance("", "abc"), 3u);
+  EXPECT_EQ(EditDistance("kitten", "sitting"), 3u);
+  EXPECT_EQ(EditDistance("--mdoel", "--model"), 2u);
+  EXPECT_EQ(EditDistance("serve", "serve"), 0u);
 }
 
 TEST(LogUnit, Levels) {

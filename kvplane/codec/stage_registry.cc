@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
 
 #include "kvplane/base/check.h"
+#include "kvplane/base/edit_distance.h"
 #include "kvplane/codec/affine/affine_stage.h"
 #include "kvplane/codec/exponent/exponent_stage.h"
 #include "kvplane/codec/lz/lz4_stage.h"
@@ -40,22 +40,6 @@ constexpr bool TableIsConsistent() {
 }
 static_assert(TableIsConsistent());
 
-// Levenshtein distance; names are short.
-size_t EditDistance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
-}
-
 }  // namespace
 
 std::string_view Name(Slot slot) {
@@ -82,7 +66,7 @@ std::string_view NearestStageName(std::string_view name) {
   name = name.substr(0, 64);
   const auto nearest =
       std::min_element(std::begin(kStages), std::end(kStages), [name](const auto& a, const auto& b) {
-        return EditDistance(name, a.name) < EditDistance(name, b.name);
+        return base::EditDistance(name, a.name) < base::EditDistance(name, b.name);
       });
   return nearest->name;
 }
