@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "kvplane/kernel/isa.h"
+#include "kvplane/stats/quantile.h"
 
 #ifndef KVPLANE_COMMIT
 #define KVPLANE_COMMIT "unknown"
@@ -65,15 +66,6 @@ std::string Describe(const MachineInfo& machine) {
                      machine.compiler, machine.build, machine.commit);
 }
 
-double Quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const double at = q * static_cast<double>(values.size() - 1);
-  const auto low = static_cast<size_t>(at);
-  const size_t high = std::min(low + 1, values.size() - 1);
-  return values[low] + (at - static_cast<double>(low)) * (values[high] - values[low]);
-}
-
 BenchReport::BenchReport(std::string_view bench, std::string command)
     : bench_(bench), command_(std::move(command)), machine_(ThisMachine()) {}
 
@@ -94,10 +86,10 @@ std::string BenchReport::ToJson() const {
     for (const auto& [key, value] : row.where) where[key] = ToJsonValue(value);
     nlohmann::json out = {{"case", where}, {"metric", row.metric}, {"unit", row.unit}, {"n", row.n}};
     if (!row.values.empty()) {
-      out["median"] = Quantile(row.values, 0.5);
+      out["median"] = stats::Quantile(row.values, 0.5);
       out["min"] = *std::min_element(row.values.begin(), row.values.end());
       out["max"] = *std::max_element(row.values.begin(), row.values.end());
-      if (row.values.size() >= kSamplesForP95) out["p95"] = Quantile(row.values, 0.95);
+      if (row.values.size() >= kSamplesForP95) out["p95"] = stats::Quantile(row.values, 0.95);
     } else if (row.n > 0) {
       out["mean"] = row.mean;
       if (row.n > 1) out["stderr"] = row.standard_error;

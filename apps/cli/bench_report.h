@@ -28,9 +28,6 @@ struct MachineInfo {
 MachineInfo ThisMachine();
 std::string Describe(const MachineInfo& machine);  // one line for people
 
-// Order statistics by linear interpolation; 0 for an empty sample.
-double Quantile(std::vector<double> values, double q);
-
 class BenchReport {
  public:
   // `bench` is the name in the JSON ("codec", "pd"); `command` reproduces the run.

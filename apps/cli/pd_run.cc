@@ -9,6 +9,7 @@
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/units.h"
+#include "kvplane/stats/quantile.h"
 
 namespace kvplane::cli {
 namespace {
@@ -79,7 +80,7 @@ void PrintPdTable(const std::vector<PdSummary>& summaries) {
              "recomputed");
   for (const PdSummary& row : summaries) {
     const auto ms = [](const std::vector<double>& v, double q) {
-      return fmt::format("{:.1f} ms", Quantile(v, q) * 1e3);
+      return fmt::format("{:.1f} ms", stats::Quantile(v, q) * 1e3);
     };
     const bool moved = row.bytes_wire > 0;
     fmt::print(stderr, "{:<9} {:>4} {:>9} {:>9} {:>9} {:>9} {:>11} {:>6} {:>12.1f}% {:>7}/{:<3} {:>9}\n",

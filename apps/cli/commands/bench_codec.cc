@@ -20,6 +20,7 @@
 #include "kvplane/base/clock.h"
 #include "kvplane/base/units.h"
 #include "kvplane/codec/tile_codec.h"
+#include "kvplane/stats/quantile.h"
 
 namespace kvplane::cli {
 namespace {
@@ -318,7 +319,7 @@ void PrintTable(const std::vector<Measured>& measured, double raw_bytes) {
   fmt::print(stderr, "{:<12} {:>7} {:>7} {:>8} {:>8} {:>12} {:>12}\n", "strategy", "b/val", "ratio",
              "SNR K dB", "SNR V dB", "encode GB/s", "decode GB/s");
   for (const Measured& m : measured) {
-    const double encode = Quantile(m.encode_bytes_per_s, 0.5) / 1e9;
+    const double encode = stats::Quantile(m.encode_bytes_per_s, 0.5) / 1e9;
     if (!m.two_way) {
       fmt::print(stderr, "{:<12} {:>7} {:>7} {:>8} {:>8} {:>12.2f}\n", m.name, "", "", "", "", encode);
       continue;
@@ -329,7 +330,7 @@ void PrintTable(const std::vector<Measured>& measured, double raw_bytes) {
     const auto coded = static_cast<double>(m.coded_bytes);
     fmt::print(stderr, "{:<12} {:>7.3f} {:>7.3f} {:>8} {:>8} {:>12.2f} {:>12.2f}\n", m.name,
                16 * coded / raw_bytes, raw_bytes / coded, snr(m.snr_db[0]), snr(m.snr_db[1]), encode,
-               Quantile(m.decode_bytes_per_s, 0.5) / 1e9);
+               stats::Quantile(m.decode_bytes_per_s, 0.5) / 1e9);
   }
 }
 

@@ -14,6 +14,7 @@
 #include "apps/cli/sequence_kv.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/base/units.h"
+#include "kvplane/stats/quantile.h"
 #include "kvplane/tensor/kv_view.h"
 
 namespace kvplane::cli {
@@ -122,7 +123,7 @@ base::Result<Measured> MeasureDecode(const BenchEngineArgs& args, NodeRuntime& r
 }
 
 void Report(const std::string& phase, uint32_t batch, const Measured& measured, BenchReport& report) {
-  const auto median = [](const std::vector<double>& values) { return Quantile(values, 0.5); };
+  const auto median = [](const std::vector<double>& values) { return stats::Quantile(values, 0.5); };
   fmt::print(stderr, "{:<8} {:>6} {:>5} {:>12.0f} {:>11.1f}% {:>15.3f} {:>13.2f} {:>14.2f}\n", phase, batch,
              measured.tokens_per_s.size(), median(measured.tokens_per_s), median(measured.gemm_share) * 100,
              median(measured.yardstick_s) * 1e3, median(measured.gemm_over_yardstick),

@@ -22,6 +22,7 @@
 #include "kvplane/base/units.h"
 #include "kvplane/codec/strategy.h"
 #include "kvplane/model/tokenizer.h"
+#include "kvplane/stats/quantile.h"
 
 namespace kvplane::cli {
 namespace {
@@ -113,7 +114,7 @@ void PrintVerdict(const Outcome& outcome) {
   for (const PdSummary& summary : outcome.summaries) {
     if (summary.mode == "off" || summary.mode == "unified") continue;
     fmt::print(stderr, "{}: job completion time {:.2f}x of uncompressed (p50)\n", summary.mode,
-               Quantile(summary.jct_s, 0.5) / Quantile(off->jct_s, 0.5));
+               stats::Quantile(summary.jct_s, 0.5) / stats::Quantile(off->jct_s, 0.5));
   }
 }
 
