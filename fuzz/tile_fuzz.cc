@@ -42,7 +42,8 @@ void Require(bool condition) {
 std::vector<std::shared_ptr<const TileCodec>> MakeCodecs() {
   std::vector<std::shared_ptr<const TileCodec>> codecs;
   for (const std::string_view chain : kChains) {
-    codecs.push_back(*TileCodec::FromWire(std::as_bytes(std::span(chain.data(), chain.size()))));
+    codecs.push_back(*TileCodec::FromWire(std::as_bytes(std::span(chain.data(), chain.size())),
+                                          kvplane::tensor::Side::kKey));
   }
   return codecs;
 }

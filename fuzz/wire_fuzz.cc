@@ -65,7 +65,8 @@ void TakeOver(std::span<const std::byte> head) {
   }
   for (const auto& [key, value] : open->strategies) {
     for (const std::string* text : {&key, &value}) {
-      const auto side = codec::TileCodec::FromWire(std::as_bytes(std::span(*text)));
+      const auto side =
+          codec::TileCodec::FromWire(std::as_bytes(std::span(*text)), kvplane::tensor::Side::kKey);
       if (side.ok()) KVPLANE_CHECK((*side)->strategy().ToString() == *text);
     }
   }

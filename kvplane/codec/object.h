@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kvplane/base/status.h"
+#include "kvplane/codec/model_profile.h"
 #include "kvplane/codec/strategy.h"
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/tensor/kv_view.h"
@@ -66,10 +67,14 @@ struct TileRef {
 TileShape ShapeOf(const ObjectInfo& info, const TileRef& tile);
 size_t TileIndex(const ObjectInfo& info, const TileRef& tile);
 TileRef TileAt(const ObjectInfo& info, size_t index);
+TileContext ContextOf(const ObjectInfo& info, uint32_t layer, const TileRef& tile);
 
 class ObjectWriter {
  public:
-  static base::Result<ObjectWriter> Create(const ObjectInfo& info);
+  // `profile`: what TileCodec::Create() takes; where the strategy needs one, its id is written in place of
+  // info.identity.profile.
+  static base::Result<ObjectWriter> Create(const ObjectInfo& info,
+                                           std::shared_ptr<const ModelProfile> profile = nullptr);
 
   // Encodes all tiles of the next layer. `pages` covers info.tokens tokens, counted from 0. On an error the
   // writer stays where it was.
@@ -100,12 +105,14 @@ class ObjectWriter {
 };
 
 struct OpenOptions {
-  bool accept_lossy = true;  // false: a lossy object is refused with kFailedPrecondition
+  bool accept_lossy = true;              // false: a lossy object is refused with kFailedPrecondition
+  const ProfileSet* profiles = nullptr;  // where a profile that the object names is looked up; for the call
 };
 
 // The verified index of one layer's section. Borrows the section.
 class LayerSection {
  public:
+  uint32_t layer() const { return layer_; }
   size_t tiles() const { return entries_.size(); }
   // The coded tile, CRC verified: kCorrupt when it does not match.
   base::Result<std::span<const std::byte>> Tile(size_t index) const;
@@ -117,6 +124,7 @@ class LayerSection {
     uint32_t bytes;
     uint32_t crc;
   };
+  uint32_t layer_ = 0;
   std::span<const std::byte> section_;
   std::vector<Entry> entries_;
 };
@@ -128,7 +136,8 @@ class ObjectReader {
 
   // `bytes` begins with a whole prefix (and may go on). kCorrupt: not an object, damaged or impossible;
   // kUnimplemented: a major version, critical flag or stage of the future; kFailedPrecondition: lossy and not
-  // accepted.
+  // accepted. An object made with a profile that is not among options.profiles opens and verifies; decoding
+  // it is kFailedPrecondition, with the profile's id in the message.
   static base::Result<ObjectReader> Open(std::span<const std::byte> bytes, const OpenOptions& options = {});
 
   const ObjectInfo& info() const { return info_; }

@@ -45,4 +45,16 @@ TileRef TileAt(const ObjectInfo& info, size_t index) {
           static_cast<uint32_t>(index % info.token_tiles())};
 }
 
+TileContext ContextOf(const ObjectInfo& info, uint32_t layer, const TileRef& tile) {
+  TileContext context;
+  context.layer = layer;
+  context.layers = info.geometry.layers;
+  context.first_head = tile.head_group * info.heads_per_tile();
+  context.kv_heads = info.geometry.kv_heads;
+  context.first_position = info.first_token + tile.token_tile * tensor::kTileTokens;
+  context.end_position = info.first_token + info.tokens;
+  context.quality = info.quality[static_cast<size_t>(tile.side)];
+  return context;
+}
+
 }  // namespace kvplane::codec

@@ -101,10 +101,31 @@ uint64_t SmallestSection(const ObjectInfo& info,
   const TileShape full = {tensor::kTileTokens, last.heads, last.head_dim};
   uint64_t bytes = layout::IndexBytes(info.tiles_per_layer());
   for (const auto& codec : codecs) {
+    if (codec == nullptr) {
+      bytes += info.tiles_per_layer() / 2;
+      continue;
+    }
     bytes += info.head_groups() *
              (uint64_t{info.token_tiles() - 1} * codec->MinEncodedBytes(full) + codec->MinEncodedBytes(last));
   }
   return bytes;
+}
+
+// Null for sides whose profile is not there.
+base::Result<std::array<std::shared_ptr<const TileCodec>, 2>> BindCodecs(const ObjectInfo& info,
+                                                                         const ProfileSet* profiles) {
+  const ProfileId id{info.identity.profile};
+  if (info.strategy.needs_profile() && id.none()) {
+    return base::Corrupt("object: its strategy needs a profile, its identity names none");
+  }
+  const std::shared_ptr<const ModelProfile> profile = profiles == nullptr ? nullptr : profiles->Find(id);
+  std::array<std::shared_ptr<const TileCodec>, 2> codecs;
+  for (const tensor::Side side : tensor::kSides) {
+    const SideStrategy& strategy = info.strategy.side(side);
+    if (strategy.needs_profile() && profile == nullptr) continue;
+    KVPLANE_ASSIGN_OR_RETURN(codecs[static_cast<size_t>(side)], TileCodec::Create(strategy, side, profile));
+  }
+  return codecs;
 }
 
 // Sections follow the prefix without gaps and end with the object.
@@ -176,10 +197,7 @@ base::Result<ObjectReader> ObjectReader::Open(std::span<const std::byte> bytes, 
     return base::FailedPrecondition("object: coded lossily by '{}', a lossless one is required",
                                     info.strategy.ToString());
   }
-  for (const tensor::Side side : tensor::kSides) {
-    KVPLANE_ASSIGN_OR_RETURN(reader.codecs_[static_cast<size_t>(side)],
-                             TileCodec::Create(info.strategy.side(side)));
-  }
+  KVPLANE_ASSIGN_OR_RETURN(reader.codecs_, BindCodecs(info, options.profiles));
   const std::byte* directory = bytes.data() + layout::kAtStrategyText + h.key_bytes + h.value_bytes;
   KVPLANE_ASSIGN_OR_RETURN(reader.directory_,
                            ReadDirectory(directory, h, SmallestSection(info, reader.codecs_)));
@@ -203,6 +221,7 @@ base::Result<LayerSection> ObjectReader::OpenLayer(uint32_t layer, std::span<con
     return base::Corrupt("object: CRC32C of the index of layer {} does not match", layer);
   }
   LayerSection out;
+  out.layer_ = layer;
   out.section_ = section;
   out.entries_.resize(tiles);  // Open() has bounded it by the section's bytes
   size_t at = layout::IndexBytes(tiles);
@@ -240,7 +259,12 @@ base::Status ObjectReader::DecodeTile(const LayerSection& section, const TileRef
     return base::InvalidArgument("object: the view's shape is not the tile's");
   }
   KVPLANE_ASSIGN_OR_RETURN(const auto coded, section.Tile(TileIndex(info_, tile)));
-  return codecs_[static_cast<size_t>(tile.side)]->Decode(coded, workspace, out);
+  const TileCodec* codec = codecs_[static_cast<size_t>(tile.side)].get();
+  if (codec == nullptr) {
+    return base::FailedPrecondition("object: coded with the profile {}, which is not loaded",
+                                    ProfileId{info_.identity.profile}.ToHex());
+  }
+  return codec->Decode(coded, workspace, out, ContextOf(info_, section.layer(), tile));
 }
 
 base::Status ObjectReader::DecodeLayer(uint32_t layer, std::span<const std::byte> section,

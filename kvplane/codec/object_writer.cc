@@ -18,11 +18,15 @@ void PutText(std::byte* to, const std::string& text) { std::memcpy(to, text.data
 
 }  // namespace
 
-base::Result<ObjectWriter> ObjectWriter::Create(const ObjectInfo& info) {
+base::Result<ObjectWriter> ObjectWriter::Create(const ObjectInfo& info_in,
+                                                std::shared_ptr<const ModelProfile> profile) {
+  ObjectInfo info = info_in;
   KVPLANE_RETURN_IF_ERROR(info.Validate());
+  if (profile != nullptr && info.strategy.needs_profile()) info.identity.profile = profile->id().bytes;
   std::array<std::shared_ptr<const TileCodec>, 2> codecs;
   for (const tensor::Side side : tensor::kSides) {
-    KVPLANE_ASSIGN_OR_RETURN(codecs[static_cast<size_t>(side)], TileCodec::Create(info.strategy.side(side)));
+    KVPLANE_ASSIGN_OR_RETURN(codecs[static_cast<size_t>(side)],
+                             TileCodec::Create(info.strategy.side(side), side, profile));
   }
   return ObjectWriter(info, std::move(codecs));
 }
@@ -81,7 +85,8 @@ base::Status ObjectWriter::AppendLayer(const tensor::LayerPages& pages, Workspac
     const size_t begin = bytes_.size();
     bytes_.resize(begin + codec.MaxEncodedBytes(shape));
     const base::Result<size_t> coded =
-        codec.Encode(tensor::AsConst(view), workspace, std::span(bytes_).subspan(begin));
+        codec.Encode(tensor::AsConst(view), workspace, std::span(bytes_).subspan(begin),
+                     ContextOf(info_, layers_written(), tile));
     if (!coded.ok()) {
       bytes_.resize(layer_begin_);
       return coded.status();

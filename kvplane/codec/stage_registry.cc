@@ -11,12 +11,14 @@
 #include "kvplane/codec/lz/zstd_stage.h"
 #include "kvplane/codec/narrow/narrow_stage.h"
 #include "kvplane/codec/pack/pack_stage.h"
+#include "kvplane/codec/select/protect_stage.h"
 #include "kvplane/codec/store/store_stage.h"
 
 namespace kvplane::codec {
 namespace {
 
 constexpr StageDescriptor kStages[] = {
+    {kStageProtect, "protect", Slot::kSelect, 1, 1, false, kProtectParams, &kProtectFunctions},
     {kStageAffine, "affine", Slot::kQuantize, 1, 1, true, kAffineParams, &kAffineFunctions},
     {kStageInt8, "int8", Slot::kQuantize, 1, 1, true, kInt8Params, &kNarrowFunctions},
     {kStageFp8, "fp8", Slot::kQuantize, 1, 1, true, kFp8Params, &kNarrowFunctions},
@@ -40,11 +42,13 @@ constexpr bool TableIsConsistent() {
 }
 static_assert(TableIsConsistent());
 
+constexpr bool TakesSeveral(Slot slot) { return slot == Slot::kSelect || slot == Slot::kGeometry; }
+
 }  // namespace
 
 std::string_view Name(Slot slot) {
-  constexpr std::array<std::string_view, kMaxStages> kNames = {"select",  "geometry", "transform",
-                                                               "predict", "quantize", "code"};
+  constexpr std::array<std::string_view, 6> kNames = {"select",  "geometry", "transform",
+                                                      "predict", "quantize", "code"};
   return kNames[static_cast<size_t>(slot)];
 }
 
@@ -77,11 +81,28 @@ const StageDescriptor& StageOf(const StageCall& call) {
   return *stage;
 }
 
+const StageCall* FindCall(Chain chain, uint8_t stage_id) {
+  const auto at = std::find_if(chain.begin(), chain.end(),
+                               [stage_id](const StageCall& call) { return call.stage_id == stage_id; });
+  return at == chain.end() ? nullptr : &*at;
+}
+
+const StageCall* FindCall(Chain chain, Slot slot) {
+  const auto at = std::find_if(chain.begin(), chain.end(),
+                               [slot](const StageCall& call) { return StageOf(call).slot == slot; });
+  return at == chain.end() ? nullptr : &*at;
+}
+
 base::Status CheckLegal(Chain chain) {
   if (chain.empty()) return base::InvalidArgument("the chain is empty");
   for (size_t i = 1; i < chain.size(); ++i) {
     const StageDescriptor& before = StageOf(chain[i - 1]);
     const StageDescriptor& stage = StageOf(chain[i]);
+    if (before.slot == stage.slot && TakesSeveral(stage.slot)) {
+      if (before.id < stage.id) continue;
+      return base::InvalidArgument("slot-order: '{}' must stand {} '{}'", stage.name,
+                                   before.id == stage.id ? "once, not after another" : "before", before.name);
+    }
     if (before.slot == stage.slot) {
       return base::InvalidArgument("slot-once: '{}' and '{}' both fill the slot '{}'", before.name,
                                    stage.name, Name(stage.slot));
@@ -105,8 +126,8 @@ base::Status CheckLegal(Chain chain) {
 }
 
 base::Status CheckTakesValues(Chain chain, size_t at) {
-  if (at == 0) return base::Status::Ok();
-  return base::InvalidArgument("L1: '{}' takes bf16 values and stands alone; '{}' before it makes symbols",
+  if (at == 0 || StageOf(chain[at - 1]).slot == Slot::kSelect) return base::Status::Ok();
+  return base::InvalidArgument("L1: '{}' takes bf16 values as they are; '{}' before it changes them",
                                StageOf(chain[at]).name, StageOf(chain[at - 1]).name);
 }
 

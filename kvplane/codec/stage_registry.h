@@ -4,25 +4,29 @@
 // and in the changelog. A wire id and a published (name, version) pair are for ever: their meaning never
 // changes, a new meaning takes a new version.
 //
-// A chain runs through the slots in their order. Its last stage is in the slot `code`; that stage drives the
-// tile: it knows which quantisers it can be fused with, so that no symbols are staged in memory between them.
+// A chain runs through the slots in their order; `select` and `geometry` take several stages, by rising id.
+// Its last stage is in the slot `code`; that stage drives the tile: it knows which quantisers it can be fused
+// with, so that no symbols are staged in memory between them.
 //
 // Thread safety: constant data, pure functions.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 
 #include "kvplane/base/status.h"
+#include "kvplane/codec/model_profile.h"
 #include "kvplane/codec/strategy.h"
 #include "kvplane/codec/tile_codec.h"
+#include "kvplane/codec/tile_coder.h"
 #include "kvplane/tensor/kv_view.h"
 
 namespace kvplane::codec {
 
-// In chain order; at most one stage each.
+// In chain order; one stage each, but several different ones in kSelect and kGeometry.
 enum class Slot : uint8_t { kSelect, kGeometry, kTransform, kPredict, kQuantize, kCode };
 std::string_view Name(Slot slot);
 
@@ -41,13 +45,14 @@ struct ParamSpec {
 
 using Chain = std::span<const StageCall>;
 
-// What a stage does. Stages that do not drive a tile have only `validate`.
+// What a stage does. Stages that do not drive a tile have only `validate` (and `needs_profile`). A code stage
+// has `bind`, or the three plain functions when it keeps nothing between tiles.
 struct StageFunctions {
   // Whether the stage may stand at chain[at] (slot order is already checked). The message names the rule.
   base::Status (*validate)(Chain chain, size_t at);
 
   // The fewest payload bytes a coded tile can have (method byte excluded), a function of chain and shape
-  // alone. At least 1/16 of the raw bytes: what an object claims to hold is bounded by its size.
+  // alone.
   size_t (*least_bytes)(Chain chain, const TileShape& shape);
   // Writes the payload to `out`, which has the tile's raw_bytes(), and returns its length; 0: these values
   // cannot be held faithfully or take no less than raw, code them raw. Called where least_bytes() < raw.
@@ -56,6 +61,16 @@ struct StageFunctions {
   // Decodes exactly `in`, all or nothing: everything is checked before the first write to `out`.
   base::Status (*decode)(Chain chain, std::span<const std::byte> in, Workspace& workspace,
                          const tensor::TileView& out);
+
+  // Binds a whole legal chain that ends in this stage; the chain outlives the coder. kUnimplemented: these
+  // calls have nothing to bind, the plain functions code the chain. `profile` is null when the chain needs
+  // none.
+  base::Result<std::unique_ptr<TileCoder>> (*bind)(Chain chain, tensor::Side side,
+                                                   std::shared_ptr<const ModelProfile> profile) = nullptr;
+  // Whether the call takes constants of the model (rule L4); null: never.
+  bool (*needs_profile)(const StageCall& call) = nullptr;
+  // Whether a tile must hold all KV heads of the layer; null: never.
+  bool (*needs_all_heads)(const StageCall& call) = nullptr;
 };
 
 struct StageDescriptor {
@@ -69,14 +84,31 @@ struct StageDescriptor {
   const StageFunctions* functions = nullptr;
 };
 
+constexpr uint8_t kStageProtect = 0x11;
+constexpr uint8_t kStageHeads = 0x12;
+constexpr uint8_t kStageLayers = 0x13;
+constexpr uint8_t kStageUnrope = 0x21;
+constexpr uint8_t kStageCentre = 0x22;
+constexpr uint8_t kStageHadamard = 0x31;
+constexpr uint8_t kStagePca = 0x32;
+constexpr uint8_t kStageDelta = 0x33;
 constexpr uint8_t kStageAffine = 0x51;
 constexpr uint8_t kStageInt8 = 0x52;
 constexpr uint8_t kStageFp8 = 0x53;
+constexpr uint8_t kStageLevels = 0x54;
+constexpr uint8_t kStageCachegen = 0x55;
+constexpr uint8_t kStageLloyd = 0x56;
+constexpr uint8_t kStageEcsq = 0x57;
+constexpr uint8_t kStageTernary = 0x58;
+constexpr uint8_t kStageNvfp4 = 0x59;
+constexpr uint8_t kStageMxfp4 = 0x5a;
 constexpr uint8_t kStageStore = 0x61;
 constexpr uint8_t kStagePack = 0x62;
 constexpr uint8_t kStageExponent = 0x63;
 constexpr uint8_t kStageZstd = 0x64;
 constexpr uint8_t kStageLz4 = 0x65;
+constexpr uint8_t kStageRans = 0x66;
+constexpr uint8_t kStageBitplane = 0x67;
 
 std::span<const StageDescriptor> Stages();
 const StageDescriptor* FindStage(uint8_t id);             // null when unknown
@@ -86,11 +118,15 @@ std::string_view NearestStageName(std::string_view name);
 // The row of a call whose id came from a parsed strategy.
 const StageDescriptor& StageOf(const StageCall& call);
 
-// Slot order, one stage per slot, a code stage at the end, then every stage's own rules. The message names
-// the rule that is broken.
+// The call of the chain with that id; null when the chain has none. And the call that fills the slot.
+const StageCall* FindCall(Chain chain, uint8_t stage_id);
+const StageCall* FindCall(Chain chain, Slot slot);
+
+// Slot order, one stage per slot (see Slot), a code stage at the end, then every stage's own rules. The
+// message names the rule that is broken.
 base::Status CheckLegal(Chain chain);
 
-// Rule L1 of a code stage that takes the bf16 values themselves: nothing stands before it.
+// Rule L1 of a code stage that takes the bf16 values themselves: nothing but selection stands before it.
 base::Status CheckTakesValues(Chain chain, size_t at);
 
 }  // namespace kvplane::codec

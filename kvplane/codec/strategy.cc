@@ -105,6 +105,13 @@ std::optional<uint32_t> ParseParam(const ParamSpec& spec, std::string_view word)
   return value;
 }
 
+// The first parameter that has a choice of that name, or the end.
+std::span<const ParamSpec>::iterator ParamOfChoice(const StageDescriptor& stage, std::string_view choice) {
+  return std::find_if(stage.params.begin(), stage.params.end(), [choice](const ParamSpec& spec) {
+    return std::find(spec.choices.begin(), spec.choices.end(), choice) != spec.choices.end();
+  });
+}
+
 // "(bits=4, group=64)" after a stage name, into `call`.
 base::Status ParseParams(Scanner& scan, const StageDescriptor& stage, StageCall& call) {
   std::array<bool, kMaxStageParams> seen{};
@@ -113,8 +120,13 @@ base::Status ParseParams(Scanner& scan, const StageDescriptor& stage, StageCall&
     scan.SkipBlanks();
     const size_t at = scan.position();
     const std::string_view name = scan.Word();
-    const auto spec = std::find_if(stage.params.begin(), stage.params.end(),
-                                   [name](const ParamSpec& candidate) { return candidate.name == name; });
+    auto spec = std::find_if(stage.params.begin(), stage.params.end(),
+                             [name](const ParamSpec& candidate) { return candidate.name == name; });
+    bool bare = false;
+    if (spec == stage.params.end()) {
+      spec = ParamOfChoice(stage, name);
+      bare = true;
+    }
     if (spec == stage.params.end()) {
       std::vector<std::string_view> names;
       for (const ParamSpec& candidate : stage.params) names.push_back(candidate.name);
@@ -122,8 +134,12 @@ base::Status ParseParams(Scanner& scan, const StageDescriptor& stage, StageCall&
                         names.empty() ? "" : "; it has ", fmt::join(names, ", "));
     }
     const auto index = static_cast<size_t>(spec - stage.params.begin());
-    if (seen[index]) return scan.Error(at, "'{}' is given twice", name);
+    if (seen[index]) return scan.Error(at, "'{}' is given twice", spec->name);
     seen[index] = true;
+    if (bare) {
+      call.params[index] = *ParseParam(*spec, name);
+      continue;
+    }
     if (!scan.Take('=')) {
       return scan.Error(scan.position(), "expected '=' after '{}', found {}", name, scan.Here());
     }
@@ -261,6 +277,20 @@ std::string SideStrategy::ToString() const {
 bool SideStrategy::lossy() const {
   return std::any_of(stages_.begin(), stages_.end(),
                      [](const StageCall& call) { return StageOf(call).lossy; });
+}
+
+bool SideStrategy::needs_profile() const {
+  return std::any_of(stages_.begin(), stages_.end(), [](const StageCall& call) {
+    const auto needs_profile = StageOf(call).functions->needs_profile;
+    return needs_profile != nullptr && needs_profile(call);
+  });
+}
+
+bool SideStrategy::needs_all_heads() const {
+  return std::any_of(stages_.begin(), stages_.end(), [](const StageCall& call) {
+    const auto needs_all_heads = StageOf(call).functions->needs_all_heads;
+    return needs_all_heads != nullptr && needs_all_heads(call);
+  });
 }
 
 base::Result<Strategy> Strategy::Parse(std::string_view text) {

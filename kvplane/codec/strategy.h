@@ -10,11 +10,14 @@
 //     strategy := preset | chain | side (";" | newline) side
 //     side     := ("k" | "v") ":" chain
 //     chain    := stage ("|" stage)*
-//     stage    := name ["@" version] ["(" name "=" value ("," name "=" value)* ")"]
+//     stage    := name ["@" version] ["(" param ("," param)* ")"]
+//     param    := [name "="] value
 //
-// A bare chain stands for both sides. Parameters that are left out take the default of their table row
-// (stage_registry.h); the default axis of `affine` is KIVI's: `channel` for keys, `token` for values. The
-// canonical text gives the two sides in the order k, v, every parameter in table order, one blank around "|",
+// A value without its name belongs to the stage's first parameter that has a choice of that name:
+// `pca(layer)`. A bare chain stands for both sides. Parameters that are left out take the default of their
+// table row (stage_registry.h); the default axis of `affine` is KIVI's: `channel` for keys, `token` for
+// values. The canonical text gives the two sides in the order k, v, every parameter in table order, one blank
+// around "|",
 // "; " between the sides and no blank inside parentheses; "@version" only above 1. The canonical text of one
 // side is also its form on the wire and in object headers.
 //
@@ -38,8 +41,8 @@ namespace kvplane::codec {
 // Longest text accepted, of a strategy and of one side on the wire: far above any legal chain, small enough
 // to be carried in every OPEN frame.
 constexpr size_t kMaxStrategyTextBytes = 1024;
-// One stage per slot at most.
-constexpr size_t kMaxStages = 6;
+// Three of select, two of geometry, one of every other slot.
+constexpr size_t kMaxStages = 9;
 constexpr size_t kMaxStageParams = 4;
 
 // One stage of a chain with its parameters resolved, in the order of its table row (stage_registry.h).
@@ -73,6 +76,10 @@ class SideStrategy {
   std::string ToString() const;
   // Whether decoded values may differ from the encoded ones.
   bool lossy() const;
+  // Whether coding takes a ModelProfile, at both ends the same (rule L4).
+  bool needs_profile() const;
+  // Whether a tile must hold all KV heads of a layer (a basis over the whole layer).
+  bool needs_all_heads() const;
   bool operator==(const SideStrategy&) const = default;
 
  private:
@@ -91,6 +98,8 @@ class Strategy {
   std::string ToString() const;  // "k: store; v: store"
   StrategyId id() const;
   bool lossy() const { return sides_[0].lossy() || sides_[1].lossy(); }
+  bool needs_profile() const { return sides_[0].needs_profile() || sides_[1].needs_profile(); }
+  bool needs_all_heads() const { return sides_[0].needs_all_heads() || sides_[1].needs_all_heads(); }
   bool operator==(const Strategy&) const = default;
 
  private:

@@ -1,16 +1,18 @@
 // TileCodec: one side of a strategy bound to code. Encodes a strided bf16 tile to bytes and back.
 //
 // A coded tile (docs/formats/object.md, section 5) is one method byte and the method's payload: 0 = raw, the
-// bf16 values as they are; 1 = coded by the strategy's chain. A tile that the chain cannot hold faithfully
-// (for lossy chains: values that are not finite, or beyond its range) or cannot make smaller is coded raw, so
-// a coded tile never exceeds its raw size by more than that one byte.
+// bf16 values as they are; 1 = coded by the strategy's chain; 2 = coded and padded. A tile that the chain
+// cannot hold faithfully (for lossy chains: values that are not finite, or beyond its range) or cannot make
+// smaller is coded raw, so a coded tile never exceeds its raw size by more than that one byte.
 //
-// Encoding is a pure function of the values: every instruction set gives the same bytes.
+// Encoding is a pure function of values, context and profile: every instruction set gives the same bytes (but
+// for `pca`, whose coefficients may round differently; decoding is exact on what was coded).
 //
 // Ownership: views and spans are borrowed for the call. Thread safety: a TileCodec is immutable and shared by
 // all threads; a Workspace belongs to one thread at a time.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +21,7 @@
 
 #include "kvplane/base/status.h"
 #include "kvplane/codec/strategy.h"
+#include "kvplane/codec/tile_context.h"
 #include "kvplane/tensor/kv_view.h"
 
 namespace kvplane::codec {
@@ -27,7 +30,11 @@ namespace kvplane::codec {
 constexpr uint32_t kMaxTileHeads = 1024;
 constexpr uint32_t kMaxTileHeadDim = 1024;
 
-enum class TileMethod : uint8_t { kRaw = 0, kCoded = 1 };
+enum class TileMethod : uint8_t { kRaw = 0, kCoded = 1, kPadded = 2 };
+
+// A coded tile has at least 1/kMaxTileRatio of its raw bytes, by padding where it would be less: what an
+// object or a peer claims to hold is bounded by what it sends.
+constexpr size_t kMaxTileRatio = 1024;
 
 // [tokens, heads, head_dim] bf16. Legal: 1..kTileTokens, 1..kMaxTileHeads, 1..kMaxTileHeadDim.
 struct TileShape {
@@ -50,26 +57,49 @@ TileShape ShapeOf(const tensor::BasicTileView<Element>& view) {
 // Scratch memory of one thread: grows, never shrinks, so that steady state allocates nothing.
 class Workspace {
  public:
-  // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until the next call.
-  std::span<std::byte> Scratch(size_t bytes);
+  // Who uses it: the layers of one codec call hold theirs at the same time.
+  enum class Use : uint8_t {
+    kCoder,
+    kSymbols,
+    kStreams,
+    kQuantizer,
+    kTransformed,
+    kTransform,
+    kPayload,
+    kBody
+  };
+
+  // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until the next call with the same use.
+  std::span<std::byte> Scratch(size_t bytes, Use use = Use::kCoder);
 
  private:
   struct Release {
     void operator()(std::byte* memory) const;
   };
-  std::unique_ptr<std::byte[], Release> memory_;
-  size_t bytes_ = 0;
+  struct Arena {
+    std::unique_ptr<std::byte[], Release> memory;
+    size_t bytes = 0;
+  };
+  std::array<Arena, 8> arenas_;
 };
 
-struct StageFunctions;  // stage_registry.h
+class ModelProfile;   // model_profile.h
+class TileCoder;      // tile_coder.h
+class TileTransform;  // transform/tile_transform.h
 
 class TileCodec {
  public:
-  // kUnimplemented when the chain is legal but this build has no code for it.
-  static base::Result<std::shared_ptr<const TileCodec>> Create(const SideStrategy& strategy);
+  // Binds the chain of `side`. `profile` may be null when the strategy needs none; it is kept.
+  // kUnimplemented: the chain is legal but this build has no code for it. kFailedPrecondition: the chain
+  // needs a profile and there is none, or this one lacks what a stage takes.
+  static base::Result<std::shared_ptr<const TileCodec>> Create(
+      const SideStrategy& strategy, tensor::Side side, std::shared_ptr<const ModelProfile> profile = nullptr);
   // `wire_strategy` is the canonical text of one side (SideStrategy::ToString()) as carried in OPEN frames
   // and object headers. kCorrupt when it is anything else.
-  static base::Result<std::shared_ptr<const TileCodec>> FromWire(std::span<const std::byte> wire_strategy);
+  static base::Result<std::shared_ptr<const TileCodec>> FromWire(
+      std::span<const std::byte> wire_strategy, tensor::Side side,
+      std::shared_ptr<const ModelProfile> profile = nullptr);
+  ~TileCodec();
 
   const SideStrategy& strategy() const { return strategy_; }
   bool lossy() const { return strategy_.lossy(); }
@@ -80,22 +110,33 @@ class TileCodec {
   size_t MinEncodedBytes(const TileShape& shape) const;
 
   // Encodes `in` [tokens, heads, head_dim] bf16 into `out` (at least MaxEncodedBytes) and returns the bytes
-  // written. kInvalidArgument: illegal shape or short `out`.
-  base::Result<size_t> Encode(const tensor::ConstTileView& in, Workspace& workspace,
-                              std::span<std::byte> out) const;
+  // written. kInvalidArgument: illegal shape or short `out`, a tile that does not fit the profile.
+  base::Result<size_t> Encode(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
+                              const TileContext& context = {}) const;
 
-  // Decodes exactly `in` into `out`. Everything is checked before the first write: on an error no element of
-  // `out` has changed. Never reads outside `in`. Decoded values of a lossy chain are finite unless the tile
-  // is raw. kCorrupt: unknown method, wrong length, illegal parameters. Integrity of the code bits is the
-  // CRC's job.
-  base::Status Decode(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out) const;
+  // Decodes exactly `in` into `out`; `context` is that of the encoder. Never reads outside `in` nor writes
+  // outside `out`. On an error the values of `out` are unspecified: the tile must not be used. Decoded values
+  // of a lossy chain are finite unless the tile is raw. kCorrupt: unknown method, wrong length, illegal
+  // parameters, a stream that does not end as it must. Integrity of the code bits is the CRC's job.
+  base::Status Decode(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out,
+                      const TileContext& context = {}) const;
 
  private:
-  TileCodec(SideStrategy strategy, const StageFunctions* functions)
-      : strategy_(std::move(strategy)), functions_(functions) {}
+  TileCodec(SideStrategy strategy, std::shared_ptr<const ModelProfile> profile);
+  base::Status CheckContext(const TileShape& shape, const TileContext& context) const;
+  size_t EncodeBody(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
+                    const TileContext& context) const;
+  base::Status DecodeBody(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out,
+                          const TileContext& context) const;
+  size_t EncodeChain(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
+                     const TileContext& context) const;
+  base::Status DecodeChain(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out,
+                           const TileContext& context) const;
 
   SideStrategy strategy_;
-  const StageFunctions* functions_;  // of the code stage, which drives the chain; static storage
+  std::shared_ptr<const ModelProfile> profile_;
+  std::unique_ptr<TileTransform> transform_;  // null: the coder takes the values themselves
+  std::unique_ptr<TileCoder> coder_;
 };
 
 // CRC32C (Castagnoli, RFC 3720 B.4) of a coded tile, method byte included. It stands in the tile index of an

@@ -20,7 +20,7 @@ using ::testing::HasSubstr;
 std::shared_ptr<const TileCodec> CodecOf(std::string_view chain) {
   const auto side = SideStrategy::Parse(chain, tensor::Side::kKey);
   KVPLANE_CHECK(side.ok());
-  return *TileCodec::Create(*side);
+  return *TileCodec::Create(*side, tensor::Side::kKey);
 }
 
 constexpr std::string_view kLossless[] = {"store", "exponent", "zstd(level=1)", "zstd(level=9)", "lz4"};
@@ -253,7 +253,7 @@ TEST(TileCodecUnit, WorkspaceGrowsAndKeepsItsAlignment) {
 
 TEST(TileCodecUnit, WireStrategyIsCheckedAndNamesWhatIsWrong) {
   const auto wire = [](std::string_view text) {
-    return TileCodec::FromWire(std::as_bytes(std::span(text.data(), text.size())));
+    return TileCodec::FromWire(std::as_bytes(std::span(text.data(), text.size())), tensor::Side::kKey);
   };
   EXPECT_TRUE(wire("store").ok());
   EXPECT_EQ((*wire("affine(bits=4,group=64,axis=token) | pack"))->strategy().ToString(),

@@ -106,4 +106,28 @@ TileView MakeTileView(const LayerPages& layer, Side side, uint32_t first_token, 
                       uint32_t first_head, uint32_t heads, uint32_t head_dim);
 ConstTileView AsConst(const TileView& view);
 
+// Tokens [first, first + tokens) of a view. Requires: they are there.
+template <typename Element>
+BasicTileView<Element> SliceTokens(const BasicTileView<Element>& view, uint32_t first, uint32_t tokens) {
+  KVPLANE_CHECK(first <= view.tokens && tokens <= view.tokens - first);
+  BasicTileView<Element> slice;
+  slice.tokens = tokens;
+  slice.heads = view.heads;
+  slice.head_dim = view.head_dim;
+  slice.head_stride = view.head_stride;
+  slice.token_stride = view.token_stride;
+  uint32_t skip = first;
+  uint32_t left = tokens;
+  for (uint32_t r = 0; r < view.run_count && left > 0; ++r) {
+    const auto& run = view.runs[r];
+    const uint32_t skipped = skip < run.tokens ? skip : run.tokens;
+    const uint32_t taken = run.tokens - skipped < left ? run.tokens - skipped : left;
+    skip -= skipped;
+    if (taken == 0) continue;
+    slice.runs[slice.run_count++] = {run.base + skipped * view.token_stride, taken};
+    left -= taken;
+  }
+  return slice;
+}
+
 }  // namespace kvplane::tensor

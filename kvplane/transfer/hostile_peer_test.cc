@@ -47,7 +47,7 @@ void WriteAll(transport::Stream& stream, const Bytes& bytes) {
 
 Bytes TileBytes(TestTransfer& transfer, const TileGrid& grid, const TileGrid::Tile& tile) {
   codec::Workspace workspace;
-  const auto codec = *codec::TileCodec::Create(codec::SideStrategy());
+  const auto codec = *codec::TileCodec::Create(codec::SideStrategy(), tensor::Side::kKey);
   Bytes body(codec->MaxEncodedBytes(grid.ShapeOf(tile)));
   const auto view = grid.ViewOf(transfer.sent.layers()[tile.layer], tile);
   body.resize(*codec->Encode(tensor::AsConst(view), workspace, body));

@@ -215,8 +215,10 @@ base::Status ReceiverCore::OpenTransferLocked(RecvTransfer& transfer, const Open
   bool lossy = false;
   for (const auto& [key, value] : open.strategies) {
     SideCodecs codecs;
-    KVPLANE_ASSIGN_OR_RETURN(codecs[0], codec::TileCodec::FromWire(std::as_bytes(std::span(key))));
-    KVPLANE_ASSIGN_OR_RETURN(codecs[1], codec::TileCodec::FromWire(std::as_bytes(std::span(value))));
+    KVPLANE_ASSIGN_OR_RETURN(codecs[0],
+                             codec::TileCodec::FromWire(std::as_bytes(std::span(key)), tensor::Side::kKey));
+    KVPLANE_ASSIGN_OR_RETURN(
+        codecs[1], codec::TileCodec::FromWire(std::as_bytes(std::span(value)), tensor::Side::kValue));
     lossy = lossy || codecs[0]->lossy() || codecs[1]->lossy();
     transfer.codecs.push_back(std::move(codecs));
   }

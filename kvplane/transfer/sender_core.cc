@@ -68,7 +68,7 @@ base::Result<std::shared_ptr<SendTransfer>> SenderCore::Offer(KvOffer offer) {
   KVPLANE_ASSIGN_OR_RETURN(transfer->pages, PageTable::Create(offer.layers, transfer->grid));
   for (const tensor::Side side : tensor::kSides) {
     KVPLANE_ASSIGN_OR_RETURN(transfer->codecs[static_cast<size_t>(side)],
-                             codec::TileCodec::Create(offer.strategy.side(side)));
+                             codec::TileCodec::Create(offer.strategy.side(side), side));
   }
   transfer->id = std::move(offer.transfer_id);
   transfer->descriptor = offer.descriptor;

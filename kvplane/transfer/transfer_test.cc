@@ -111,7 +111,7 @@ TEST(TransferDiff, LossyEqualsLocalCoding) {
     for (uint32_t layer = 0; layer < 2; ++layer) {
       for (uint32_t index = 0; index < grid.tiles_per_layer(); ++index) {
         const TileGrid::Tile tile = grid.At(layer, index);
-        const auto codec = *codec::TileCodec::Create(parsed.side(tile.side));
+        const auto codec = *codec::TileCodec::Create(parsed.side(tile.side), tile.side);
         std::vector<std::byte> coded(codec->MaxEncodedBytes(grid.ShapeOf(tile)));
         const auto from = grid.ViewOf(transfer.sent.layers()[layer], tile);
         coded.resize(*codec->Encode(tensor::AsConst(from), workspace, coded));

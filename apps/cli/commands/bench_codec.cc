@@ -94,7 +94,7 @@ class StrategyContestant final : public Contestant {
     contestant->name_ = text;
     for (const tensor::Side side : tensor::kSides) {
       KVPLANE_ASSIGN_OR_RETURN(contestant->codecs_[static_cast<size_t>(side)],
-                               codec::TileCodec::Create(strategy.side(side)));
+                               codec::TileCodec::Create(strategy.side(side), side));
     }
     return std::unique_ptr<Contestant>(std::move(contestant));
   }

@@ -1,0 +1,49 @@
+// SymbolQuantizer: a bound quantiser that makes byte symbols, for the code stages that take any alphabet
+// (pack, rans(stream), bitplane_rle, zstd, lz4). Fused pairs such as `affine | pack` go their own, faster way
+// (pack/pack_stage.h).
+//
+// Thread safety: immutable; shared by all threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kvplane/base/status.h"
+#include "kvplane/codec/model_profile.h"
+#include "kvplane/codec/stage_registry.h"
+#include "kvplane/codec/tile_codec.h"
+#include "kvplane/codec/tile_context.h"
+#include "kvplane/tensor/kv_view.h"
+
+namespace kvplane::codec {
+
+class SymbolQuantizer {
+ public:
+  SymbolQuantizer() = default;
+  SymbolQuantizer(const SymbolQuantizer&) = delete;
+  SymbolQuantizer& operator=(const SymbolQuantizer&) = delete;
+  virtual ~SymbolQuantizer() = default;
+
+  // How many symbols head `head` of the tile uses, 2..256: symbols are below it.
+  virtual uint32_t Alphabet(const TileContext& context, uint32_t head) const = 0;
+  // The most any context can give: what legality is judged by.
+  virtual uint32_t MaxAlphabet() const = 0;
+  // Bytes of side information (zeros, scales, norms), a function of shape and context alone.
+  virtual size_t SideBytes(const TileContext& context, const TileShape& shape) const = 0;
+
+  // side: [SideBytes()]; symbols: [heads, tokens, head_dim]. False: these values cannot be held faithfully.
+  virtual bool Encode(const TileContext& context, const tensor::ConstTileView& in, Workspace& workspace,
+                      std::byte* side, uint8_t* symbols) const = 0;
+  // Requires: symbols are below their alphabet (coders check). kCorrupt: illegal side information; it is
+  // checked before the first write.
+  virtual base::Status Decode(const TileContext& context, const std::byte* side, const uint8_t* symbols,
+                              Workspace& workspace, const tensor::TileView& out) const = 0;
+};
+
+// The quantiser of a legal chain, or null when its quantize slot is empty or makes no byte symbols (ecsq,
+// ternary). `profile` may be null when the chain needs none.
+std::unique_ptr<SymbolQuantizer> BindSymbolQuantizer(Chain chain,
+                                                     std::shared_ptr<const ModelProfile> profile);
+
+}  // namespace kvplane::codec
