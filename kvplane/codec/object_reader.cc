@@ -84,12 +84,13 @@ ObjectIdentity ReadIdentity(const std::byte* in) {
   return identity;
 }
 
-base::Result<SideStrategy> ReadStrategy(std::span<const std::byte> text, std::string_view side) {
+base::Result<SideStrategy> ReadStrategy(std::span<const std::byte> text, tensor::Side side) {
   const base::Result<SideStrategy> strategy =
-      SideStrategy::ParseCanonical({reinterpret_cast<const char*>(text.data()), text.size()});
+      SideStrategy::ParseCanonical({reinterpret_cast<const char*>(text.data()), text.size()}, side);
   if (!strategy.ok()) {
     // A stage of a later build is the likely reason: the bytes are whole (their CRC has matched).
-    return base::Unimplemented("object: strategy of side {}: {}", side, strategy.status().message());
+    return base::Unimplemented("object: strategy of side {}: {}", side == tensor::Side::kKey ? "k" : "v",
+                               strategy.status().message());
   }
   return strategy;
 }
@@ -184,8 +185,8 @@ base::Result<ObjectReader> ObjectReader::Open(std::span<const std::byte> bytes, 
 
   const auto key_text = bytes.subspan(layout::kAtStrategyText, h.key_bytes);
   const auto value_text = bytes.subspan(layout::kAtStrategyText + h.key_bytes, h.value_bytes);
-  KVPLANE_ASSIGN_OR_RETURN(SideStrategy key, ReadStrategy(key_text, "k"));
-  KVPLANE_ASSIGN_OR_RETURN(SideStrategy value, ReadStrategy(value_text, "v"));
+  KVPLANE_ASSIGN_OR_RETURN(SideStrategy key, ReadStrategy(key_text, tensor::Side::kKey));
+  KVPLANE_ASSIGN_OR_RETURN(SideStrategy value, ReadStrategy(value_text, tensor::Side::kValue));
   info.strategy = Strategy(std::move(key), std::move(value));
   const StrategyId id = info.strategy.id();
   if (std::memcmp(id.bytes.data(), bytes.data() + layout::kAtStrategyId, id.bytes.size()) != 0) {

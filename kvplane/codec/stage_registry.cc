@@ -93,8 +93,10 @@ const StageCall* FindCall(Chain chain, Slot slot) {
   return at == chain.end() ? nullptr : &*at;
 }
 
-base::Status CheckLegal(Chain chain) {
-  if (chain.empty()) return base::InvalidArgument("the chain is empty");
+namespace {
+
+// Slot order, and one stage per slot.
+base::Status CheckSlots(Chain chain) {
   for (size_t i = 1; i < chain.size(); ++i) {
     const StageDescriptor& before = StageOf(chain[i - 1]);
     const StageDescriptor& stage = StageOf(chain[i]);
@@ -118,6 +120,21 @@ base::Status CheckLegal(Chain chain) {
         "ends-in-code: '{}' makes symbols; end the chain with a code stage such as "
         "'| pack'",
         last.name);
+  }
+  return base::Status::Ok();
+}
+
+}  // namespace
+
+base::Status CheckLegal(Chain chain, tensor::Side side) {
+  if (chain.empty()) return base::InvalidArgument("the chain is empty");
+  KVPLANE_RETURN_IF_ERROR(CheckSlots(chain));
+  if (side == tensor::Side::kValue) {
+    const auto at = std::find_if(chain.begin(), chain.end(),
+                                 [](const StageCall& call) { return StageOf(call).key_only; });
+    if (at != chain.end()) {
+      return base::InvalidArgument("keys-only: '{}' has no meaning for values", StageOf(*at).name);
+    }
   }
   for (size_t i = 0; i < chain.size(); ++i) {
     KVPLANE_RETURN_IF_ERROR(StageOf(chain[i]).functions->validate(chain, i));

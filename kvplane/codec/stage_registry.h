@@ -82,6 +82,7 @@ struct StageDescriptor {
   bool lossy = false;
   std::span<const ParamSpec> params;
   const StageFunctions* functions = nullptr;
+  bool key_only = false;  // has a meaning for keys alone, such as undoing RoPE
 };
 
 constexpr uint8_t kStageProtect = 0x11;
@@ -122,9 +123,9 @@ const StageDescriptor& StageOf(const StageCall& call);
 const StageCall* FindCall(Chain chain, uint8_t stage_id);
 const StageCall* FindCall(Chain chain, Slot slot);
 
-// Slot order, one stage per slot (see Slot), a code stage at the end, then every stage's own rules. The
-// message names the rule that is broken.
-base::Status CheckLegal(Chain chain);
+// Slot order, one stage per slot (see Slot), a code stage at the end, no key-only stage on the value side,
+// then every stage's own rules. The message names the rule that is broken (docs/strategies.md lists them).
+base::Status CheckLegal(Chain chain, tensor::Side side);
 
 // Rule L1 of a code stage that takes the bf16 values themselves: nothing but selection stands before it.
 base::Status CheckTakesValues(Chain chain, size_t at);

@@ -8,21 +8,11 @@
 #include <cstring>
 #include <optional>
 
+#include "kvplane/base/edit_distance.h"
 #include "kvplane/codec/stage_registry.h"
 
 namespace kvplane::codec {
 namespace {
-
-constexpr Preset kPresets[] = {
-    {"off", "store", "uncompressed, but framed and checked"},
-    {"lossless", "exponent(mode=window)", "bit-exact, 12 bits per value: 4-bit exponents in a window"},
-    {"fp8", "fp8(format=e4m3,scale=head) | pack", "FP8 E4M3 with a scale per head of a tile"},
-    {"int8", "affine(bits=8,group=64) | pack", "8-bit codes, keys by channel, values by token"},
-    {"int4", "affine(bits=4,group=64) | pack", "4-bit codes, keys by channel, values by token"},
-    {"int2", "affine(bits=2,group=32) | pack", "2-bit codes, keys by channel, values by token"},
-    {"kivi-4", "affine(bits=4,group=32) | pack", "KIVI's 4-bit quantiser at its published group of 32"},
-    {"kivi-2", "affine(bits=2,group=32) | pack", "KIVI's 2-bit quantiser at its published group of 32"},
-};
 
 bool IsNameChar(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
@@ -195,7 +185,7 @@ base::Result<std::vector<StageCall>> ParseChain(Scanner& scan, tensor::Side side
   if (!scan.AtEnd() && !scan.AtSeparator()) {
     return scan.Error(scan.position(), "expected '|' or the end of the chain, found {}", scan.Here());
   }
-  const base::Status legal = CheckLegal(stages);
+  const base::Status legal = CheckLegal(stages, side);
   if (!legal.ok()) return scan.Error(begin, "{}", legal.message());
   return stages;
 }
@@ -203,6 +193,20 @@ base::Result<std::vector<StageCall>> ParseChain(Scanner& scan, tensor::Side side
 base::Status CheckLength(std::string_view text) {
   if (text.size() <= kMaxStrategyTextBytes) return base::Status::Ok();
   return base::InvalidArgument("strategy of {} bytes: at most {}", text.size(), kMaxStrategyTextBytes);
+}
+
+// One word that names nothing: the nearest name, and the presets.
+base::Status UnknownWord(std::string_view word) {
+  const std::string_view typed = word.substr(0, 64);
+  std::string_view nearest = NearestStageName(typed);
+  std::vector<std::string_view> names;
+  for (const Preset& preset : Presets()) {
+    names.push_back(preset.name);
+    if (base::EditDistance(typed, preset.name) < base::EditDistance(typed, nearest)) nearest = preset.name;
+  }
+  return base::InvalidArgument(
+      "strategy, line 1, column 1: '{}' is neither a preset nor a stage; did you mean '{}'? Presets: {}",
+      word, nearest, fmt::join(names, ", "));
 }
 
 // "k: chain ; v: chain" with the sides in any order.
@@ -249,8 +253,8 @@ base::Result<SideStrategy> SideStrategy::Parse(std::string_view text, tensor::Si
   return strategy;
 }
 
-base::Result<SideStrategy> SideStrategy::ParseCanonical(std::string_view text) {
-  KVPLANE_ASSIGN_OR_RETURN(SideStrategy strategy, Parse(text, tensor::Side::kKey));
+base::Result<SideStrategy> SideStrategy::ParseCanonical(std::string_view text, tensor::Side side) {
+  KVPLANE_ASSIGN_OR_RETURN(SideStrategy strategy, Parse(text, side));
   const std::string canonical = strategy.ToString();
   if (canonical != text) return base::InvalidArgument("not in canonical form; that is '{}'", canonical);
   return strategy;
@@ -299,20 +303,11 @@ base::Result<Strategy> Strategy::Parse(std::string_view text) {
   const size_t end = text.find_last_not_of(" \t\r\n");
   if (begin == std::string_view::npos) return base::InvalidArgument("the strategy is empty");
   const std::string_view bare = text.substr(begin, end - begin + 1);
-  if (bare.find(':') != std::string_view::npos) return ParseSides(text);
-
-  std::string_view chain = bare;
-  for (const Preset& preset : kPresets) {
-    if (bare == preset.name) chain = preset.text;
-  }
+  const Preset* preset = FindPreset(bare);
+  const std::string_view chain = preset == nullptr ? bare : preset->text;
+  if (chain.find(':') != std::string_view::npos) return ParseSides(preset == nullptr ? text : chain);
   const bool word = std::all_of(chain.begin(), chain.end(), IsNameChar);
-  if (word && FindStage(chain) == nullptr) {
-    std::vector<std::string_view> names;
-    for (const Preset& preset : kPresets) names.push_back(preset.name);
-    return base::InvalidArgument(
-        "strategy, line 1, column 1: '{}' is neither a preset ({}) nor a stage; did you mean '{}'?", chain,
-        fmt::join(names, ", "), NearestStageName(chain));
-  }
+  if (word && FindStage(chain) == nullptr) return UnknownWord(chain);
   KVPLANE_ASSIGN_OR_RETURN(SideStrategy key, SideStrategy::Parse(chain, tensor::Side::kKey));
   KVPLANE_ASSIGN_OR_RETURN(SideStrategy value, SideStrategy::Parse(chain, tensor::Side::kValue));
   return Strategy(std::move(key), std::move(value));
@@ -330,7 +325,5 @@ StrategyId Strategy::id() const {
   std::memcpy(id.bytes.data(), digest, id.bytes.size());
   return id;
 }
-
-std::span<const Preset> Presets() { return kPresets; }
 
 }  // namespace kvplane::codec

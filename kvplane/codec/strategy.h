@@ -66,11 +66,11 @@ class SideStrategy {
  public:
   SideStrategy();
 
-  // Parses one chain. `side` chooses side-dependent defaults. kInvalidArgument names the position (1-based
-  // column) and the reason.
+  // Parses one chain. `side` chooses side-dependent defaults and rules. kInvalidArgument names the position
+  // (1-based column) and the reason.
   static base::Result<SideStrategy> Parse(std::string_view text, tensor::Side side);
   // Accepts canonical text only (what ToString() prints): one strategy, one wire form.
-  static base::Result<SideStrategy> ParseCanonical(std::string_view text);
+  static base::Result<SideStrategy> ParseCanonical(std::string_view text, tensor::Side side);
 
   std::span<const StageCall> stages() const { return stages_; }
   std::string ToString() const;
@@ -106,13 +106,16 @@ class Strategy {
   std::array<SideStrategy, 2> sides_;
 };
 
+// A strategy with a name. Its text is a chain for both sides or one chain per side.
 struct Preset {
   std::string_view name;
   std::string_view text;
   std::string_view meaning;
+  std::string_view source;  // where the method is published; empty: our own combination
 };
 
-// The named strategies: off, lossless, fp8, int8, int4, int2, kivi-4, kivi-2.
+// The named strategies (docs/strategies.md says what each is and needs), plain ones first.
 std::span<const Preset> Presets();
+const Preset* FindPreset(std::string_view name);  // null when unknown
 
 }  // namespace kvplane::codec

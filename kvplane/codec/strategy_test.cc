@@ -54,7 +54,7 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
   } kCases[] = {
       {"", "", "empty"},
       {"int5", "column 1",
-       "'int5' is neither a preset (off, lossless, fp8, int8, int4, int2, kivi-4, kivi-2) nor a stage"},
+       "'int5' is neither a preset nor a stage; did you mean 'int8'? Presets: off, lossless, fp8, int8, "},
       {"affin(bits=4) | pack", "column 1", "unknown stage 'affin'; did you mean 'affine'?"},
       {"affine | pakc", "column 10", "did you mean 'pack'?"},
       {"affine(bits=5) | pack", "column 13", "affine.bits = '5' is not one of: 2, 4, 8"},
@@ -98,12 +98,14 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
 }
 
 TEST(StrategyUnit, WireFormIsCanonicalOnly) {
-  EXPECT_TRUE(SideStrategy::ParseCanonical("store").ok());
-  EXPECT_TRUE(SideStrategy::ParseCanonical("affine(bits=2,group=8,axis=token) | pack").ok());
-  EXPECT_FALSE(SideStrategy::ParseCanonical("affine(bits=2,group=8,axis=token)|pack").ok());
-  EXPECT_FALSE(SideStrategy::ParseCanonical("affine | pack").ok());
-  EXPECT_FALSE(SideStrategy::ParseCanonical("store ").ok());
-  EXPECT_FALSE(SideStrategy::ParseCanonical("").ok());
+  EXPECT_TRUE(SideStrategy::ParseCanonical("store", tensor::Side::kKey).ok());
+  EXPECT_TRUE(
+      SideStrategy::ParseCanonical("affine(bits=2,group=8,axis=token) | pack", tensor::Side::kKey).ok());
+  EXPECT_FALSE(
+      SideStrategy::ParseCanonical("affine(bits=2,group=8,axis=token)|pack", tensor::Side::kKey).ok());
+  EXPECT_FALSE(SideStrategy::ParseCanonical("affine | pack", tensor::Side::kKey).ok());
+  EXPECT_FALSE(SideStrategy::ParseCanonical("store ", tensor::Side::kKey).ok());
+  EXPECT_FALSE(SideStrategy::ParseCanonical("", tensor::Side::kKey).ok());
 }
 
 TEST(StrategyProperty, EveryLegalPointRoundTrips) {
@@ -112,7 +114,7 @@ TEST(StrategyProperty, EveryLegalPointRoundTrips) {
     for (uint32_t group = 8; group <= 128; group += 8) {
       for (const std::string_view axis : {"channel", "token"}) {
         const std::string text = fmt::format("affine(bits={},group={},axis={}) | pack", bits, group, axis);
-        const auto side = SideStrategy::ParseCanonical(text);
+        const auto side = SideStrategy::ParseCanonical(text, tensor::Side::kKey);
         ASSERT_TRUE(side.ok()) << side.status().ToString();
         EXPECT_EQ(side->ToString(), text);
         EXPECT_EQ(*SideStrategy::Parse(text, tensor::Side::kValue), *side);

@@ -115,7 +115,7 @@ TileCodec::~TileCodec() = default;
 
 base::Result<std::shared_ptr<const TileCodec>> TileCodec::Create(
     const SideStrategy& strategy, tensor::Side side, std::shared_ptr<const ModelProfile> profile) {
-  KVPLANE_RETURN_IF_ERROR(CheckLegal(strategy.stages()));
+  KVPLANE_RETURN_IF_ERROR(CheckLegal(strategy.stages(), side));
   if (!strategy.needs_profile()) {
     profile.reset();
   } else if (profile == nullptr) {
@@ -132,7 +132,7 @@ base::Result<std::shared_ptr<const TileCodec>> TileCodec::FromWire(
     std::span<const std::byte> wire_strategy, tensor::Side side,
     std::shared_ptr<const ModelProfile> profile) {
   const std::string_view text(reinterpret_cast<const char*>(wire_strategy.data()), wire_strategy.size());
-  const base::Result<SideStrategy> strategy = SideStrategy::ParseCanonical(text);
+  const base::Result<SideStrategy> strategy = SideStrategy::ParseCanonical(text, side);
   if (!strategy.ok()) return base::Corrupt("strategy: {}", strategy.status().message());
   return Create(*strategy, side, std::move(profile));
 }
