@@ -13,12 +13,22 @@
 #include "kvplane/codec/pack/pack_stage.h"
 #include "kvplane/codec/select/protect_stage.h"
 #include "kvplane/codec/store/store_stage.h"
+#include "kvplane/codec/transform/centre_stage.h"
+#include "kvplane/codec/transform/delta_stage.h"
+#include "kvplane/codec/transform/hadamard_stage.h"
+#include "kvplane/codec/transform/pca_stage.h"
+#include "kvplane/codec/transform/unrope_stage.h"
 
 namespace kvplane::codec {
 namespace {
 
 constexpr StageDescriptor kStages[] = {
     {kStageProtect, "protect", Slot::kSelect, 1, 1, false, kProtectParams, &kProtectFunctions},
+    {kStageUnrope, "unrope", Slot::kGeometry, 1, 1, true, {}, &kUnropeFunctions},
+    {kStageCentre, "centre", Slot::kGeometry, 1, 1, true, kCentreParams, &kCentreFunctions},
+    {kStageHadamard, "hadamard", Slot::kTransform, 1, 1, true, kHadamardParams, &kHadamardFunctions},
+    {kStagePca, "pca", Slot::kTransform, 1, 1, true, kPcaParams, &kPcaFunctions},
+    {kStageDelta, "delta", Slot::kTransform, 1, 1, true, kDeltaParams, &kDeltaFunctions},
     {kStageAffine, "affine", Slot::kQuantize, 1, 1, true, kAffineParams, &kAffineFunctions},
     {kStageInt8, "int8", Slot::kQuantize, 1, 1, true, kInt8Params, &kNarrowFunctions},
     {kStageFp8, "fp8", Slot::kQuantize, 1, 1, true, kFp8Params, &kNarrowFunctions},
