@@ -1,17 +1,51 @@
 #include "kvplane/codec/model_profile.h"
 
 #include <fmt/format.h>
+#include <openssl/sha.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "kvplane/base/check.h"
+#include "kvplane/codec/profile_format.h"
 
 namespace kvplane::codec {
+namespace {
+
+ProfileId IdOf(std::span<const std::byte> bytes) {
+  unsigned char digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest);
+  ProfileId id;
+  std::memcpy(id.bytes.data(), digest, id.bytes.size());
+  return id;
+}
+
+}  // namespace
 
 std::string ProfileId::ToHex() const {
   std::string hex;
   for (const std::byte byte : bytes) hex += fmt::format("{:02x}", static_cast<unsigned>(byte));
   return hex;
+}
+
+base::Result<std::shared_ptr<const ModelProfile>> ModelProfile::Create(ModelProfileData data) {
+  KVPLANE_RETURN_IF_ERROR(ValidateProfile(data));
+  std::vector<std::byte> bytes = SerializeProfile(data);
+  const ProfileId id = IdOf(bytes);
+  return std::shared_ptr<const ModelProfile>(new ModelProfile(std::move(data), std::move(bytes), id));
+}
+
+base::Result<std::shared_ptr<const ModelProfile>> ModelProfile::Parse(std::span<const std::byte> bytes) {
+  auto data = ReadProfile(bytes);
+  base::Status status = data.ok() ? ValidateProfile(*data) : data.status();
+  // The rules are the same, but here it is the bytes that break them.
+  if (status.code() == base::StatusCode::kInvalidArgument) {
+    status = base::Status(base::StatusCode::kCorrupt, status.message());
+  }
+  if (!status.ok()) return status.Annotate("profile");
+  std::vector<std::byte> kept(bytes.begin(), bytes.end());
+  const ProfileId id = IdOf(kept);
+  return std::shared_ptr<const ModelProfile>(new ModelProfile(*std::move(data), std::move(kept), id));
 }
 
 const SpaceData* ModelProfile::space(uint32_t layer, KvSpace space) const {

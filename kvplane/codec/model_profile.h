@@ -45,9 +45,24 @@ constexpr size_t kBases = 5;
 // Octaves are 1/64 steps of log2.
 constexpr int32_t kOctave = 64;
 
-// One coefficient. Standard deviation, and the quantiser step that gives 0 dB: `uniform` makes the plain
-// signal-to-noise ratio of the layer side 0 dB, `weighted` makes one slope for all layers and sides of the
-// model, measured on its outputs. A strategy's snr and an object's quality shift them.
+// Bounds of a profile. Logarithms stay within 2^-64..2^64, so that any legal snr and quality still gives a
+// normal binary32 step; a lane that never varies has the least deviation. Means and matrices are finite and
+// below 2^64 in magnitude: one product of the two stays a binary32.
+constexpr int16_t kMinLaneLog = -64 * kOctave;
+constexpr int16_t kMaxLaneLog = 64 * kOctave;
+constexpr float kMaxProfileMagnitude = 0x1p64f;
+constexpr uint32_t kMaxProfileLayers = 1024;
+// A basis over a layer keeps at most this many components: what `pca(rank)` can ask for.
+constexpr uint32_t kMaxProfileRank = 1024;
+constexpr size_t kMaxProfileNoteBytes = 1024;
+// A full basis over a layer of 8 heads x 128 takes 4.2 MB, so large models are fitted with fewer bases or
+// ranks.
+constexpr size_t kMaxProfileBytes = size_t{1} << 30;
+
+// One coefficient, in log2 of 1/64 octaves. Standard deviation, and the quantiser step that gives 0 dB:
+// `uniform` makes the plain signal-to-noise ratio of the layer side 0 dB (step^2 / 12 = mean variance),
+// `weighted` makes one slope for all layers and sides of the model, measured on its outputs. A strategy's snr
+// and an object's quality shift them.
 struct LaneScale {
   int16_t deviation = 0;
   int16_t uniform_step = 0;
@@ -56,11 +71,13 @@ struct LaneScale {
 };
 
 // What one basis of one space of one layer holds.
-// kChannel: [kv_heads * head_dim] lanes, no matrices.
-// kHead*:   [kv_heads, rank] lanes; forward [kv_heads, head_dim, rank], inverse [kv_heads, rank, head_dim]
-// kLayer*:  [rank] lanes; forward [kv_heads * head_dim, rank], inverse [rank, kv_heads * head_dim]
-// y = forward^T (x - mean), x = mean + inverse^T y; matrices bf16, row-major; lanes by falling deviation /
-// step.
+// kChannel: rank = head_dim; [kv_heads * head_dim] lanes in channel order, no matrices.
+// kHead*:   rank <= head_dim; [kv_heads, rank] lanes; forward [kv_heads, head_dim, rank],
+//           inverse [kv_heads, rank, head_dim]
+// kLayer*:  rank <= min(kv_heads * head_dim, kMaxProfileRank); [rank] lanes;
+//           forward [kv_heads * head_dim, rank], inverse [rank, kv_heads * head_dim]
+// y = forward^T (x - mean), x = mean + inverse^T y; matrices bf16, row-major; the components of a PCA by
+// falling deviation, so that the first r are the best r.
 struct BasisData {
   uint32_t rank = 0;
   std::vector<LaneScale> lanes;
@@ -78,19 +95,21 @@ struct SpaceData {
 // RoPE as the model applies it (half-split pairing): angle = position * inverse_frequency, in binary32; cos
 // and sin are multiplied by `magnitude`.
 struct RopeData {
-  float magnitude = 1.0f;
-  std::vector<float> inverse_frequencies;  // [rotary_dim / 2], rotary_dim <= head_dim
+  float magnitude = 1.0f;                  // in [2^-8, 2^8]
+  std::vector<float> inverse_frequencies;  // [rotary_dim / 2] in [0, 256]; 2 <= rotary_dim <= head_dim
   bool operator==(const RopeData&) const = default;
 };
 
 struct ModelProfileData {
-  tensor::KvGeometry geometry;
+  tensor::KvGeometry geometry;                                          // bf16
   std::array<std::byte, 32> model_fingerprint{};                        // SHA-256; zero when unknown
   std::optional<RopeData> rope;                                         // none: the model does not rotate
   std::vector<std::array<std::optional<SpaceData>, kKvSpaces>> layers;  // [layers]
-  // [layers * kv_heads]: place of each head by importance, 0 = least; empty: not ranked.
+  // [layers * kv_heads], layer-major: place of each head by importance, 0 = least, a permutation; empty: not
+  // ranked.
   std::vector<uint16_t> head_rank;
-  std::string note;  // what it was fitted on, for people; at most 1024 bytes
+  // What it was fitted on, for people: at most kMaxProfileNoteBytes without control characters.
+  std::string note;
   bool operator==(const ModelProfileData&) const = default;
 };
 
@@ -98,7 +117,8 @@ class ModelProfile {
  public:
   // kInvalidArgument: sizes that contradict each other, values that are not finite or beyond their bounds.
   static base::Result<std::shared_ptr<const ModelProfile>> Create(ModelProfileData data);
-  // Reads what bytes() gave. kCorrupt; kUnimplemented: a version of the future.
+  // Reads what bytes() gave, and nothing else: one profile, one form. Memory is bounded by the bytes given.
+  // kCorrupt; kUnimplemented: a version of the future; kResourceExhausted: more than kMaxProfileBytes.
   static base::Result<std::shared_ptr<const ModelProfile>> Parse(std::span<const std::byte> bytes);
 
   const ProfileId& id() const { return id_; }
