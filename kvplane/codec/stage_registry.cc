@@ -6,6 +6,7 @@
 #include "kvplane/base/check.h"
 #include "kvplane/base/edit_distance.h"
 #include "kvplane/codec/affine/affine_stage.h"
+#include "kvplane/codec/ecsq/ecsq_stage.h"
 #include "kvplane/codec/exponent/exponent_stage.h"
 #include "kvplane/codec/lz/lz4_stage.h"
 #include "kvplane/codec/lz/zstd_stage.h"
@@ -32,6 +33,8 @@ constexpr StageDescriptor kStages[] = {
     {kStageAffine, "affine", Slot::kQuantize, 1, 1, true, kAffineParams, &kAffineFunctions},
     {kStageInt8, "int8", Slot::kQuantize, 1, 1, true, kInt8Params, &kNarrowFunctions},
     {kStageFp8, "fp8", Slot::kQuantize, 1, 1, true, kFp8Params, &kNarrowFunctions},
+    {kStageEcsq, "ecsq", Slot::kQuantize, 1, 1, true, kEcsqParams, &kEcsqFunctions},
+    {kStageTernary, "ternary", Slot::kQuantize, 1, 1, true, kTernaryParams, &kTernaryFunctions},
     {kStageStore, "store", Slot::kCode, 1, 1, false, {}, &kStoreFunctions},
     {kStagePack, "pack", Slot::kCode, 1, 1, false, {}, &kPackFunctions},
     {kStageExponent, "exponent", Slot::kCode, 1, 1, false, kExponentParams, &kExponentFunctions},

@@ -1,0 +1,47 @@
+#include "kvplane/codec/ecsq/ecsq_stage.h"
+
+namespace kvplane::codec {
+namespace {
+
+// Both make levels without bound, which only the class ladder with its bypass bits can hold.
+base::Status Validate(Chain chain, size_t at) {
+  const StageDescriptor& stage = StageOf(chain[at]);
+  if (at + 1 == chain.size() || chain[at + 1].stage_id != kStageRans || chain[at + 1].params[0] != 0) {
+    return base::InvalidArgument("L1: '{}' makes levels; put 'rans(table=class)' right after it", stage.name);
+  }
+  return base::Status::Ok();
+}
+
+base::Status ValidateEcsq(Chain chain, size_t at) {
+  const StageCall& call = chain[at];
+  if (call.params[3] == static_cast<uint32_t>(EcsqScale::kTile) &&
+      call.params[2] == static_cast<uint32_t>(EcsqWeight::kModel)) {
+    return base::InvalidArgument("L4: the weights of 'ecsq(weight=model)' are in the profile: scale=profile");
+  }
+  return Validate(chain, at);
+}
+
+bool EcsqNeedsProfile(const StageCall& call) {
+  return call.params[3] == static_cast<uint32_t>(EcsqScale::kProfile);
+}
+bool TernaryNeedsProfile(const StageCall&) { return true; }
+
+}  // namespace
+
+constinit const StageFunctions kEcsqFunctions = {.validate = ValidateEcsq,
+                                                 .least_bytes = nullptr,
+                                                 .encode = nullptr,
+                                                 .decode = nullptr,
+                                                 .needs_profile = EcsqNeedsProfile};
+constinit const StageFunctions kTernaryFunctions = {.validate = Validate,
+                                                    .least_bytes = nullptr,
+                                                    .encode = nullptr,
+                                                    .decode = nullptr,
+                                                    .needs_profile = TernaryNeedsProfile};
+
+base::Result<std::unique_ptr<TileCoder>> BindEcsqCoder(Chain, tensor::Side,
+                                                       std::shared_ptr<const ModelProfile>) {
+  return base::Unimplemented("ecsq is not bound yet");
+}
+
+}  // namespace kvplane::codec
