@@ -20,6 +20,7 @@
 #include "apps/cli/commands/cmd_generate.h"
 #include "apps/cli/commands/cmd_route.h"
 #include "apps/cli/commands/cmd_serve.h"
+#include "apps/cli/commands/profile_enumerate.h"
 #include "apps/cli/exit_code.h"
 #include "kvplane/base/edit_distance.h"
 #include "kvplane/kernel/isa.h"
@@ -260,6 +261,28 @@ void AddBench(CLI::App& app, const std::string& command, Action& action) {
   pd->callback([&action] { action = [] { return CmdBenchPd(pd_args); }; });
 }
 
+void AddProfile(CLI::App& app, Action& action) {
+  CLI::App* profile = Verb(app, "profile", "Strategies of the space, and what is fitted to a model");
+  profile->require_subcommand(1);
+
+  static ProfileEnumerateArgs enumerate_args;
+  CLI::App* enumerate = Verb(*profile, "enumerate", "List the legal strategies of a grid, one per line");
+  enumerate->add_option("--grid", enumerate_args.grid,
+                        "full, published, or one sub-space such as kvserve (docs/strategies.md)");
+  enumerate
+      ->add_option("--side-pairs", enumerate_args.side_pairs,
+                   "family: one sub-space on both sides; same: with equal values; all: every key chain with "
+                   "every value chain")
+      ->check(CLI::IsMember({"family", "same", "all"}));
+  enumerate->add_option("--limit", enumerate_args.limit, "Strategies at most; 0: all");
+  enumerate->add_flag("--no-dominated", enumerate_args.no_dominated,
+                      "Leave out what another strategy is never worse than");
+  enumerate->add_flag("--no-profile", enumerate_args.no_profile, "Leave out what needs a fitted profile");
+  enumerate->add_option("--format", enumerate_args.format, "text, or json: one object per line")
+      ->check(CLI::IsMember({"text", "json"}));
+  enumerate->callback([&action] { action = [] { return CmdProfileEnumerate(enumerate_args); }; });
+}
+
 void AddDoctor(CLI::App& app, Action& action) {
   static DoctorArgs args;
   CLI::App* verb = Verb(app, "doctor", "Check this machine and say what to do");
@@ -333,6 +356,7 @@ int Run(int argc, char** argv) {
   const std::string command = CommandLine(argc, argv);
   AddBench(app, command, action);
   AddDemo(app, command, action);
+  AddProfile(app, action);
   AddDoctor(app, action);
   try {
     app.parse(argc, argv);
