@@ -38,13 +38,13 @@ bool EncodeHead(const Layout& layout, const TileRows<const uint16_t>& rows, size
   std::byte* scales = out + layout.scales(head);
   std::byte* codes = out + layout.codes(head);
   if (config.axis == AffineAxis::kToken) {
-    return kernels.encode_tokens[width](rows.data(), rows.tokens(), rows.head_dim(), config.group, zeros,
+    return kernels.encode_tokens[width](rows.data(), rows.tokens(), rows.head_dim(), config.group, config.Top(), zeros,
                                         scales, codes);
   }
   const size_t plane_step = rows.head_dim() * sizeof(uint16_t);
   for (uint32_t first = 0; first < rows.tokens(); first += config.group) {
     const uint32_t count = std::min(config.group, rows.tokens() - first);
-    if (!kernels.encode_channels[width](rows.data() + first, count, rows.head_dim(), zeros, scales,
+    if (!kernels.encode_channels[width](rows.data() + first, count, rows.head_dim(), config.Top(), zeros, scales,
                                         codes + first * layout.row_bytes)) {
       return false;
     }
@@ -102,7 +102,7 @@ bool Encode(const StageCall& call, const tensor::ConstTileView& in, std::byte* o
 
 base::Status Decode(const StageCall& call, const std::byte* in, const tensor::TileView& out) {
   const Layout layout(AffineConfig::Of(call), ShapeOf(out));
-  const uint16_t scale_limit = kernel::AffineScaleLimit(layout.config.bits);
+  const uint16_t scale_limit = kernel::AffineScaleLimit(layout.config.Top());
   if (!kernel::Quantize().params_valid(in + layout.zeros(0), in + layout.scales(0),
                                        layout.head_params * out.heads, scale_limit)) {
     return base::Corrupt("affine: a zero or scale lies outside the format's range");

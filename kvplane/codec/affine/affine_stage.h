@@ -43,6 +43,7 @@ struct AffineConfig {
   AffineAxis axis = AffineAxis::kChannel;
 
   static AffineConfig Of(const StageCall& call);
+  uint32_t Top() const { return (1u << bits) - 1; }  // the greatest code
   // Groups of one head of a tile; each has one zero and one scale.
   size_t GroupsPerHead(const TileShape& shape) const;
 };

@@ -2,8 +2,8 @@
 // without a staging copy. The scheme is KIVI's (Liu et al., ICML 2024, section 3): asymmetric uniform, keys
 // by channel, values by token.
 //
-// One group of values shares a zero z and a scale s, both bf16. With L = 2^bits - 1, all arithmetic in
-// binary32, round to nearest even, subnormals kept:
+// One group of values shares a zero z and a scale s, both bf16. With L the greatest code (1 .. 2^bits - 1),
+// all arithmetic in binary32, round to nearest even, subnormals kept:
 //
 //   z = the smallest value of the group, m = the largest (order of the patterns: -0 before +0)
 //   s = (m - z) * RN(1 / L), rounded up to bf16; a scale above 0 is at least 2^-126
@@ -16,14 +16,18 @@
 //
 // axis = channel: one group per channel, over the tokens of the call.
 // axis = token: each row is cut into groups of `group` channels; the last may be short.
+// axis = tensor: one group over all values of the call.
 //
 // Codes: one packed row (pack/pack.h) per token, PackedRowBytes(channels, bits) apart. Zeros and scales are
 // separate little-endian bf16 planes without alignment: [channels] for axis = channel,
-// [tokens, ceil(channels / group)] for axis = token.
+// [tokens, ceil(channels / group)] for axis = token, [1] for axis = tensor. With 8 bits the codes are byte
+// symbols, [tokens, channels].
 //
-// Preconditions of all: tokens >= 1, channels >= 1, group a multiple of 8. Thread safety: pure functions.
+// Preconditions of all: tokens >= 1, channels >= 1, group a multiple of 8, 1 <= top < 2^bits. Thread safety:
+// pure functions.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -34,17 +38,22 @@ namespace kvplane::kernel {
 // Coded magnitudes are below this bf16 pattern (2^126): ranges and sums cannot overflow.
 constexpr uint16_t kAffineMagnitudeLimit = 0x7e80;
 
-// The largest legal scale: 2^127 / (2^bits - 1) rounded up to bf16. bits 2, 4 or 8.
-constexpr uint16_t AffineScaleLimit(uint32_t bits) {
-  return bits == 2 ? 0x7e2b : bits == 4 ? 0x7d09 : 0x7b01;
+// The largest legal scale of codes up to `top`: 2^127 / top rounded up to bf16. top 1..255.
+constexpr uint16_t AffineScaleLimit(uint32_t top) {
+  return static_cast<uint16_t>((std::bit_cast<uint32_t>(0x1p127f / static_cast<float>(top)) + 0xffffu) >> 16);
 }
+static_assert(AffineScaleLimit(3) == 0x7e2b && AffineScaleLimit(15) == 0x7d09 &&
+              AffineScaleLimit(255) == 0x7b01);
 
 struct QuantizeKernels {
-  // rows[t]: [channels] bf16 of token t.
+  // rows[t]: [channels] bf16 of token t. top: the greatest code.
   using EncodeChannels = bool (*)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                  std::byte* zeros, std::byte* scales, std::byte* codes);
+                                  uint32_t top, std::byte* zeros, std::byte* scales, std::byte* codes);
   using EncodeTokens = bool (*)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                uint32_t group, std::byte* zeros, std::byte* scales, std::byte* codes);
+                                uint32_t group, uint32_t top, std::byte* zeros, std::byte* scales,
+                                std::byte* codes);
+  using EncodeTensor = bool (*)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t top,
+                                std::byte* zero, std::byte* scale, std::byte* codes);
   using DecodeChannels = void (*)(const std::byte* zeros, const std::byte* scales, const std::byte* codes,
                                   uint32_t tokens, uint32_t channels, uint16_t* const* rows);
   using DecodeTokens = void (*)(const std::byte* zeros, const std::byte* scales, const std::byte* codes,
@@ -55,6 +64,8 @@ struct QuantizeKernels {
   EncodeTokens encode_tokens[3];
   DecodeChannels decode_channels[3];
   DecodeTokens decode_tokens[3];
+  // 8-bit codes. Decoded by decode_tokens with the zero and the scale repeated for every token.
+  EncodeTensor encode_tensor;
 
   // Whether every zero is below kAffineMagnitudeLimit in magnitude and every scale is in [0, scale_limit]:
   // what decoders require of bytes they did not make. [count] each.

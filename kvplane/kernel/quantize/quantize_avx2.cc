@@ -41,9 +41,8 @@ KVPLANE_INLINE_AVX2 __m256i OrderedValues(__m256i key) {
   return _mm256_xor_si256(key, _mm256_or_si256(flip, _mm256_set1_epi16(-0x8000)));
 }
 
-template <uint32_t kBits>
-KVPLANE_INLINE_AVX2 __m256i Scales(__m256 smallest, __m256 largest, __m256& inverse) {
-  const __m256 exact = _mm256_mul_ps(_mm256_sub_ps(largest, smallest), _mm256_set1_ps(kInverseLevels<kBits>));
+KVPLANE_INLINE_AVX2 __m256i Scales(__m256 smallest, __m256 largest, Levels levels, __m256& inverse) {
+  const __m256 exact = _mm256_mul_ps(_mm256_sub_ps(largest, smallest), _mm256_set1_ps(levels.inverse));
   const __m256i up = HighHalves(_mm256_add_epi32(_mm256_castps_si256(exact), _mm256_set1_epi32(0xffff)));
   const __m256i is_zero = _mm256_cmpeq_epi32(up, _mm256_setzero_si256());
   const __m256i scale =
@@ -53,10 +52,9 @@ KVPLANE_INLINE_AVX2 __m256i Scales(__m256 smallest, __m256 largest, __m256& inve
   return scale;
 }
 
-template <uint32_t kBits>
-KVPLANE_INLINE_AVX2 __m256i Codes(__m256 x, __m256 zero, __m256 inverse) {
+KVPLANE_INLINE_AVX2 __m256i Codes(__m256 x, __m256 zero, __m256 inverse, Levels levels) {
   const __m256i code = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_sub_ps(x, zero), inverse));
-  return _mm256_min_epi32(code, _mm256_set1_epi32((1 << kBits) - 1));
+  return _mm256_min_epi32(code, _mm256_set1_epi32(static_cast<int>(levels.top)));
 }
 
 template <uint32_t kBits>
@@ -124,7 +122,8 @@ KVPLANE_INLINE_AVX2 bool AllCodable(__m256i smallest, __m256i largest) {
 
 template <uint32_t kBits>
 KVPLANE_TARGET_AVX2 bool EncodeChannels(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                        std::byte* zeros, std::byte* scales, std::byte* codes) {
+                                        uint32_t top, std::byte* zeros, std::byte* scales, std::byte* codes) {
+  const Levels levels(top);
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   uint32_t c = 0;
   for (; c + kLanes <= channels; c += kLanes) {
@@ -139,20 +138,20 @@ KVPLANE_TARGET_AVX2 bool EncodeChannels(const uint16_t* const* rows, uint32_t to
     const __m256i largest = OrderedValues(high);
     if (!AllCodable(smallest, largest)) return false;
     const Halves zero = Widen(smallest);
-    const Halves top = Widen(largest);
+    const Halves ceiling = Widen(largest);
     Halves inverse;
-    const __m256i even = Scales<kBits>(zero.even, top.even, inverse.even);
-    const __m256i odd = Scales<kBits>(zero.odd, top.odd, inverse.odd);
+    const __m256i even = Scales(zero.even, ceiling.even, levels, inverse.even);
+    const __m256i odd = Scales(zero.odd, ceiling.odd, levels, inverse.odd);
     Store(zeros + c * sizeof(uint16_t), smallest);
     Store(scales + c * sizeof(uint16_t), _mm256_or_si256(_mm256_srli_epi32(even, 16), odd));
     std::byte* out = codes + c * kBits / 8;
     for (uint32_t t = 0; t < tokens; ++t, out += row_bytes) {
       const Halves x = Widen(Load(rows[t] + c));
-      StoreCodes<kBits>(Codes<kBits>(x.even, zero.even, inverse.even),
-                        Codes<kBits>(x.odd, zero.odd, inverse.odd), out);
+      StoreCodes<kBits>(Codes(x.even, zero.even, inverse.even, levels),
+                        Codes(x.odd, zero.odd, inverse.odd, levels), out);
     }
   }
-  return c == channels || EncodeChannelsFrom<kBits>(c, rows, tokens, channels, zeros, scales, codes);
+  return c == channels || EncodeChannelsFrom<kBits>(c, rows, tokens, channels, levels, zeros, scales, codes);
 }
 
 template <uint32_t kBits>
@@ -203,15 +202,15 @@ KVPLANE_INLINE_AVX2 void RangeOf(const uint16_t* values, uint32_t count, uint16_
 
 template <uint32_t kBits>
 KVPLANE_INLINE_AVX2 void EncodeRun(const uint16_t* values, uint32_t count, float zero, float inverse,
-                                   std::byte* out) {
+                                   Levels levels, std::byte* out) {
   const __m256 z = _mm256_set1_ps(zero);
   const __m256 k = _mm256_set1_ps(inverse);
   for (; count >= kLanes; count -= kLanes, values += kLanes, out += kLanes * kBits / 8) {
     const Halves x = Widen(Load(values));
-    StoreCodes<kBits>(Codes<kBits>(x.even, z, k), Codes<kBits>(x.odd, z, k), out);
+    StoreCodes<kBits>(Codes(x.even, z, k, levels), Codes(x.odd, z, k, levels), out);
   }
   uint8_t rest[kLanes];
-  for (uint32_t i = 0; i < count; ++i) rest[i] = CodeOf<kBits>(values[i], zero, inverse);
+  for (uint32_t i = 0; i < count; ++i) rest[i] = CodeOf(values[i], zero, inverse, levels);
   PackRow(rest, count, kBits, out);
 }
 
@@ -232,7 +231,9 @@ KVPLANE_INLINE_AVX2 void DecodeRun(const std::byte* in, uint32_t count, float ze
 
 template <uint32_t kBits>
 KVPLANE_TARGET_AVX2 bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                      uint32_t group, std::byte* zeros, std::byte* scales, std::byte* codes) {
+                                      uint32_t group, uint32_t top, std::byte* zeros, std::byte* scales,
+                                      std::byte* codes) {
+  const Levels levels(top);
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   size_t param = 0;
   for (uint32_t t = 0; t < tokens; ++t, codes += row_bytes) {
@@ -241,10 +242,10 @@ KVPLANE_TARGET_AVX2 bool EncodeTokens(const uint16_t* const* rows, uint32_t toke
       uint16_t smallest, largest;
       RangeOf(rows[t] + c, width, smallest, largest);
       if (!Codable(smallest) || !Codable(largest)) return false;
-      const uint16_t scale = ScaleOf<kBits>(smallest, largest);
+      const uint16_t scale = ScaleOf(smallest, largest, levels);
       base::StoreLe(zeros + param, smallest);
       base::StoreLe(scales + param, scale);
-      EncodeRun<kBits>(rows[t] + c, width, tensor::Bf16ToFloat(smallest), InverseOf(scale),
+      EncodeRun<kBits>(rows[t] + c, width, tensor::Bf16ToFloat(smallest), InverseOf(scale), levels,
                        codes + c * kBits / 8);
     }
   }
@@ -264,6 +265,29 @@ KVPLANE_TARGET_AVX2 void DecodeTokens(const std::byte* zeros, const std::byte* s
                        tensor::Bf16ToFloat(base::LoadLe<uint16_t>(scales + param)), rows[t] + c);
     }
   }
+}
+
+KVPLANE_TARGET_AVX2 bool EncodeTensor(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
+                                      uint32_t top, std::byte* zero, std::byte* scale, std::byte* codes) {
+  const Levels levels(top);
+  uint16_t low = 0xffff;
+  uint16_t high = 0;
+  for (uint32_t t = 0; t < tokens; ++t) {
+    uint16_t smallest, largest;
+    RangeOf(rows[t], channels, smallest, largest);
+    low = std::min(low, OrderedKey(smallest));
+    high = std::max(high, OrderedKey(largest));
+  }
+  const uint16_t smallest = OrderedValue(low);
+  const uint16_t largest = OrderedValue(high);
+  if (!Codable(smallest) || !Codable(largest)) return false;
+  const uint16_t pattern = ScaleOf(smallest, largest, levels);
+  base::StoreLe(zero, smallest);
+  base::StoreLe(scale, pattern);
+  for (uint32_t t = 0; t < tokens; ++t, codes += channels) {
+    EncodeRun<8>(rows[t], channels, tensor::Bf16ToFloat(smallest), InverseOf(pattern), levels, codes);
+  }
+  return true;
 }
 
 KVPLANE_TARGET_AVX2 bool ParamsValid(const std::byte* zeros, const std::byte* scales, size_t count,
@@ -288,6 +312,7 @@ const QuantizeKernels kQuantizeAvx2 = {
     {EncodeTokens<2>, EncodeTokens<4>, EncodeTokens<8>},
     {DecodeChannels<2>, DecodeChannels<4>, DecodeChannels<8>},
     {DecodeTokens<2>, DecodeTokens<4>, DecodeTokens<8>},
+    EncodeTensor,
     ParamsValid,
 };
 

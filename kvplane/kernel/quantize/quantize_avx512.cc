@@ -52,9 +52,8 @@ constexpr uint64_t CodeMask(uint32_t lanes, uint32_t bits) {
 }
 
 // Scales of (largest - smallest) as binary32 patterns in the high halves, and their reciprocals.
-template <uint32_t kBits>
-KVPLANE_INLINE_AVX512 __m512i Scales(__m512 smallest, __m512 largest, __m512& inverse) {
-  const __m512 exact = _mm512_mul_ps(_mm512_sub_ps(largest, smallest), _mm512_set1_ps(kInverseLevels<kBits>));
+KVPLANE_INLINE_AVX512 __m512i Scales(__m512 smallest, __m512 largest, Levels levels, __m512& inverse) {
+  const __m512 exact = _mm512_mul_ps(_mm512_sub_ps(largest, smallest), _mm512_set1_ps(levels.inverse));
   const __m512i up = HighHalves(_mm512_add_epi32(_mm512_castps_si512(exact), _mm512_set1_epi32(0xffff)));
   const __mmask16 nonzero = _mm512_test_epi32_mask(up, up);
   const __m512i scale = _mm512_maskz_max_epu32(nonzero, up, _mm512_set1_epi32(kSmallestScale << 16));
@@ -62,10 +61,9 @@ KVPLANE_INLINE_AVX512 __m512i Scales(__m512 smallest, __m512 largest, __m512& in
   return scale;
 }
 
-template <uint32_t kBits>
-KVPLANE_INLINE_AVX512 __m512i Codes(__m512 x, __m512 zero, __m512 inverse) {
+KVPLANE_INLINE_AVX512 __m512i Codes(__m512 x, __m512 zero, __m512 inverse, Levels levels) {
   const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_sub_ps(x, zero), inverse));
-  return _mm512_min_epi32(code, _mm512_set1_epi32((1 << kBits) - 1));
+  return _mm512_min_epi32(code, _mm512_set1_epi32(static_cast<int>(levels.top)));
 }
 
 // Packs the codes of the even and odd lanes and stores the bytes of `mask` (all when kFull).
@@ -138,8 +136,8 @@ KVPLANE_INLINE_AVX512 bool AllCodable(__m512i smallest, __m512i largest) {
 // kChunks chunks of 32 channels of all rows; `last` masks the lanes of the last chunk.
 template <uint32_t kBits, uint32_t kChunks, bool kFull>
 KVPLANE_TARGET_AVX512 bool EncodeBlock(const uint16_t* const* rows, uint32_t tokens, uint32_t first,
-                                       uint32_t last, size_t row_bytes, std::byte* zeros, std::byte* scales,
-                                       std::byte* codes) {
+                                       uint32_t last, size_t row_bytes, Levels levels, std::byte* zeros,
+                                       std::byte* scales, std::byte* codes) {
   __mmask32 masks[kChunks];
   __m512i low[kChunks], high[kChunks];
   for (uint32_t c = 0; c < kChunks; ++c) {
@@ -161,8 +159,8 @@ KVPLANE_TARGET_AVX512 bool EncodeBlock(const uint16_t* const* rows, uint32_t tok
     if (!AllCodable(smallest, largest)) return false;
     zero[c] = Widen(smallest);
     const Halves top = Widen(largest);
-    const __m512i even = Scales<kBits>(zero[c].even, top.even, inverse[c].even);
-    const __m512i odd = Scales<kBits>(zero[c].odd, top.odd, inverse[c].odd);
+    const __m512i even = Scales(zero[c].even, top.even, levels, inverse[c].even);
+    const __m512i odd = Scales(zero[c].odd, top.odd, levels, inverse[c].odd);
     const size_t at = (first + c * kLanes) * sizeof(uint16_t);
     _mm512_mask_storeu_epi16(zeros + at, masks[c], smallest);
     _mm512_mask_storeu_epi16(scales + at, masks[c], _mm512_or_si512(_mm512_srli_epi32(even, 16), odd));
@@ -171,8 +169,8 @@ KVPLANE_TARGET_AVX512 bool EncodeBlock(const uint16_t* const* rows, uint32_t tok
   for (uint32_t t = 0; t < tokens; ++t, codes += row_bytes) {
     for (uint32_t c = 0; c < kChunks; ++c) {
       const Halves x = Widen(LoadLanes(rows[t] + first + c * kLanes, masks[c]));
-      StoreCodes<kBits, kFull>(Codes<kBits>(x.even, zero[c].even, inverse[c].even),
-                               Codes<kBits>(x.odd, zero[c].odd, inverse[c].odd),
+      StoreCodes<kBits, kFull>(Codes(x.even, zero[c].even, inverse[c].even, levels),
+                               Codes(x.odd, zero[c].odd, inverse[c].odd, levels),
                                codes + c * (kLanes * kBits / 8),
                                CodeMask(c + 1 == kChunks ? last : kLanes, kBits));
     }
@@ -204,10 +202,10 @@ KVPLANE_TARGET_AVX512 void DecodeBlock(const std::byte* zeros, const std::byte* 
 }
 
 template <uint32_t kBits>
-bool EncodeChannels(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, std::byte* zeros,
-                    std::byte* scales, std::byte* codes) {
-  using Block = bool (*)(const uint16_t* const*, uint32_t, uint32_t, uint32_t, size_t, std::byte*, std::byte*,
-                         std::byte*);
+bool EncodeChannels(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t top,
+                    std::byte* zeros, std::byte* scales, std::byte* codes) {
+  using Block = bool (*)(const uint16_t* const*, uint32_t, uint32_t, uint32_t, size_t, Levels, std::byte*,
+                         std::byte*, std::byte*);
   constexpr Block kFullBlocks[] = {EncodeBlock<kBits, 1, true>, EncodeBlock<kBits, 2, true>,
                                    EncodeBlock<kBits, 3, true>, EncodeBlock<kBits, 4, true>};
   constexpr Block kCutBlocks[] = {EncodeBlock<kBits, 1, false>, EncodeBlock<kBits, 2, false>,
@@ -218,7 +216,7 @@ bool EncodeChannels(const uint16_t* const* rows, uint32_t tokens, uint32_t chann
     const uint32_t chunks = (width + kLanes - 1) / kLanes;
     const uint32_t last = width - (chunks - 1) * kLanes;
     const Block block = (last == kLanes ? kFullBlocks : kCutBlocks)[chunks - 1];
-    if (!block(rows, tokens, first, last, row_bytes, zeros, scales, codes)) return false;
+    if (!block(rows, tokens, first, last, row_bytes, Levels(top), zeros, scales, codes)) return false;
   }
   return true;
 }
@@ -284,10 +282,11 @@ KVPLANE_INLINE_AVX512 __m256i LeastOfEach(const __m256i (&rows)[kRowBatch]) {
 
 template <uint32_t kBits>
 KVPLANE_INLINE_AVX512 void EncodeRun(const uint16_t* values, uint32_t count, __m512 zero, __m512 inverse,
-                                     std::byte* out) {
+                                     Levels levels, std::byte* out) {
   for (; count >= kLanes; count -= kLanes, values += kLanes, out += kLanes * kBits / 8) {
     const Halves x = Widen(_mm512_loadu_si512(values));
-    StoreCodes<kBits, true>(Codes<kBits>(x.even, zero, inverse), Codes<kBits>(x.odd, zero, inverse), out, 0);
+    StoreCodes<kBits, true>(Codes(x.even, zero, inverse, levels), Codes(x.odd, zero, inverse, levels), out,
+                            0);
   }
   if (count == 0) return;
   const __mmask32 mask = LaneMask(count);
@@ -295,7 +294,7 @@ KVPLANE_INLINE_AVX512 void EncodeRun(const uint16_t* values, uint32_t count, __m
   const __m512i zero_words = _mm512_srli_epi32(_mm512_castps_si512(zero), 16);
   const __m512i fill = _mm512_or_si512(zero_words, _mm512_slli_epi32(zero_words, 16));
   const Halves x = Widen(_mm512_mask_loadu_epi16(fill, mask, values));
-  StoreCodes<kBits, false>(Codes<kBits>(x.even, zero, inverse), Codes<kBits>(x.odd, zero, inverse), out,
+  StoreCodes<kBits, false>(Codes(x.even, zero, inverse, levels), Codes(x.odd, zero, inverse, levels), out,
                            CodeMask(count, kBits));
 }
 
@@ -320,8 +319,7 @@ struct BatchParams {
   bool codable;
 };
 
-template <uint32_t kBits>
-KVPLANE_INLINE_AVX512 BatchParams ParamsOf(__m256i ranges) {
+KVPLANE_INLINE_AVX512 BatchParams ParamsOf(__m256i ranges, Levels levels) {
   const __m128i high_bit = _mm_set1_epi16(-0x8000);
   const __m128i low = _mm256_castsi256_si128(ranges);
   const __m128i high = _mm_xor_si128(_mm256_extracti128_si256(ranges, 1), _mm_set1_epi16(-1));
@@ -332,7 +330,7 @@ KVPLANE_INLINE_AVX512 BatchParams ParamsOf(__m256i ranges) {
   BatchParams params;
   params.zero =
       _mm512_castsi512_ps(_mm512_zextsi256_si512(_mm256_slli_epi32(_mm256_cvtepu16_epi32(smallest), 16)));
-  const __m512i scale = Scales<kBits>(params.zero, top, params.inverse);
+  const __m512i scale = Scales(params.zero, top, levels, params.inverse);
   params.zero_patterns = smallest;
   params.scale_patterns =
       _mm512_castsi512_si128(_mm512_zextsi256_si512(_mm512_cvtepi32_epi16(_mm512_srli_epi32(scale, 16))));
@@ -354,20 +352,20 @@ KVPLANE_INLINE_AVX512 void StoreParams(__m128i words, uint32_t count, size_t str
 // Channels [c, c + width) of up to kRowBatch rows; kFull: width is a multiple of 32.
 template <uint32_t kBits, bool kFull>
 KVPLANE_TARGET_AVX512 bool EncodeRowBatch(const uint16_t* const* rows, uint32_t count, uint32_t c,
-                                          uint32_t width, size_t groups, size_t row_bytes, std::byte* zeros,
-                                          std::byte* scales, std::byte* codes) {
+                                          uint32_t width, size_t groups, size_t row_bytes, Levels levels,
+                                          std::byte* zeros, std::byte* scales, std::byte* codes) {
   __m256i ranges[kRowBatch];
   for (uint32_t r = 0; r < kRowBatch; ++r) {
     ranges[r] = RangeOf<kFull>(rows[std::min(r, count - 1)] + c, width);
   }
-  const BatchParams params = ParamsOf<kBits>(LeastOfEach(ranges));
+  const BatchParams params = ParamsOf(LeastOfEach(ranges), levels);
   if (!params.codable) return false;
   StoreParams(params.zero_patterns, count, groups, zeros);
   StoreParams(params.scale_patterns, count, groups, scales);
   for (uint32_t r = 0; r < count; ++r) {
     const __m512i lane = _mm512_set1_epi32(static_cast<int>(r));
     EncodeRun<kBits>(rows[r] + c, width, _mm512_permutexvar_ps(lane, params.zero),
-                     _mm512_permutexvar_ps(lane, params.inverse), codes + r * row_bytes);
+                     _mm512_permutexvar_ps(lane, params.inverse), levels, codes + r * row_bytes);
   }
   return true;
 }
@@ -378,7 +376,8 @@ inline void PrefetchRow(const uint16_t* row, uint32_t channels) {
 
 template <uint32_t kBits>
 bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t group,
-                  std::byte* zeros, std::byte* scales, std::byte* codes) {
+                  uint32_t top, std::byte* zeros, std::byte* scales, std::byte* codes) {
+  const Levels levels(top);
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   const size_t groups = (channels + group - 1) / group;
   for (uint32_t t = 0; t < tokens; t += kRowBatch) {
@@ -392,7 +391,7 @@ bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channel
       const uint32_t width = std::min(group, channels - c);
       const auto encode = width % kLanes == 0 ? EncodeRowBatch<kBits, true> : EncodeRowBatch<kBits, false>;
       const size_t param = (t * groups + g) * sizeof(uint16_t);
-      if (!encode(rows + t, count, c, width, groups, row_bytes, zeros + param, scales + param,
+      if (!encode(rows + t, count, c, width, groups, row_bytes, levels, zeros + param, scales + param,
                   codes + t * row_bytes + c * kBits / 8)) {
         return false;
       }
@@ -416,6 +415,26 @@ KVPLANE_TARGET_AVX512 void DecodeTokens(const std::byte* zeros, const std::byte*
   }
 }
 
+KVPLANE_TARGET_AVX512 bool EncodeTensor(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
+                                        uint32_t top, std::byte* zero, std::byte* scale, std::byte* codes) {
+  const Levels levels(top);
+  __m256i range = _mm256_set1_epi16(-1);
+  for (uint32_t t = 0; t < tokens; ++t) {
+    range = _mm256_min_epu16(
+        range, channels % kLanes == 0 ? RangeOf<true>(rows[t], channels) : RangeOf<false>(rows[t], channels));
+  }
+  const __m256i ranges[kRowBatch] = {range, range, range, range, range, range, range, range};
+  const BatchParams params = ParamsOf(LeastOfEach(ranges), levels);
+  if (!params.codable) return false;
+  StoreParams(params.zero_patterns, 1, 1, zero);
+  StoreParams(params.scale_patterns, 1, 1, scale);
+  for (uint32_t t = 0; t < tokens; ++t, codes += channels) {
+    EncodeRun<8>(rows[t], channels, _mm512_broadcastss_ps(_mm512_castps512_ps128(params.zero)),
+                 _mm512_broadcastss_ps(_mm512_castps512_ps128(params.inverse)), levels, codes);
+  }
+  return true;
+}
+
 KVPLANE_TARGET_AVX512 bool ParamsValid(const std::byte* zeros, const std::byte* scales, size_t count,
                                        uint16_t scale_limit) {
   __m512i worst_zero = _mm512_setzero_si512();
@@ -437,6 +456,7 @@ const QuantizeKernels kQuantizeAvx512 = {
     {EncodeTokens<2>, EncodeTokens<4>, EncodeTokens<8>},
     {DecodeChannels<2>, DecodeChannels<4>, DecodeChannels<8>},
     {DecodeTokens<2>, DecodeTokens<4>, DecodeTokens<8>},
+    EncodeTensor,
     ParamsValid,
 };
 

@@ -30,10 +30,11 @@ void StoreParam(std::byte* plane, size_t index, uint16_t value) {
 
 // Codes values [begin, begin + count) of a row with one zero and scale; count <= kStrip.
 template <uint32_t kBits>
-void EncodeRun(const uint16_t* values, uint32_t count, uint16_t zero, uint16_t scale, std::byte* out) {
+void EncodeRun(const uint16_t* values, uint32_t count, uint16_t zero, uint16_t scale, Levels levels,
+               std::byte* out) {
   uint8_t codes[kStrip];
   for (uint32_t i = 0; i < count; ++i) {
-    codes[i] = CodeOf<kBits>(values[i], tensor::Bf16ToFloat(zero), InverseOf(scale));
+    codes[i] = CodeOf(values[i], tensor::Bf16ToFloat(zero), InverseOf(scale), levels);
   }
   PackRow(codes, count, kBits, out);
 }
@@ -48,9 +49,9 @@ void DecodeRun(const std::byte* in, uint32_t count, uint16_t zero, uint16_t scal
 }
 
 template <uint32_t kBits>
-bool EncodeChannels(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, std::byte* zeros,
-                    std::byte* scales, std::byte* codes) {
-  return EncodeChannelsFrom<kBits>(0, rows, tokens, channels, zeros, scales, codes);
+bool EncodeChannels(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t top,
+                    std::byte* zeros, std::byte* scales, std::byte* codes) {
+  return EncodeChannelsFrom<kBits>(0, rows, tokens, channels, Levels(top), zeros, scales, codes);
 }
 
 template <uint32_t kBits>
@@ -61,7 +62,8 @@ void DecodeChannels(const std::byte* zeros, const std::byte* scales, const std::
 
 template <uint32_t kBits>
 bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t group,
-                  std::byte* zeros, std::byte* scales, std::byte* codes) {
+                  uint32_t top, std::byte* zeros, std::byte* scales, std::byte* codes) {
+  const Levels levels(top);
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   size_t param = 0;
   for (uint32_t t = 0; t < tokens; ++t) {
@@ -71,11 +73,11 @@ bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channel
       for (uint32_t i = c; i < end; ++i) range.Add(rows[t][i]);
       if (!range.codable()) return false;
       const uint16_t zero = OrderedValue(range.low);
-      const uint16_t scale = ScaleOf<kBits>(zero, OrderedValue(range.high));
+      const uint16_t scale = ScaleOf(zero, OrderedValue(range.high), levels);
       StoreParam(zeros, param, zero);
       StoreParam(scales, param, scale);
       for (uint32_t i = c; i < end; i += kStrip) {
-        EncodeRun<kBits>(rows[t] + i, std::min(kStrip, end - i), zero, scale,
+        EncodeRun<kBits>(rows[t] + i, std::min(kStrip, end - i), zero, scale, levels,
                          codes + t * row_bytes + i * kBits / 8);
       }
     }
@@ -99,6 +101,27 @@ void DecodeTokens(const std::byte* zeros, const std::byte* scales, const std::by
   }
 }
 
+bool EncodeTensor(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t top,
+                  std::byte* zero_out, std::byte* scale_out, std::byte* codes) {
+  const Levels levels(top);
+  MinMax range;
+  for (uint32_t t = 0; t < tokens; ++t) {
+    for (uint32_t c = 0; c < channels; ++c) range.Add(rows[t][c]);
+  }
+  if (!range.codable()) return false;
+  const uint16_t zero = OrderedValue(range.low);
+  const uint16_t scale = ScaleOf(zero, OrderedValue(range.high), levels);
+  StoreParam(zero_out, 0, zero);
+  StoreParam(scale_out, 0, scale);
+  for (uint32_t t = 0; t < tokens; ++t) {
+    for (uint32_t c = 0; c < channels; c += kStrip) {
+      EncodeRun<8>(rows[t] + c, std::min(kStrip, channels - c), zero, scale, levels, codes);
+      codes += std::min(kStrip, channels - c);
+    }
+  }
+  return true;
+}
+
 bool ParamsValid(const std::byte* zeros, const std::byte* scales, size_t count, uint16_t scale_limit) {
   for (size_t i = 0; i < count; ++i) {
     if (!Codable(LoadParam(zeros, i)) || LoadParam(scales, i) > scale_limit) return false;
@@ -110,7 +133,7 @@ bool ParamsValid(const std::byte* zeros, const std::byte* scales, size_t count, 
 
 template <uint32_t kBits>
 bool EncodeChannelsFrom(uint32_t first, const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                        std::byte* zeros, std::byte* scales, std::byte* codes) {
+                        Levels levels, std::byte* zeros, std::byte* scales, std::byte* codes) {
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   for (uint32_t c = first; c < channels; ++c) {
     MinMax range;
@@ -118,15 +141,15 @@ bool EncodeChannelsFrom(uint32_t first, const uint16_t* const* rows, uint32_t to
     if (!range.codable()) return false;
     const uint16_t zero = OrderedValue(range.low);
     StoreParam(zeros, c, zero);
-    StoreParam(scales, c, ScaleOf<kBits>(zero, OrderedValue(range.high)));
+    StoreParam(scales, c, ScaleOf(zero, OrderedValue(range.high), levels));
   }
   for (uint32_t strip = first; strip < channels; strip += kStrip) {
     const uint32_t count = std::min(kStrip, channels - strip);
     for (uint32_t t = 0; t < tokens; ++t) {
       uint8_t row[kStrip];
       for (uint32_t i = 0; i < count; ++i) {
-        row[i] = CodeOf<kBits>(rows[t][strip + i], tensor::Bf16ToFloat(LoadParam(zeros, strip + i)),
-                               InverseOf(LoadParam(scales, strip + i)));
+        row[i] = CodeOf(rows[t][strip + i], tensor::Bf16ToFloat(LoadParam(zeros, strip + i)),
+                        InverseOf(LoadParam(scales, strip + i)), levels);
       }
       PackRow(row, count, kBits, codes + t * row_bytes + strip * kBits / 8);
     }
@@ -151,10 +174,10 @@ void DecodeChannelsFrom(uint32_t first, const std::byte* zeros, const std::byte*
   }
 }
 
-#define KVPLANE_INSTANTIATE(bits)                                                                          \
-  template bool EncodeChannelsFrom<bits>(uint32_t, const uint16_t* const*, uint32_t, uint32_t, std::byte*, \
-                                         std::byte*, std::byte*);                                          \
-  template void DecodeChannelsFrom<bits>(uint32_t, const std::byte*, const std::byte*, const std::byte*,   \
+#define KVPLANE_INSTANTIATE(bits)                                                                        \
+  template bool EncodeChannelsFrom<bits>(uint32_t, const uint16_t* const*, uint32_t, uint32_t, Levels,   \
+                                         std::byte*, std::byte*, std::byte*);                            \
+  template void DecodeChannelsFrom<bits>(uint32_t, const std::byte*, const std::byte*, const std::byte*, \
                                          uint32_t, uint32_t, uint16_t* const*);
 KVPLANE_INSTANTIATE(2)
 KVPLANE_INSTANTIATE(4)
@@ -166,6 +189,7 @@ const QuantizeKernels kQuantizeScalar = {
     {EncodeTokens<2>, EncodeTokens<4>, EncodeTokens<8>},
     {DecodeChannels<2>, DecodeChannels<4>, DecodeChannels<8>},
     {DecodeTokens<2>, DecodeTokens<4>, DecodeTokens<8>},
+    EncodeTensor,
     ParamsValid,
 };
 

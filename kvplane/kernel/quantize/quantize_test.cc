@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -40,8 +41,9 @@ struct Coded {
   bool operator==(const Coded&) const = default;
 };
 
-// group 0: axis = channel.
-Coded Encode(Isa isa, const Rows& in, uint32_t bits, uint32_t group) {
+// group 0: axis = channel. top 0: all codes of the width.
+Coded Encode(Isa isa, const Rows& in, uint32_t bits, uint32_t group, uint32_t top = 0) {
+  if (top == 0) top = (1u << bits) - 1;
   const QuantizeKernels& kernels = Quantize(isa);
   const size_t width = QuantizeKernels::WidthIndex(bits);
   const size_t params = group == 0 ? in.channels : size_t{in.tokens} * ((in.channels + group - 1) / group);
@@ -49,9 +51,9 @@ Coded Encode(Isa isa, const Rows& in, uint32_t bits, uint32_t group) {
   out.zeros.resize(2 * params);
   out.scales.resize(2 * params);
   out.codes.resize(in.tokens * PackedRowBytes(in.channels, bits));
-  out.ok = group == 0 ? kernels.encode_channels[width](in.read(), in.tokens, in.channels, out.zeros.data(),
-                                                       out.scales.data(), out.codes.data())
-                      : kernels.encode_tokens[width](in.read(), in.tokens, in.channels, group,
+  out.ok = group == 0 ? kernels.encode_channels[width](in.read(), in.tokens, in.channels, top,
+                                                       out.zeros.data(), out.scales.data(), out.codes.data())
+                      : kernels.encode_tokens[width](in.read(), in.tokens, in.channels, group, top,
                                                      out.zeros.data(), out.scales.data(), out.codes.data());
   return out;
 }
@@ -135,6 +137,20 @@ TEST(QuantizeUnit, TwoBitTokenByHand) {
   }
 }
 
+TEST(QuantizeUnit, SixLevelsByHand) {
+  // Top 5 over [0, 10]: scale 2; 1 and 5 are ties to even, 10 is the top code.
+  Rows in(1, 8);
+  const float values[] = {0, 1, 2, 3.5f, 5, 7, 9.5f, 10};
+  for (uint32_t c = 0; c < 8; ++c) in.rows[0][c] = Bf16(values[c]);
+  for (const Isa isa : AvailableIsas()) {
+    const Coded coded = Encode(isa, in, 8, 8, 5);
+    ASSERT_TRUE(coded.ok);
+    EXPECT_EQ(Param(coded.scales, 0), Bf16(2.0f));
+    const uint8_t codes[] = {0, 0, 1, 2, 2, 4, 5, 5};
+    for (size_t c = 0; c < 8; ++c) EXPECT_EQ(coded.codes[c], static_cast<std::byte>(codes[c])) << c;
+  }
+}
+
 TEST(QuantizeUnit, ConstantGroupsAreExact) {
   Rows in(5, 16), out(5, 16);
   for (uint16_t* row : in.rows) std::fill_n(row, 16, Bf16(-3.25f));
@@ -193,14 +209,15 @@ TEST(QuantizeDiff, EveryIsaGivesTheSameBytes) {
     const auto channels =
         static_cast<uint32_t>(round % 5 == 0 ? 1 + rng.Below(300) : 8 * (1 + rng.Below(16)));
     const uint32_t bits = kBits[rng.Below(3)];
-    const auto group = static_cast<uint32_t>(8 * rng.Below(17));  // 0: by channel
+    const auto group = static_cast<uint32_t>(8 * rng.Below(17));             // 0: by channel
+    const auto top = static_cast<uint32_t>(rng.Below(uint64_t{1} << bits));  // 0: all
     Rows in(tokens, channels);
     FillRows(rng, kFills[rng.Below(std::size(kFills))], in);
-    const Coded expected = Encode(Isa::kScalar, in, bits, group);
+    const Coded expected = Encode(Isa::kScalar, in, bits, group, top);
     Rows expected_out(tokens, channels);
     if (expected.ok) Decode(Isa::kScalar, expected, bits, group, expected_out);
     for (const Isa isa : AvailableIsas()) {
-      const Coded coded = Encode(isa, in, bits, group);
+      const Coded coded = Encode(isa, in, bits, group, top);
       ASSERT_EQ(coded.ok, expected.ok);
       if (!expected.ok) continue;
       ASSERT_EQ(coded, expected) << Name(isa) << " " << tokens << "x" << channels << " bits " << bits
@@ -212,6 +229,44 @@ TEST(QuantizeDiff, EveryIsaGivesTheSameBytes) {
   }
 }
 
+TEST(QuantizeDiff, TensorsOnEveryIsa) {
+  base::Rng rng(13);
+  for (int round = 0; round < 500; ++round) {
+    const auto tokens = static_cast<uint32_t>(1 + rng.Below(20));
+    const auto channels = static_cast<uint32_t>(1 + rng.Below(150));
+    const auto top = static_cast<uint32_t>(1 + rng.Below(255));
+    Rows in(tokens, channels);
+    FillRows(rng, kFills[rng.Below(std::size(kFills))], in);
+    if (rng.Below(5) == 0) in.rows[rng.Below(tokens)][rng.Below(channels)] = 0x7e80;
+    std::array<std::byte, 2> zero{}, scale{}, zero2{}, scale2{};
+    std::vector<std::byte> codes(size_t{tokens} * channels), codes2(codes.size());
+    const bool ok =
+        Quantize(Isa::kScalar)
+            .encode_tensor(in.read(), tokens, channels, top, zero.data(), scale.data(), codes.data());
+    for (const Isa isa : AvailableIsas()) {
+      ASSERT_EQ(Quantize(isa).encode_tensor(in.read(), tokens, channels, top, zero2.data(), scale2.data(),
+                                            codes2.data()),
+                ok);
+      if (!ok) continue;
+      ASSERT_EQ(zero2, zero);
+      ASSERT_EQ(scale2, scale);
+      ASSERT_EQ(codes2, codes) << Name(isa) << " " << tokens << "x" << channels << " top " << top;
+    }
+    if (!ok) continue;
+    // One row of all values has the same one group.
+    std::vector<uint16_t> joined;
+    for (const uint16_t* row : in.rows) joined.insert(joined.end(), row, row + channels);
+    const uint16_t* row = joined.data();
+    const auto group = static_cast<uint32_t>((joined.size() + 7) / 8 * 8);
+    ASSERT_TRUE(Quantize(Isa::kScalar)
+                    .encode_tokens[2](&row, 1, static_cast<uint32_t>(joined.size()), group, top, zero2.data(),
+                                      scale2.data(), codes2.data()));
+    ASSERT_EQ(zero2, zero);
+    ASSERT_EQ(scale2, scale);
+    ASSERT_EQ(codes2, codes);
+  }
+}
+
 // |x - value| <= scale / 2 plus the rounding of the output to bf16 (2^-9 of it) and of the binary32 steps.
 TEST(QuantizeProperty, ErrorIsBoundedByTheScale) {
   base::Rng rng(12);
@@ -219,10 +274,11 @@ TEST(QuantizeProperty, ErrorIsBoundedByTheScale) {
     const auto tokens = static_cast<uint32_t>(1 + rng.Below(64));
     const auto channels = static_cast<uint32_t>(8 * (1 + rng.Below(16)));
     const uint32_t bits = kBits[rng.Below(3)];
+    const auto top = static_cast<uint32_t>(1 + rng.Below((uint64_t{1} << bits) - 1));
     const auto group = static_cast<uint32_t>(8 * rng.Below(9));
     Rows in(tokens, channels), out(tokens, channels);
     FillRows(rng, kFills[rng.Below(std::size(kFills))], in);
-    const Coded coded = Encode(ActiveIsa(), in, bits, group);
+    const Coded coded = Encode(ActiveIsa(), in, bits, group, top);
     ASSERT_TRUE(coded.ok);
     Decode(ActiveIsa(), coded, bits, group, out);
     for (uint32_t t = 0; t < tokens; ++t) {
@@ -233,8 +289,7 @@ TEST(QuantizeProperty, ErrorIsBoundedByTheScale) {
         const double zero = tensor::Bf16ToFloat(Param(coded.zeros, param));
         const double x = tensor::Bf16ToFloat(in.rows[t][c]);
         const double y = tensor::Bf16ToFloat(out.rows[t][c]);
-        const double levels = (1 << bits) - 1;
-        const double arithmetic = 0x1p-20 * (std::fabs(zero) + levels * scale);
+        const double arithmetic = 0x1p-20 * (std::fabs(zero) + top * scale);
         ASSERT_LE(std::fabs(x - y), scale / 2 + 0x1p-8 * std::fabs(y) + arithmetic + 0x1p-133)
             << "bits " << bits << " group " << group << " x " << x << " y " << y;
       }
