@@ -8,10 +8,12 @@
 #include "kvplane/codec/affine/affine_stage.h"
 #include "kvplane/codec/ecsq/ecsq_stage.h"
 #include "kvplane/codec/exponent/exponent_stage.h"
+#include "kvplane/codec/levels/levels_stage.h"
 #include "kvplane/codec/lz/lz4_stage.h"
 #include "kvplane/codec/lz/zstd_stage.h"
 #include "kvplane/codec/narrow/narrow_stage.h"
 #include "kvplane/codec/pack/pack_stage.h"
+#include "kvplane/codec/select/bands.h"
 #include "kvplane/codec/select/protect_stage.h"
 #include "kvplane/codec/store/store_stage.h"
 #include "kvplane/codec/transform/centre_stage.h"
@@ -25,6 +27,8 @@ namespace {
 
 constexpr StageDescriptor kStages[] = {
     {kStageProtect, "protect", Slot::kSelect, 1, 1, false, kProtectParams, &kProtectFunctions},
+    {kStageHeads, "heads", Slot::kSelect, 1, 1, false, kHeadsParams, &kHeadsFunctions},
+    {kStageLayers, "layers", Slot::kSelect, 1, 1, false, kLayersParams, &kLayersFunctions},
     {kStageUnrope, "unrope", Slot::kGeometry, 1, 1, true, {}, &kUnropeFunctions},
     {kStageCentre, "centre", Slot::kGeometry, 1, 1, true, kCentreParams, &kCentreFunctions},
     {kStageHadamard, "hadamard", Slot::kTransform, 1, 1, true, kHadamardParams, &kHadamardFunctions},
@@ -33,6 +37,7 @@ constexpr StageDescriptor kStages[] = {
     {kStageAffine, "affine", Slot::kQuantize, 1, 1, true, kAffineParams, &kAffineFunctions},
     {kStageInt8, "int8", Slot::kQuantize, 1, 1, true, kInt8Params, &kNarrowFunctions},
     {kStageFp8, "fp8", Slot::kQuantize, 1, 1, true, kFp8Params, &kNarrowFunctions},
+    {kStageLevels, "levels", Slot::kQuantize, 1, 1, true, kLevelsParams, &kLevelsFunctions},
     {kStageEcsq, "ecsq", Slot::kQuantize, 1, 1, true, kEcsqParams, &kEcsqFunctions},
     {kStageTernary, "ternary", Slot::kQuantize, 1, 1, true, kTernaryParams, &kTernaryFunctions},
     {kStageStore, "store", Slot::kCode, 1, 1, false, {}, &kStoreFunctions},

@@ -29,6 +29,8 @@ class SymbolQuantizer {
   virtual uint32_t Alphabet(const TileContext& context, uint32_t head) const = 0;
   // The most any context can give: what legality is judged by.
   virtual uint32_t MaxAlphabet() const = 0;
+  // The least any context can give: what lower bounds of lengths are made of.
+  virtual uint32_t MinAlphabet() const { return MaxAlphabet(); }
   // Bytes of side information (zeros, scales, norms), a function of shape and context alone.
   virtual size_t SideBytes(const TileContext& context, const TileShape& shape) const = 0;
 
@@ -41,8 +43,11 @@ class SymbolQuantizer {
                               Workspace& workspace, const tensor::TileView& out) const = 0;
 };
 
+// Whether the chain has a quantiser that makes byte symbols: what a code stage validates by.
+bool MakesSymbols(Chain chain);
+
 // The quantiser of a legal chain, or null when its quantize slot is empty or makes no byte symbols (ecsq,
-// ternary). `profile` may be null when the chain needs none.
+// ternary). `profile` may be null when the chain needs none. The chain outlives the quantiser.
 std::unique_ptr<SymbolQuantizer> BindSymbolQuantizer(Chain chain,
                                                      std::shared_ptr<const ModelProfile> profile);
 

@@ -6,6 +6,7 @@
 #include "kvplane/base/check.h"
 #include "kvplane/base/endian.h"
 #include "kvplane/codec/model_profile.h"
+#include "kvplane/codec/select/bands.h"
 #include "kvplane/codec/select/protect_stage.h"
 #include "kvplane/codec/stage_registry.h"
 #include "kvplane/codec/store/store_stage.h"
@@ -122,6 +123,7 @@ base::Result<std::shared_ptr<const TileCodec>> TileCodec::Create(
     return base::FailedPrecondition("L4: the strategy '{}' needs a profile of the model; there is none",
                                     strategy.ToString());
   }
+  KVPLANE_RETURN_IF_ERROR(CheckBands(strategy.stages(), profile.get()));
   std::shared_ptr<TileCodec> codec(new TileCodec(strategy, profile));
   KVPLANE_ASSIGN_OR_RETURN(codec->transform_, BindTransform(codec->strategy_.stages(), side, profile));
   KVPLANE_ASSIGN_OR_RETURN(codec->coder_, BindCoder(codec->strategy_.stages(), side, profile));

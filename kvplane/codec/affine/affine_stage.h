@@ -2,16 +2,13 @@
 // normative.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
+#include "kvplane/codec/levels/level_groups.h"
 #include "kvplane/codec/stage_registry.h"
 #include "kvplane/codec/strategy.h"
-#include "kvplane/codec/tile_codec.h"
 
 namespace kvplane::codec {
-
-enum class AffineAxis : uint32_t { kChannel = 0, kToken = 1 };
 
 inline constexpr uint32_t kAffineBits[] = {2, 4, 8};
 inline constexpr std::string_view kAffineAxisNames[] = {"channel", "token"};
@@ -39,13 +36,10 @@ inline constexpr ParamSpec kAffineParams[] = {
 
 struct AffineConfig {
   uint32_t bits = 0;
-  uint32_t group = 0;
-  AffineAxis axis = AffineAxis::kChannel;
+  LevelGroups groups;
 
   static AffineConfig Of(const StageCall& call);
   uint32_t Top() const { return (1u << bits) - 1; }  // the greatest code
-  // Groups of one head of a tile; each has one zero and one scale.
-  size_t GroupsPerHead(const TileShape& shape) const;
 };
 
 extern const StageFunctions kAffineFunctions;

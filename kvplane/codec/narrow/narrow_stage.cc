@@ -14,6 +14,7 @@ struct Config {
   static Config OfInt8(const StageCall& call) {
     return {kernel::NarrowFormat::kInt8, static_cast<NarrowScale>(call.params[0])};
   }
+  static Config Of(const StageCall& call) { return call.stage_id == kStageInt8 ? OfInt8(call) : OfFp8(call); }
   static Config OfFp8(const StageCall& call) {
     return {call.params[0] == 0 ? kernel::NarrowFormat::kE4m3 : kernel::NarrowFormat::kE5m2,
             static_cast<NarrowScale>(call.params[1])};
@@ -33,8 +34,8 @@ struct Layout {
         head_values(size_t{shape.tokens} * shape.head_dim) {}
 
   size_t scales() const { return heads * head_scales; }
+  size_t scale_bytes() const { return scales() * sizeof(uint16_t); }
   size_t scale(size_t head, size_t i) const { return (head * head_scales + i) * sizeof(uint16_t); }
-  size_t codes(size_t head) const { return scales() * sizeof(uint16_t) + head * head_values; }
 
   size_t heads;
   uint32_t rows_per_scale;
@@ -42,17 +43,20 @@ struct Layout {
   size_t head_values;
 };
 
-size_t PayloadBytes(const Config& config, const TileShape& shape) {
-  const Layout layout(config, shape);
-  return layout.codes(shape.heads);
+size_t ScaleBytes(const Config& config, const TileShape& shape) {
+  return Layout(config, shape).scale_bytes();
 }
 
-bool EncodeTile(const Config& config, const tensor::ConstTileView& in, std::byte* out) {
+size_t PayloadBytes(const Config& config, const TileShape& shape) {
+  const Layout layout(config, shape);
+  return layout.scale_bytes() + layout.heads * layout.head_values;
+}
+
+bool EncodeTile(const Config& config, const tensor::ConstTileView& in, std::byte* scales, std::byte* codes) {
   const kernel::NarrowKernels& kernels = kernel::Narrow();
   const Layout layout(config, ShapeOf(in));
   for (uint32_t head = 0; head < in.heads; ++head) {
     const TileRows<const uint16_t> rows(in, head);
-    std::byte* codes = out + layout.codes(head);
     for (uint32_t t = 0; t < rows.tokens(); t += layout.rows_per_scale) {
       const uint16_t largest =
           kernels.largest_magnitude(rows.data() + t, layout.rows_per_scale, rows.head_dim());
@@ -62,7 +66,7 @@ bool EncodeTile(const Config& config, const tensor::ConstTileView& in, std::byte
         if (largest > kernel::NarrowLargest(config.format)) return false;
       } else {
         scale = kernel::NarrowScaleOf(config.format, largest);
-        base::StoreLe(out + layout.scale(head, t / layout.rows_per_scale), scale);
+        base::StoreLe(scales + layout.scale(head, t / layout.rows_per_scale), scale);
       }
       kernels.encode[config.index()](rows.data() + t, layout.rows_per_scale, rows.head_dim(),
                                      kernel::NarrowInverseOf(scale), codes);
@@ -72,30 +76,31 @@ bool EncodeTile(const Config& config, const tensor::ConstTileView& in, std::byte
   return true;
 }
 
-base::Status CheckPayload(const Config& config, const Layout& layout, const std::byte* in) {
+base::Status CheckPayload(const Config& config, const Layout& layout, const std::byte* scales,
+                          const std::byte* codes) {
   const uint16_t limit = kernel::NarrowScaleLimit(config.format);
   for (size_t i = 0; i < layout.scales(); ++i) {
-    if (base::LoadLe<uint16_t>(in + i * sizeof(uint16_t)) > limit) {
+    if (base::LoadLe<uint16_t>(scales + i * sizeof(uint16_t)) > limit) {
       return base::Corrupt("8-bit format: a scale lies outside its range");
     }
   }
-  if (!kernel::Narrow().codes_valid[config.index()](in + layout.codes(0),
-                                                    layout.heads * layout.head_values)) {
+  if (!kernel::Narrow().codes_valid[config.index()](codes, layout.heads * layout.head_values)) {
     return base::Corrupt("8-bit format: a code has no finite value");
   }
   return base::Status::Ok();
 }
 
-base::Status DecodeTile(const Config& config, const std::byte* in, const tensor::TileView& out) {
+base::Status DecodeTile(const Config& config, const std::byte* scales, const std::byte* codes,
+                        const tensor::TileView& out) {
   const Layout layout(config, ShapeOf(out));
-  KVPLANE_RETURN_IF_ERROR(CheckPayload(config, layout, in));
+  KVPLANE_RETURN_IF_ERROR(CheckPayload(config, layout, scales, codes));
   for (uint32_t head = 0; head < out.heads; ++head) {
     const TileRows<uint16_t> rows(out, head);
-    const std::byte* codes = in + layout.codes(head);
     for (uint32_t t = 0; t < rows.tokens(); t += layout.rows_per_scale) {
-      const uint16_t scale = config.scale == NarrowScale::kOne
-                                 ? kScaleOfOne
-                                 : base::LoadLe<uint16_t>(in + layout.scale(head, t / layout.rows_per_scale));
+      const uint16_t scale =
+          config.scale == NarrowScale::kOne
+              ? kScaleOfOne
+              : base::LoadLe<uint16_t>(scales + layout.scale(head, t / layout.rows_per_scale));
       kernel::Narrow().decode[config.index()](codes, layout.rows_per_scale, rows.head_dim(),
                                               tensor::Bf16ToFloat(scale), rows.data() + t);
       codes += size_t{layout.rows_per_scale} * rows.head_dim();
@@ -111,14 +116,53 @@ template <Config (*kConfigOf)(const StageCall&)>
 constexpr PackedQuantizer PackedOf() {
   return {[](const StageCall& call, const TileShape& shape) { return PayloadBytes(kConfigOf(call), shape); },
           [](const StageCall& call, const tensor::ConstTileView& in, std::byte* out) {
-            return EncodeTile(kConfigOf(call), in, out);
+            return EncodeTile(kConfigOf(call), in, out, out + ScaleBytes(kConfigOf(call), ShapeOf(in)));
           },
           [](const StageCall& call, const std::byte* in, const tensor::TileView& out) {
-            return DecodeTile(kConfigOf(call), in, out);
+            return DecodeTile(kConfigOf(call), in, in + ScaleBytes(kConfigOf(call), ShapeOf(out)), out);
           }};
 }
 
+// int8 codes are shifted to be unsigned: small magnitudes then differ in few bits, and -128 is no symbol.
+constexpr uint8_t kInt8Shift = 127;
+void Shift(const uint8_t* from, size_t count, uint8_t by, uint8_t* to) {
+  for (size_t i = 0; i < count; ++i) to[i] = static_cast<uint8_t>(from[i] + by);
+}
+
+class NarrowQuantizer final : public SymbolQuantizer {
+ public:
+  explicit NarrowQuantizer(const Config& config) : config_(config) {}
+
+  uint32_t Alphabet(const TileContext&, uint32_t) const override { return MaxAlphabet(); }
+  uint32_t MaxAlphabet() const override { return shifted() ? 2 * kInt8Shift + 1 : 256; }
+  size_t SideBytes(const TileContext&, const TileShape& shape) const override {
+    return ScaleBytes(config_, shape);
+  }
+  bool Encode(const TileContext&, const tensor::ConstTileView& in, Workspace&, std::byte* side,
+              uint8_t* symbols) const override {
+    if (!EncodeTile(config_, in, side, reinterpret_cast<std::byte*>(symbols))) return false;
+    if (shifted()) Shift(symbols, in.values(), kInt8Shift, symbols);
+    return true;
+  }
+  base::Status Decode(const TileContext&, const std::byte* side, const uint8_t* symbols, Workspace& workspace,
+                      const tensor::TileView& out) const override {
+    if (!shifted()) return DecodeTile(config_, side, reinterpret_cast<const std::byte*>(symbols), out);
+    const std::span<std::byte> codes = workspace.Scratch(out.values(), Workspace::Use::kQuantizer);
+    Shift(symbols, out.values(), static_cast<uint8_t>(-kInt8Shift), reinterpret_cast<uint8_t*>(codes.data()));
+    return DecodeTile(config_, side, codes.data(), out);
+  }
+
+ private:
+  bool shifted() const { return config_.format == kernel::NarrowFormat::kInt8; }
+
+  Config config_;
+};
+
 }  // namespace
+
+std::unique_ptr<SymbolQuantizer> MakeNarrowQuantizer(const StageCall& call) {
+  return std::make_unique<NarrowQuantizer>(Config::Of(call));
+}
 
 constinit const StageFunctions kNarrowFunctions = {Validate, nullptr, nullptr, nullptr};
 constinit const PackedQuantizer kInt8Packed = PackedOf<Config::OfInt8>();

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string_view>
 
 #include "kvplane/codec/pack/pack_stage.h"
 #include "kvplane/codec/stage_registry.h"
+#include "kvplane/codec/symbol_quantizer.h"
 
 namespace kvplane::codec {
 
@@ -35,5 +37,8 @@ inline constexpr ParamSpec kFp8Params[] = {
 extern const StageFunctions kNarrowFunctions;
 extern const PackedQuantizer kInt8Packed;
 extern const PackedQuantizer kFp8Packed;
+
+// Symbols of `int8`: the code + 127; of `fp8`: the code. Side information: the scales, [heads, S] bf16.
+std::unique_ptr<SymbolQuantizer> MakeNarrowQuantizer(const StageCall& call);
 
 }  // namespace kvplane::codec
