@@ -29,7 +29,7 @@ constexpr StageDescriptor kStages[] = {
     {kStageProtect, "protect", Slot::kSelect, 1, 1, false, kProtectParams, &kProtectFunctions},
     {kStageHeads, "heads", Slot::kSelect, 1, 1, false, kHeadsParams, &kHeadsFunctions},
     {kStageLayers, "layers", Slot::kSelect, 1, 1, false, kLayersParams, &kLayersFunctions},
-    {kStageUnrope, "unrope", Slot::kGeometry, 1, 1, true, {}, &kUnropeFunctions},
+    {kStageUnrope, "unrope", Slot::kGeometry, 1, 1, true, {}, &kUnropeFunctions, true},
     {kStageCentre, "centre", Slot::kGeometry, 1, 1, true, kCentreParams, &kCentreFunctions},
     {kStageHadamard, "hadamard", Slot::kTransform, 1, 1, true, kHadamardParams, &kHadamardFunctions},
     {kStagePca, "pca", Slot::kTransform, 1, 1, true, kPcaParams, &kPcaFunctions},
