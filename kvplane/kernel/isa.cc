@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <optional>
 #include <string>
 
+#include "kvplane/base/check.h"
 #include "kvplane/base/env.h"
+#include "kvplane/kernel/testing/scoped_isa.h"
 
 namespace kvplane::kernel {
 namespace {
@@ -46,6 +49,10 @@ const Choice& Chosen() {
   return choice;
 }
 
+// What a ScopedIsa says; kNone without one.
+constexpr int kNone = -1;
+std::atomic<int> scoped{kNone};
+
 }  // namespace
 
 std::string_view Name(Isa isa) {
@@ -74,8 +81,18 @@ Isa DetectedIsa() {
 
 std::span<const Isa> AvailableIsas() { return std::span(kAll).first(static_cast<size_t>(DetectedIsa()) + 1); }
 
-Isa ActiveIsa() { return Chosen().isa; }
+Isa ActiveIsa() {
+  const int isa = scoped.load(std::memory_order_relaxed);
+  return isa == kNone ? Chosen().isa : static_cast<Isa>(isa);
+}
 
 base::Status ForcedIsaStatus() { return Chosen().status; }
+
+testing::ScopedIsa::ScopedIsa(Isa isa) : before_(scoped.load()) {
+  KVPLANE_CHECK(isa <= DetectedIsa());
+  scoped.store(static_cast<int>(isa));
+}
+
+testing::ScopedIsa::~ScopedIsa() { scoped.store(before_); }
 
 }  // namespace kvplane::kernel

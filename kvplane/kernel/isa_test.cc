@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "kvplane/kernel/testing/scoped_isa.h"
+
 namespace kvplane::kernel {
 namespace {
 
@@ -14,6 +16,20 @@ TEST(IsaUnit, ActiveIsAvailable) {
   EXPECT_EQ(AvailableIsas().front(), Isa::kScalar);
   EXPECT_EQ(AvailableIsas().back(), DetectedIsa());
   EXPECT_LE(ActiveIsa(), DetectedIsa());
+}
+
+TEST(IsaUnit, ScopesNestAndEnd) {
+  const Isa before = ActiveIsa();
+  {
+    const testing::ScopedIsa outer(DetectedIsa());
+    EXPECT_EQ(ActiveIsa(), DetectedIsa());
+    {
+      const testing::ScopedIsa inner(Isa::kScalar);
+      EXPECT_EQ(ActiveIsa(), Isa::kScalar);
+    }
+    EXPECT_EQ(ActiveIsa(), DetectedIsa());
+  }
+  EXPECT_EQ(ActiveIsa(), before);
 }
 
 }  // namespace

@@ -21,9 +21,6 @@ const ChecksumKernels& Checksum(Isa isa) {
   return isa == Isa::kScalar || !has_instructions ? kScalar : kSse42;
 }
 
-const ChecksumKernels& Checksum() {
-  static const ChecksumKernels& active = Checksum(ActiveIsa());
-  return active;
-}
+const ChecksumKernels& Checksum() { return Checksum(ActiveIsa()); }
 
 }  // namespace kvplane::kernel

@@ -16,9 +16,6 @@ const ExponentKernels& Exponent(Isa isa) {
   return internal::kExponentScalar;
 }
 
-const ExponentKernels& Exponent() {
-  static const ExponentKernels& active = Exponent(ActiveIsa());
-  return active;
-}
+const ExponentKernels& Exponent() { return Exponent(ActiveIsa()); }
 
 }  // namespace kvplane::kernel

@@ -50,9 +50,6 @@ const NarrowKernels& Narrow(Isa isa) {
   return internal::kNarrowScalar;
 }
 
-const NarrowKernels& Narrow() {
-  static const NarrowKernels& active = Narrow(ActiveIsa());
-  return active;
-}
+const NarrowKernels& Narrow() { return Narrow(ActiveIsa()); }
 
 }  // namespace kvplane::kernel

@@ -16,9 +16,6 @@ const QuantizeKernels& Quantize(Isa isa) {
   return internal::kQuantizeScalar;
 }
 
-const QuantizeKernels& Quantize() {
-  static const QuantizeKernels& active = Quantize(ActiveIsa());
-  return active;
-}
+const QuantizeKernels& Quantize() { return Quantize(ActiveIsa()); }
 
 }  // namespace kvplane::kernel

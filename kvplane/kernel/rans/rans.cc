@@ -59,9 +59,6 @@ const RansKernels& Rans(Isa isa) {
   return internal::kRansScalar;
 }
 
-const RansKernels& Rans() {
-  static const RansKernels& active = Rans(ActiveIsa());
-  return active;
-}
+const RansKernels& Rans() { return Rans(ActiveIsa()); }
 
 }  // namespace kvplane::kernel
