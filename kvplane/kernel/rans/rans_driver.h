@@ -56,6 +56,9 @@ struct DecodeJob {
   bool corrupt[kRansMaxStreams] = {};  // out
 };
 
+// Where a vector decoder finds the 32 states that stream v starts from.
+inline const void* StatesOf(const DecodeJob& job, uint32_t v) { return job.states[v]; }
+
 inline uint32_t LiveLanes(const RansShape& shape, uint32_t group) {
   return std::min(kRansLanes, shape.channels - group * kRansLanes);
 }
