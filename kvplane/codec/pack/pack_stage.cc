@@ -3,11 +3,13 @@
 #include "kvplane/base/check.h"
 #include "kvplane/codec/affine/affine_pack.h"
 #include "kvplane/codec/narrow/narrow_stage.h"
+#include "kvplane/codec/pack/symbol_pack.h"
+#include "kvplane/codec/symbol_quantizer.h"
 
 namespace kvplane::codec {
 namespace {
 
-// Null for quantisers whose codes have no fixed width.
+// Quantisers that are fused with `pack`; null for the others.
 const PackedQuantizer* FindPacked(const StageCall& call) {
   switch (call.stage_id) {
     case kStageAffine:
@@ -24,12 +26,12 @@ const PackedQuantizer* FindPacked(const StageCall& call) {
 const StageCall& QuantizerOf(Chain chain) { return chain[chain.size() - 2]; }
 const PackedQuantizer& PackedOf(Chain chain) {
   const PackedQuantizer* packed = FindPacked(QuantizerOf(chain));
-  KVPLANE_CHECK(packed != nullptr);  // Validate() has seen to it
+  KVPLANE_CHECK(packed != nullptr);  // Bind() has taken the others
   return *packed;
 }
 
 base::Status Validate(Chain chain, size_t at) {
-  if (at == 0 || FindPacked(chain[at - 1]) == nullptr) {
+  if (at == 0 || !MakesSymbols(chain)) {
     return base::InvalidArgument("L1: 'pack' takes symbols; put a quantize stage such as 'affine' before it");
   }
   return base::Status::Ok();
@@ -52,8 +54,14 @@ base::Status Decode(Chain chain, std::span<const std::byte> in, Workspace&, cons
   return PackedOf(chain).decode(QuantizerOf(chain), in.data(), out);
 }
 
+base::Result<std::unique_ptr<TileCoder>> Bind(Chain chain, tensor::Side,
+                                              std::shared_ptr<const ModelProfile> profile) {
+  if (FindPacked(QuantizerOf(chain)) != nullptr) return base::Unimplemented("fused with its quantizer");
+  return MakeSymbolPackCoder(BindSymbolQuantizer(chain, std::move(profile)));
+}
+
 }  // namespace
 
-constinit const StageFunctions kPackFunctions = {Validate, LeastBytes, Encode, Decode};
+constinit const StageFunctions kPackFunctions = {Validate, LeastBytes, Encode, Decode, Bind};
 
 }  // namespace kvplane::codec

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kvplane/kernel/pack/pack.h"
 
 namespace kvplane::kernel {
@@ -27,4 +29,17 @@ void UnpackRow(const std::byte* in, size_t count, uint32_t bits, uint8_t* codes)
   }
 }
 
+namespace internal {
+namespace {
+
+uint8_t Unpack(const std::byte* in, size_t count, uint32_t bits, uint8_t* codes) {
+  UnpackRow(in, count, bits, codes);
+  return count == 0 ? uint8_t{0} : *std::max_element(codes, codes + count);
+}
+
+}  // namespace
+
+constinit const PackKernels kPackScalar = {PackRow, Unpack};
+
+}  // namespace internal
 }  // namespace kvplane::kernel

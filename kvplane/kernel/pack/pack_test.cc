@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "kvplane/base/rng.h"
@@ -38,6 +39,58 @@ TEST(PackProperty, RoundTripsEveryWidthAndLength) {
       PackRow(codes.data(), count, bits, packed.data());
       UnpackRow(packed.data(), count, bits, back.data());
       ASSERT_EQ(back, codes) << bits << " bits, " << count << " codes";
+    }
+  }
+}
+
+TEST(PackUnit, UnpackReturnsTheLargestCode) {
+  for (const Isa isa : AvailableIsas()) {
+    for (uint32_t bits = 1; bits <= 8; ++bits) {
+      for (const size_t count : {1u, 7u, 63u, 64u, 65u, 200u}) {
+        for (size_t at = 0; at < count; at += 1 + count / 9) {
+          std::vector<uint8_t> codes(count, 0);
+          codes[at] = static_cast<uint8_t>((1u << bits) - 1);
+          std::vector<std::byte> packed(PackedRowBytes(count, bits));
+          Packing(isa).pack(codes.data(), count, bits, packed.data());
+          ASSERT_EQ(Packing(isa).unpack(packed.data(), count, bits, codes.data()), (1u << bits) - 1)
+              << Name(isa) << " " << bits << " bits, " << count << " codes, at " << at;
+        }
+      }
+    }
+    std::byte none{0xff};
+    uint8_t code = 7;
+    EXPECT_EQ(Packing(isa).unpack(&none, 0, 3, &code), 0);
+    EXPECT_EQ(code, 7);
+  }
+}
+
+// What follows the last code in its byte is not looked at, and is no code.
+TEST(PackUnit, BitsAfterTheLastCodeAreIgnored) {
+  for (const Isa isa : AvailableIsas()) {
+    const std::byte in[] = {std::byte{0b10'001'010},
+                            std::byte{0xff}};  // 2, 1, then the first two bits of a code
+    uint8_t codes[2];
+    EXPECT_EQ(Packing(isa).unpack(in, 2, 3, codes), 2);
+    EXPECT_EQ(codes[0], 2);
+    EXPECT_EQ(codes[1], 1);
+  }
+}
+
+TEST(PackDiff, EveryIsaGivesTheSameBytes) {
+  base::Rng rng(4);
+  for (int round = 0; round < 4000; ++round) {
+    const auto bits = static_cast<uint32_t>(1 + rng.Below(8));
+    const size_t count = rng.Below(round % 4 == 0 ? 9000 : 300);
+    std::vector<uint8_t> codes(count), back(count);
+    for (uint8_t& c : codes) c = static_cast<uint8_t>(rng.Below(uint64_t{1} << bits));
+    const uint8_t largest = count == 0 ? uint8_t{0} : *std::max_element(codes.begin(), codes.end());
+    std::vector<std::byte> expected(PackedRowBytes(count, bits)), packed(expected.size());
+    PackRow(codes.data(), count, bits, expected.data());
+    for (const Isa isa : AvailableIsas()) {
+      Packing(isa).pack(codes.data(), count, bits, packed.data());
+      ASSERT_EQ(packed, expected) << Name(isa) << " " << bits << " bits, " << count << " codes";
+      ASSERT_EQ(Packing(isa).unpack(packed.data(), count, bits, back.data()), largest);
+      ASSERT_EQ(back, codes) << Name(isa) << " " << bits << " bits, " << count << " codes";
     }
   }
 }
