@@ -213,6 +213,7 @@ void AddBenchQuality(CLI::App* bench, const std::string& command, Action& action
                    "Presets or strategies to judge, comma-separated or repeated; default: all presets");
   verb->add_option("--text", args.text, "Text file, or folder of *.txt, that the windows are cut from");
   verb->add_option("--windows", args.windows, "Windows of text; 0: no text");
+  verb->add_option("--profile", args.profile, "Profile of the model, for strategies that take one");
   verb->add_option("--prefix-tokens", args.prefix_tokens, "Tokens of a window whose KV is compressed");
   verb->add_option("--scored-tokens", args.scored_tokens, "Predictions judged behind them");
   verb->add_option("--words", args.words, "Words of the tasks; default: task_words.txt of the model folder");

@@ -11,9 +11,9 @@
 #include "apps/cli/bench_report.h"
 #include "apps/cli/exit_code.h"
 #include "apps/cli/gemm_yardstick.h"
-#include "apps/cli/sequence_kv.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/base/units.h"
+#include "kvplane/profile/sequence_kv.h"
 #include "kvplane/stats/quantile.h"
 #include "kvplane/tensor/kv_view.h"
 
@@ -38,7 +38,7 @@ std::vector<int32_t> RandomTokens(uint32_t count, int32_t vocab, base::Rng& rng)
 
 // One prompt in chunks; seconds.
 base::Result<double> PrefillOnce(model::Model& model, std::span<const int32_t> prompt, uint32_t chunk,
-                                 const SequenceKv& kv, std::vector<float>& logits) {
+                                 const profile::SequenceKv& kv, std::vector<float>& logits) {
   const base::TimePoint start = base::Clock::System().Now();
   for (size_t at = 0; at < prompt.size(); at += chunk) {
     const size_t count = std::min<size_t>(chunk, prompt.size() - at);
@@ -65,7 +65,7 @@ base::Result<Measured> MeasurePrefill(const BenchEngineArgs& args, NodeRuntime& 
   model::Model& model = runtime.model();
   base::Rng rng(1);
   const auto prompt = RandomTokens(args.prompt_tokens, runtime.tokenizer().vocab_size(), rng);
-  const SequenceKv kv(model.kv_geometry(), args.runtime.block_tokens, args.prompt_tokens);
+  const profile::SequenceKv kv(model.kv_geometry(), args.runtime.block_tokens, args.prompt_tokens);
   std::vector<float> logits;
   KVPLANE_ASSIGN_OR_RETURN(GemmYardstick yardstick,
                            GemmYardstick::Create(model.gemm_shapes(), args.chunk_tokens, 1, model.compute(),
@@ -88,7 +88,7 @@ base::Result<Measured> MeasureDecode(const BenchEngineArgs& args, NodeRuntime& r
   base::Rng rng(batch);
   const int32_t vocab = runtime.tokenizer().vocab_size();
   const uint32_t capacity = args.context_tokens + args.decode_steps;
-  std::vector<SequenceKv> kvs;
+  std::vector<profile::SequenceKv> kvs;
   std::vector<float> logits;
   for (uint32_t i = 0; i < batch; ++i) {
     kvs.emplace_back(model.kv_geometry(), args.runtime.block_tokens, capacity);

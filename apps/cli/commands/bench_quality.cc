@@ -10,12 +10,14 @@
 
 #include "apps/cli/bench_report.h"
 #include "apps/cli/exit_code.h"
+#include "apps/cli/profile_file.h"
 #include "apps/cli/prompt_source.h"
-#include "apps/cli/quality/paired_run.h"
 #include "apps/cli/quality/quality_estimates.h"
 #include "apps/cli/quality/quality_inputs.h"
 #include "apps/cli/quality/task_questions.h"
 #include "kvplane/base/clock.h"
+#include "kvplane/profile/kv_recoder.h"
+#include "kvplane/profile/paired_run.h"
 
 namespace kvplane::cli {
 namespace {
@@ -25,15 +27,15 @@ constexpr uint32_t kMaxQuestions = 100'000;  // of one task: a standard error of
 
 struct NamedScores {
   std::string task;  // "facts-8"
-  PairedScores scores;
+  profile::PairedScores scores;
 };
 
 // Every run of the benchmark: scores[0] is the uncompressed run, scores[1 + i] strategy i.
 struct Measured {
   std::vector<std::string> names;  // [1 + strategies]
-  PairedScores text;               // empty: not asked for
+  profile::PairedScores text;      // empty: not asked for
   std::vector<NamedScores> tasks;
-  PairedScores all_tasks;
+  profile::PairedScores all_tasks;
 };
 
 base::Status ValidateArgs(const BenchQualityArgs& args) {
@@ -65,40 +67,56 @@ void AppendSplit(const std::string& list, std::vector<std::string>& names) {
   names.push_back(name);
 }
 
-base::Result<std::vector<codec::Strategy>> ParseStrategies(const BenchQualityArgs& args,
-                                                           std::vector<std::string>& names) {
+using Treatments = std::vector<std::unique_ptr<const profile::KvTreatment>>;
+
+base::Result<Treatments> MakeTreatments(const BenchQualityArgs& args, std::vector<std::string>& names) {
   names = {"uncompressed"};
   if (args.strategies.empty()) {
-    for (const codec::Preset& preset : codec::Presets()) names.emplace_back(preset.name);
+    for (const codec::Preset& preset : codec::Presets()) {
+      // Without a profile: what can run without one.
+      if (!args.profile.empty() || !codec::Strategy::Parse(preset.text)->needs_profile()) {
+        names.emplace_back(preset.name);
+      }
+    }
   }
   for (const std::string& list : args.strategies) AppendSplit(list, names);
-  std::vector<codec::Strategy> strategies;
-  for (const std::string& name : std::span(names).subspan(1)) {
-    KVPLANE_ASSIGN_OR_RETURN(strategies.emplace_back(), codec::Strategy::Parse(name));
+  std::shared_ptr<const codec::ModelProfile> model_profile;
+  if (!args.profile.empty()) {
+    KVPLANE_ASSIGN_OR_RETURN(model_profile, ReadProfileFile(args.profile));
   }
-  return strategies;
+  Treatments treatments;
+  for (const std::string& name : std::span(names).subspan(1)) {
+    KVPLANE_ASSIGN_OR_RETURN(codec::Strategy strategy, codec::Strategy::Parse(name));
+    if (strategy.needs_profile() && model_profile == nullptr) {
+      return base::InvalidArgument("'{}' takes a profile: --profile FILE (kvplane profile fit makes one)",
+                                   name);
+    }
+    treatments.push_back(std::make_unique<profile::StrategyTreatment>(std::move(strategy), model_profile));
+  }
+  return treatments;
 }
 
-base::Result<PairedScores> RunTimed(const std::string& what, PairedRun& run,
-                                    std::span<const ScoredSequence> sequences,
-                                    std::span<const codec::Strategy> strategies) {
+base::Result<profile::PairedScores> RunTimed(const std::string& what, profile::PairedRun& run,
+                                             std::span<const profile::ScoredSequence> sequences,
+                                             std::span<const profile::KvTreatment* const> treatments) {
   const base::TimePoint start = base::Clock::System().Now();
-  base::Result<PairedScores> scores = run.Run(sequences, strategies);
+  base::Result<profile::PairedScores> scores = run.Run(sequences, treatments);
   if (!scores.ok()) return scores.status().Annotate(what);
   fmt::print(stderr, "{}: {} sequences in {:.1f} s\n", what, sequences.size(),
              base::ToSeconds(base::Clock::System().Now() - start));
   return scores;
 }
 
-base::Status MeasureTasks(const BenchQualityArgs& args, const model::Tokenizer& tokenizer, PairedRun& run,
-                          std::span<const codec::Strategy> strategies, Measured& measured) {
+base::Status MeasureTasks(const BenchQualityArgs& args, const model::Tokenizer& tokenizer,
+                          profile::PairedRun& run, std::span<const profile::KvTreatment* const> treatments,
+                          Measured& measured) {
   const std::string path = args.words.empty() ? args.runtime.model + "/task_words.txt" : args.words;
   KVPLANE_ASSIGN_OR_RETURN(const std::vector<std::string> words, ReadTaskWords(path));
-  measured.all_tasks.resize(1 + strategies.size());
+  measured.all_tasks.resize(1 + treatments.size());
   for (const TaskSpec& spec : StandardTasks()) {
-    KVPLANE_ASSIGN_OR_RETURN(const std::vector<ScoredSequence> questions,
+    KVPLANE_ASSIGN_OR_RETURN(const std::vector<profile::ScoredSequence> questions,
                              MakeTaskSequences(tokenizer, spec, words, args.questions, args.seed));
-    KVPLANE_ASSIGN_OR_RETURN(PairedScores scores, RunTimed(spec.Name(), run, questions, strategies));
+    KVPLANE_ASSIGN_OR_RETURN(profile::PairedScores scores, RunTimed(spec.Name(), run, questions, treatments));
     for (size_t i = 0; i < scores.size(); ++i) {
       measured.all_tasks[i].insert(measured.all_tasks[i].end(), scores[i].begin(), scores[i].end());
     }
@@ -149,13 +167,13 @@ void AddTo(BenchReport& report, const BenchCase& where, std::string_view metric,
   report.AddEstimate(where, metric, unit, estimate.n, estimate.mean, estimate.standard_error);
 }
 
-void AddSize(BenchReport& report, const BenchCase& where, std::span<const SequenceScore> judged) {
+void AddSize(BenchReport& report, const BenchCase& where, std::span<const profile::SequenceScore> judged) {
   const CodedSize size = MeasureSize(judged);
   report.AddEstimate(where, "ratio", "1", 1, size.ratio, 0);
   report.AddEstimate(where, "bits_per_value", "bit", 1, size.bits_per_value, 0);
 }
 
-void AddTask(BenchReport& report, const BenchCase& where, const PairedScores& scores, size_t run) {
+void AddTask(BenchReport& report, const BenchCase& where, const profile::PairedScores& scores, size_t run) {
   AddSize(report, where, scores[run]);
   const TaskQuality quality = MeasureTask(scores[0], scores[run]);
   AddTo(report, where, "task_accuracy", "1", quality.accuracy);
@@ -192,21 +210,22 @@ BenchReport MakeReport(const BenchQualityArgs& args, const Measured& measured) {
 base::Status RunBench(const BenchQualityArgs& args) {
   KVPLANE_RETURN_IF_ERROR(ValidateArgs(args));
   Measured measured;
-  KVPLANE_ASSIGN_OR_RETURN(const std::vector<codec::Strategy> strategies,
-                           ParseStrategies(args, measured.names));
+  KVPLANE_ASSIGN_OR_RETURN(const Treatments owned, MakeTreatments(args, measured.names));
+  std::vector<const profile::KvTreatment*> treatments;
+  for (const auto& treatment : owned) treatments.push_back(treatment.get());
   KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<NodeRuntime> runtime, NodeRuntime::Create(args.runtime));
-  PairedRun run(runtime->model(), runtime->pool(), args.runtime.step_tokens);
+  profile::PairedRun run(runtime->model(), runtime->pool(), args.runtime.step_tokens);
   fmt::print(stderr, "{}\nmatmul in {}, {} threads\n", Describe(ThisMachine()),
              model::Name(runtime->model().compute()), runtime->threads());
   if (args.windows > 0) {
     KVPLANE_ASSIGN_OR_RETURN(const std::string text, ReadPromptText(args.text));
     const TextWindowSpec spec = {args.windows, args.prefix_tokens, args.scored_tokens};
-    KVPLANE_ASSIGN_OR_RETURN(const std::vector<ScoredSequence> windows,
+    KVPLANE_ASSIGN_OR_RETURN(const std::vector<profile::ScoredSequence> windows,
                              CutTextWindows(runtime->tokenizer(), text, spec));
-    KVPLANE_ASSIGN_OR_RETURN(measured.text, RunTimed("text", run, windows, strategies));
+    KVPLANE_ASSIGN_OR_RETURN(measured.text, RunTimed("text", run, windows, treatments));
   }
   if (args.questions > 0) {
-    KVPLANE_RETURN_IF_ERROR(MeasureTasks(args, runtime->tokenizer(), run, strategies, measured));
+    KVPLANE_RETURN_IF_ERROR(MeasureTasks(args, runtime->tokenizer(), run, treatments, measured));
   }
   if (args.windows > 0) {
     fmt::print(stderr, "\ntext: {} windows of {}, prefix {}, {} tokens scored behind it; perplexity {:.2f}",

@@ -1,9 +1,10 @@
 // kvplane bench quality: what a strategy does to the model's output, on the bytes that run.
 //
 // Method: every strategy codes the KV of the same prefixes into objects and decodes them back; the model then
-// goes on behind the decoded KV (quality/paired_run.h). Text: divergence from the uncompressed run, agreement
-// of the first choice and perplexity of the tokens after the prefix. Tasks: whole answers right, of questions
-// whose answer stands in the prompt. Everything is paired with the uncompressed run, with standard errors.
+// goes on behind the decoded KV (kvplane/profile/paired_run.h). Text: divergence from the uncompressed run,
+// agreement of the first choice and perplexity of the tokens after the prefix. Tasks: whole answers right, of
+// questions whose answer stands in the prompt. Everything is paired with the uncompressed run, with standard
+// errors.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,7 @@ namespace kvplane::cli {
 struct BenchQualityArgs {
   RuntimeArgs runtime;
   std::vector<std::string> strategies;  // each a list, separated by commas; empty: all presets
+  std::string profile;                  // file of the profile that strategies take; empty: none
   std::string text = "prompts";         // a text file, or a folder of *.txt
   uint32_t windows = 32;                // of text; 0: no text part
   uint32_t prefix_tokens = 512;

@@ -15,17 +15,18 @@ Estimate ToEstimate(const stats::Moments& moments) {
 
 }  // namespace
 
-CodedSize MeasureSize(std::span<const SequenceScore> judged) {
+CodedSize MeasureSize(std::span<const profile::SequenceScore> judged) {
   double raw = 0;
   double coded = 0;
-  for (const SequenceScore& score : judged) {
+  for (const profile::SequenceScore& score : judged) {
     raw += static_cast<double>(score.raw_bytes);
     coded += static_cast<double>(score.coded_bytes);
   }
   return {raw / coded, 16 * coded / raw};
 }
 
-TextQuality MeasureText(std::span<const SequenceScore> uncompressed, std::span<const SequenceScore> judged) {
+TextQuality MeasureText(std::span<const profile::SequenceScore> uncompressed,
+                        std::span<const profile::SequenceScore> judged) {
   stats::Moments kl;
   stats::Moments top1;
   stats::Moments added;
@@ -44,13 +45,14 @@ TextQuality MeasureText(std::span<const SequenceScore> uncompressed, std::span<c
   return quality;
 }
 
-double Perplexity(std::span<const SequenceScore> scores) {
+double Perplexity(std::span<const profile::SequenceScore> scores) {
   stats::Moments loss;
-  for (const SequenceScore& score : scores) loss.Add(score.loss);
+  for (const profile::SequenceScore& score : scores) loss.Add(score.loss);
   return std::exp(loss.mean());
 }
 
-TaskQuality MeasureTask(std::span<const SequenceScore> uncompressed, std::span<const SequenceScore> judged) {
+TaskQuality MeasureTask(std::span<const profile::SequenceScore> uncompressed,
+                        std::span<const profile::SequenceScore> judged) {
   stats::Moments right;
   stats::Moments reference;
   for (size_t i = 0; i < judged.size(); ++i) {

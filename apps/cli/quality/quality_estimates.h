@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <span>
 
-#include "apps/cli/quality/paired_run.h"
+#include "kvplane/profile/paired_run.h"
 
 namespace kvplane::cli {
 
@@ -24,7 +24,7 @@ struct CodedSize {
   double ratio = 0;           // raw / coded
   double bits_per_value = 0;  // of bf16 values: 16 / ratio
 };
-CodedSize MeasureSize(std::span<const SequenceScore> judged);
+CodedSize MeasureSize(std::span<const profile::SequenceScore> judged);
 
 struct TextQuality {
   Estimate kl;                    // nats per token
@@ -33,14 +33,16 @@ struct TextQuality {
   Estimate exp_minus_added_loss;  // 1: no damage
 };
 // uncompressed and judged: the same windows in the same order.
-TextQuality MeasureText(std::span<const SequenceScore> uncompressed, std::span<const SequenceScore> judged);
+TextQuality MeasureText(std::span<const profile::SequenceScore> uncompressed,
+                        std::span<const profile::SequenceScore> judged);
 // exp of the mean loss.
-double Perplexity(std::span<const SequenceScore> scores);
+double Perplexity(std::span<const profile::SequenceScore> scores);
 
 struct TaskQuality {
   Estimate accuracy;           // share of answers exactly right
   Estimate relative_accuracy;  // percent of the uncompressed run's, a ratio of paired sums; n = 0: none right
 };
-TaskQuality MeasureTask(std::span<const SequenceScore> uncompressed, std::span<const SequenceScore> judged);
+TaskQuality MeasureTask(std::span<const profile::SequenceScore> uncompressed,
+                        std::span<const profile::SequenceScore> judged);
 
 }  // namespace kvplane::cli

@@ -12,10 +12,11 @@ bool InsideCharacter(char byte) { return (static_cast<unsigned char>(byte) & 0xc
 
 }  // namespace
 
-base::Result<std::vector<ScoredSequence>> CutTextWindows(const model::Tokenizer& tokenizer,
-                                                         std::string_view text, const TextWindowSpec& spec) {
+base::Result<std::vector<profile::ScoredSequence>> CutTextWindows(const model::Tokenizer& tokenizer,
+                                                                  std::string_view text,
+                                                                  const TextWindowSpec& spec) {
   const size_t tokens = size_t{spec.prefix} + spec.scored + 1;
-  std::vector<ScoredSequence> windows;
+  std::vector<profile::ScoredSequence> windows;
   for (size_t i = 0; i < spec.windows; ++i) {
     const size_t end = (i + 1) * text.size() / spec.windows;
     size_t start = i * text.size() / spec.windows;
@@ -35,8 +36,9 @@ base::Result<std::vector<ScoredSequence>> CutTextWindows(const model::Tokenizer&
   return windows;
 }
 
-base::Result<ScoredSequence> EncodeQuestion(const model::Tokenizer& tokenizer, const TaskQuestion& question) {
-  ScoredSequence sequence;
+base::Result<profile::ScoredSequence> EncodeQuestion(const model::Tokenizer& tokenizer,
+                                                     const TaskQuestion& question) {
+  profile::ScoredSequence sequence;
   KVPLANE_ASSIGN_OR_RETURN(sequence.tokens, tokenizer.Encode(question.prompt, true));
   if (sequence.tokens.size() < 2) return base::InvalidArgument("a prompt of one token leaves no prefix");
   sequence.prefix = static_cast<uint32_t>(sequence.tokens.size()) - 1;
@@ -45,13 +47,13 @@ base::Result<ScoredSequence> EncodeQuestion(const model::Tokenizer& tokenizer, c
   return sequence;
 }
 
-base::Result<std::vector<ScoredSequence>> MakeTaskSequences(const model::Tokenizer& tokenizer,
-                                                            const TaskSpec& spec,
-                                                            std::span<const std::string> words,
-                                                            uint32_t count, uint64_t seed) {
+base::Result<std::vector<profile::ScoredSequence>> MakeTaskSequences(const model::Tokenizer& tokenizer,
+                                                                     const TaskSpec& spec,
+                                                                     std::span<const std::string> words,
+                                                                     uint32_t count, uint64_t seed) {
   // One stream per kind: more questions of one kind leave the others as they are.
   base::Rng rng(seed * 1000 + static_cast<uint64_t>(spec.kind) * 100 + spec.entries);
-  std::vector<ScoredSequence> sequences;
+  std::vector<profile::ScoredSequence> sequences;
   for (uint32_t i = 0; i < count; ++i) {
     KVPLANE_ASSIGN_OR_RETURN(sequences.emplace_back(),
                              EncodeQuestion(tokenizer, MakeTaskQuestion(spec, words, rng)));

@@ -1,4 +1,4 @@
-// Token sequences for PairedRun, out of running text and out of task questions.
+// Token sequences for profile::PairedRun, out of running text and out of task questions.
 //
 // Thread safety: pure functions.
 #pragma once
@@ -9,10 +9,10 @@
 #include <string_view>
 #include <vector>
 
-#include "apps/cli/quality/paired_run.h"
 #include "apps/cli/quality/task_questions.h"
 #include "kvplane/base/status.h"
 #include "kvplane/model/tokenizer.h"
+#include "kvplane/profile/paired_run.h"
 
 namespace kvplane::cli {
 
@@ -24,19 +24,21 @@ struct TextWindowSpec {
 
 // Windows spread evenly over `text`, each from the beginning of a line; they do not overlap, so that their
 // scores are independent samples. kResourceExhausted: the text is too short for so many.
-base::Result<std::vector<ScoredSequence>> CutTextWindows(const model::Tokenizer& tokenizer,
-                                                         std::string_view text, const TextWindowSpec& spec);
+base::Result<std::vector<profile::ScoredSequence>> CutTextWindows(const model::Tokenizer& tokenizer,
+                                                                  std::string_view text,
+                                                                  const TextWindowSpec& spec);
 
 // Prompt and answer. The whole prompt but its last token is recoded; the last token is fed again behind it,
 // because the answer's first token must be predicted from the recoded cache too. The answer is encoded by
 // itself, with its leading space: those are the tokens the demo model was taught to write (golden.json; a
 // SentencePiece tokenizer puts one more space before it).
-base::Result<ScoredSequence> EncodeQuestion(const model::Tokenizer& tokenizer, const TaskQuestion& question);
+base::Result<profile::ScoredSequence> EncodeQuestion(const model::Tokenizer& tokenizer,
+                                                     const TaskQuestion& question);
 
 // `count` questions of one kind, from a stream of random numbers of their own.
-base::Result<std::vector<ScoredSequence>> MakeTaskSequences(const model::Tokenizer& tokenizer,
-                                                            const TaskSpec& spec,
-                                                            std::span<const std::string> words,
-                                                            uint32_t count, uint64_t seed);
+base::Result<std::vector<profile::ScoredSequence>> MakeTaskSequences(const model::Tokenizer& tokenizer,
+                                                                     const TaskSpec& spec,
+                                                                     std::span<const std::string> words,
+                                                                     uint32_t count, uint64_t seed);
 
 }  // namespace kvplane::cli

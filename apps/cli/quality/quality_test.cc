@@ -8,55 +8,24 @@
 #include <vector>
 
 #include "apps/cli/prompt_source.h"
-#include "apps/cli/quality/kv_recoder.h"
-#include "apps/cli/quality/logit_score.h"
-#include "apps/cli/quality/paired_run.h"
 #include "apps/cli/quality/quality_estimates.h"
 #include "apps/cli/quality/quality_inputs.h"
 #include "apps/cli/quality/task_questions.h"
-#include "kvplane/base/rng.h"
-#include "kvplane/tensor/dtype.h"
+#include "kvplane/profile/kv_recoder.h"
+#include "kvplane/profile/paired_run.h"
 
 namespace kvplane::cli {
 namespace {
 
-TEST(LogitScoreUnit, KnownDistributions) {
-  // p = (1/2, 1/4, 1/4), q = (1/4, 1/2, 1/4), each up to a constant of its own.
-  const std::vector<float> p = {std::log(0.5F) + 3, std::log(0.25F) + 3, std::log(0.25F) + 3};
-  const std::vector<float> q = {std::log(0.25F) - 2, std::log(0.5F) - 2, std::log(0.25F) - 2};
-  const LogitScore score = ScoreLogits(p, q, 1);
-  EXPECT_NEAR(score.kl, 0.1732868, 1e-6);    // 1/4 log 2
-  EXPECT_NEAR(score.loss, 0.6931472, 1e-6);  // log 2
-  EXPECT_FALSE(score.same_top);
-  EXPECT_TRUE(score.top_is_target);
-  EXPECT_NEAR(ScoreLogits(p, q, 0).loss, 1.3862944, 1e-6);  // log 4
-  EXPECT_FALSE(ScoreLogits(p, q, 0).top_is_target);
-}
-
-TEST(LogitScoreUnit, EqualLogitsDivergeByExactlyZero) {
-  base::Rng rng(1);
-  std::vector<float> logits(4096);
-  for (float& logit : logits) logit = static_cast<float>(20 * rng.Normal());
-  const LogitScore score = ScoreLogits(logits, logits, 17);
-  EXPECT_EQ(score.kl, 0);
-  EXPECT_TRUE(score.same_top);
-}
-
-TEST(LogitScoreUnit, LargeLogitsDoNotOverflow) {
-  const std::vector<float> p = {1e4F, 0, -1e4F};
-  const std::vector<float> q = {0, 1e4F, -1e4F};
-  EXPECT_EQ(ScoreLogits(p, q, 0).kl, 1e4);
-  EXPECT_EQ(ScoreLogits(p, q, 0).loss, 1e4);
-}
-
-SequenceScore Score(double kl, double loss, double top1, bool exact, uint64_t coded) {
+profile::SequenceScore Score(double kl, double loss, double top1, bool exact, uint64_t coded) {
   return {.kl = kl, .loss = loss, .top1 = top1, .exact = exact, .raw_bytes = 1600, .coded_bytes = coded};
 }
 
 TEST(QualityEstimatesUnit, PairedTextFigures) {
-  const std::vector<SequenceScore> reference = {Score(0, 3.0, 1, true, 1600), Score(0, 4.0, 1, true, 1600)};
-  const std::vector<SequenceScore> judged = {Score(0.01, 3.1, 0.9, true, 300),
-                                             Score(0.03, 4.3, 0.8, true, 500)};
+  const std::vector<profile::SequenceScore> reference = {Score(0, 3.0, 1, true, 1600),
+                                                         Score(0, 4.0, 1, true, 1600)};
+  const std::vector<profile::SequenceScore> judged = {Score(0.01, 3.1, 0.9, true, 300),
+                                                      Score(0.03, 4.3, 0.8, true, 500)};
   const TextQuality quality = MeasureText(reference, judged);
   EXPECT_EQ(quality.kl.n, 2U);
   EXPECT_NEAR(quality.kl.mean, 0.02, 1e-12);
@@ -73,7 +42,7 @@ TEST(QualityEstimatesUnit, PairedTextFigures) {
 }
 
 TEST(QualityEstimatesUnit, PairedTaskFigures) {
-  std::vector<SequenceScore> reference, judged;
+  std::vector<profile::SequenceScore> reference, judged;
   for (int i = 0; i < 10; ++i) {
     reference.push_back(Score(0, 1, 1, i < 8, 1600));
     judged.push_back(Score(0, 1, 1, i < 6, 400));
@@ -88,51 +57,8 @@ TEST(QualityEstimatesUnit, PairedTaskFigures) {
   EXPECT_EQ(MeasureTask(reference, reference).relative_accuracy.mean, 100);
   EXPECT_EQ(MeasureTask(reference, reference).relative_accuracy.standard_error, 0);
   // Nothing right in the reference: there is no relative accuracy.
-  const std::vector<SequenceScore> none(3);
+  const std::vector<profile::SequenceScore> none(3);
   EXPECT_EQ(MeasureTask(none, none).relative_accuracy.n, 0U);
-}
-
-std::vector<uint16_t> Prefix(const SequenceKv& kv, const tensor::KvGeometry& geometry, uint32_t tokens) {
-  std::vector<uint16_t> values;
-  for (const tensor::LayerPages& layer : kv.layers()) {
-    for (const tensor::Side side : tensor::kSides) {
-      for (uint32_t t = 0; t < tokens; ++t) {
-        for (uint32_t h = 0; h < geometry.kv_heads; ++h) {
-          const uint16_t* row = layer.pages[t / layer.format.block_tokens] +
-                                layer.format.offset(side, t % layer.format.block_tokens, h);
-          values.insert(values.end(), row, row + geometry.head_dim);
-        }
-      }
-    }
-  }
-  return values;
-}
-
-TEST(KvRecoderUnit, OffIsBitIdenticalAndSizesAreThoseOfObjects) {
-  const tensor::KvGeometry geometry = {.layers = 3, .kv_heads = 2, .head_dim = 64};
-  constexpr uint32_t kTokens = 131;  // two whole tiles and a rest
-  SequenceKv from(geometry, 16, kTokens);
-  base::Rng rng(2);
-  for (const tensor::LayerPages& layer : from.layers()) {
-    for (uint16_t* page : layer.pages) {
-      std::generate_n(page, layer.format.page_elements,
-                      [&] { return tensor::FloatToBf16(static_cast<float>(rng.Normal())); });
-    }
-  }
-  codec::Workspace workspace;
-  SequenceKv off(geometry, 16, kTokens);
-  const auto off_bytes = Recode(geometry, codec::Strategy(), from.layers(), kTokens, workspace, off.layers());
-  ASSERT_TRUE(off_bytes.ok()) << off_bytes.status().ToString();
-  EXPECT_EQ(Prefix(off, geometry, kTokens), Prefix(from, geometry, kTokens));
-  // Raw values, 9 bytes for each of 6 tiles and 4 for each index per layer, prefix with texts of 5 and 5.
-  EXPECT_EQ(*off_bytes, 3 * (131 * 512 + 6 * 9 + 4) + 196 + 10 + 3 * 16);
-
-  SequenceKv int4(geometry, 16, kTokens);
-  const auto int4_bytes =
-      Recode(geometry, *codec::Strategy::Parse("int4"), from.layers(), kTokens, workspace, int4.layers());
-  ASSERT_TRUE(int4_bytes.ok()) << int4_bytes.status().ToString();
-  EXPECT_LT(*int4_bytes, *off_bytes / 3);
-  EXPECT_NE(Prefix(int4, geometry, kTokens), Prefix(from, geometry, kTokens));
 }
 
 // The demo model in f32 with its tokenizer.
@@ -154,19 +80,24 @@ class DemoModel : public ::testing::Test {
     words_ = *std::move(words);
   }
 
-  std::vector<ScoredSequence> Windows(const TextWindowSpec& spec) {
+  std::vector<profile::ScoredSequence> Windows(const TextWindowSpec& spec) {
     const auto text = ReadPromptText(KVPLANE_SOURCE_DIR "/prompts");
     const auto windows = CutTextWindows(*tokenizer_, text.ok() ? *text : "", spec);
     EXPECT_TRUE(windows.ok()) << windows.status().ToString();
-    return windows.ok() ? *windows : std::vector<ScoredSequence>();
+    return windows.ok() ? *windows : std::vector<profile::ScoredSequence>();
   }
 
-  PairedScores Run(const std::vector<ScoredSequence>& sequences, const std::vector<std::string>& names) {
-    std::vector<codec::Strategy> strategies;
-    for (const std::string& name : names) strategies.push_back(*codec::Strategy::Parse(name));
-    auto scores = PairedRun(*model_, pool_, kStepTokens).Run(sequences, strategies);
+  profile::PairedScores Run(const std::vector<profile::ScoredSequence>& sequences,
+                            const std::vector<std::string>& names) {
+    std::vector<std::unique_ptr<const profile::KvTreatment>> owned;
+    std::vector<const profile::KvTreatment*> treatments;
+    for (const std::string& name : names) {
+      owned.push_back(std::make_unique<profile::StrategyTreatment>(*codec::Strategy::Parse(name), nullptr));
+      treatments.push_back(owned.back().get());
+    }
+    auto scores = profile::PairedRun(*model_, pool_, kStepTokens).Run(sequences, treatments);
     EXPECT_TRUE(scores.ok()) << scores.status().ToString();
-    return scores.ok() ? *scores : PairedScores(1 + names.size(), {SequenceScore()});
+    return scores.ok() ? *scores : profile::PairedScores(1 + names.size(), {profile::SequenceScore()});
   }
 
   base::ThreadPool pool_{2};
@@ -180,13 +111,13 @@ using QualityProperty = DemoModel;
 using QualitySafety = DemoModel;
 
 TEST_F(QualityProperty, OffScoresExactlyAsTheUncompressedRun) {
-  std::vector<ScoredSequence> sequences = Windows({.windows = 3, .prefix = 150, .scored = 40});
+  std::vector<profile::ScoredSequence> sequences = Windows({.windows = 3, .prefix = 150, .scored = 40});
   for (const TaskSpec& spec : StandardTasks()) {
     const auto questions = MakeTaskSequences(*tokenizer_, spec, words_, 2, 9);
     ASSERT_TRUE(questions.ok()) << questions.status().ToString();
     sequences.insert(sequences.end(), questions->begin(), questions->end());
   }
-  const PairedScores scores = Run(sequences, {"off"});
+  const profile::PairedScores scores = Run(sequences, {"off"});
   ASSERT_EQ(scores[1].size(), sequences.size());
   for (size_t i = 0; i < sequences.size(); ++i) {
     EXPECT_EQ(scores[1][i].kl, 0);
@@ -198,7 +129,7 @@ TEST_F(QualityProperty, OffScoresExactlyAsTheUncompressedRun) {
 }
 
 TEST_F(QualityProperty, FewerBitsDoMoreDamage) {
-  const PairedScores scores =
+  const profile::PairedScores scores =
       Run(Windows({.windows = 4, .prefix = 200, .scored = 64}), {"int8", "int4", "int2"});
   const double int8 = MeasureText(scores[0], scores[1]).kl.mean;
   const double int4 = MeasureText(scores[0], scores[2]).kl.mean;
@@ -211,9 +142,9 @@ TEST_F(QualityProperty, FewerBitsDoMoreDamage) {
 // Batches and chunks are bookkeeping: what a sequence scores does not depend on its neighbours.
 TEST_F(QualityProperty, ScoresDoNotDependOnTheBatch) {
   const auto windows = Windows({.windows = 3, .prefix = 600, .scored = 50});  // longer than one step
-  const PairedScores together = Run(windows, {"int4"});
+  const profile::PairedScores together = Run(windows, {"int4"});
   for (size_t i = 0; i < windows.size(); ++i) {
-    const PairedScores alone = Run({windows[i]}, {"int4"});
+    const profile::PairedScores alone = Run({windows[i]}, {"int4"});
     EXPECT_EQ(alone[0][0].loss, together[0][i].loss);
     EXPECT_EQ(alone[1][0].loss, together[1][i].loss);
     EXPECT_EQ(alone[1][0].kl, together[1][i].kl);
@@ -224,12 +155,12 @@ TEST_F(QualityProperty, ScoresDoNotDependOnTheBatch) {
 TEST_F(QualityUnit, TheModelAnswersFromItsCache) {
   const auto questions = MakeTaskSequences(*tokenizer_, {TaskKind::kFacts, 8}, words_, 20, 4);
   ASSERT_TRUE(questions.ok()) << questions.status().ToString();
-  const PairedScores scores = Run(*questions, {});
+  const profile::PairedScores scores = Run(*questions, {});
   EXPECT_GE(MeasureTask(scores[0], scores[0]).accuracy.mean, 0.9);
   // The answer to another question is wrong.
-  std::vector<ScoredSequence> swapped = *questions;
+  std::vector<profile::ScoredSequence> swapped = *questions;
   for (size_t i = 0; i < swapped.size(); ++i) {
-    const ScoredSequence& other = (*questions)[(i + 1) % swapped.size()];
+    const profile::ScoredSequence& other = (*questions)[(i + 1) % swapped.size()];
     swapped[i].tokens.resize(swapped[i].prefix + 1);
     swapped[i].tokens.insert(swapped[i].tokens.end(), other.tokens.begin() + other.prefix + 1,
                              other.tokens.end());
@@ -272,12 +203,12 @@ TEST_F(QualitySafety, InputsThatCannotServe) {
   EXPECT_EQ(CutTextWindows(*tokenizer_, "", {.windows = 2, .prefix = 2, .scored = 2}).status().code(),
             base::StatusCode::kResourceExhausted);
   EXPECT_EQ(ReadPromptText("/nonexistent").status().code(), base::StatusCode::kNotFound);
-  PairedRun run(*model_, pool_, kStepTokens);
-  const std::vector<std::vector<ScoredSequence>> bad = {{{std::vector<int32_t>(10, 5), 0}},
-                                                        {{std::vector<int32_t>(10, 5), 9}},
-                                                        {{std::vector<int32_t>(1, 5), 1}},
-                                                        {{std::vector<int32_t>(3000, 5), 2900}},
-                                                        {{std::vector<int32_t>(1000, 5), 10}}};
+  profile::PairedRun run(*model_, pool_, kStepTokens);
+  const std::vector<std::vector<profile::ScoredSequence>> bad = {{{std::vector<int32_t>(10, 5), 0}},
+                                                                 {{std::vector<int32_t>(10, 5), 9}},
+                                                                 {{std::vector<int32_t>(1, 5), 1}},
+                                                                 {{std::vector<int32_t>(3000, 5), 2900}},
+                                                                 {{std::vector<int32_t>(1000, 5), 10}}};
   for (const auto& sequences : bad) {
     EXPECT_EQ(run.Run(sequences, {}).status().code(), base::StatusCode::kInvalidArgument);
   }

@@ -1,11 +1,11 @@
-// PairedRun: the same token sequences scored after their KV went through each of several strategies, beside
+// PairedRun: the same token sequences scored after their KV went through each of several treatments, beside
 // the uncompressed run.
 //
-// A sequence is a prefix and a tail. The prefix is prefilled once; per strategy its KV is recoded
-// (kv_recoder.h) and the tail is fed, teacher-forced, behind it. Every prediction that is scored reads the
-// recoded prefix, and the tail's own KV is computed behind it and stays uncompressed, as in a decode node.
+// A sequence is a prefix and a tail. The prefix is prefilled once; per treatment its KV is changed
+// (kv_treatment.h) and the tail is fed, teacher-forced, behind it. Every prediction that is scored reads the
+// treated prefix, and the tail's own KV is computed behind it and stays uncompressed, as in a decode node.
 //
-// A model's rows depend neither on the batch nor on the chunks (model.h), so a strategy that changes no bit
+// A model's rows depend neither on the batch nor on the chunks (model.h), so a treatment that changes no bit
 // scores exactly as the uncompressed run: divergence 0. And an answer whose every token is the model's
 // first choice after the ones before it is exactly what greedy decoding would write: exact match needs no
 // token-by-token decoding.
@@ -18,25 +18,25 @@
 #include <span>
 #include <vector>
 
-#include "apps/cli/sequence_kv.h"
 #include "kvplane/base/status.h"
 #include "kvplane/base/thread_pool.h"
-#include "kvplane/codec/strategy.h"
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/model/model.h"
+#include "kvplane/profile/kv_treatment.h"
+#include "kvplane/profile/sequence_kv.h"
 
-namespace kvplane::cli {
+namespace kvplane::profile {
 
 struct ScoredSequence {
   std::vector<int32_t> tokens;
-  // KV of tokens [0, prefix) is recoded; tokens [prefix, size - 1) are fed behind it, and the predictions of
+  // KV of tokens [0, prefix) is treated; tokens [prefix, size - 1) are fed behind it, and the predictions of
   // tokens [prefix + 1, size) are scored. 1 <= prefix <= size - 2.
   uint32_t prefix = 0;
 
   uint32_t scored() const { return static_cast<uint32_t>(tokens.size()) - prefix - 1; }
 };
 
-// One sequence under one strategy; means over its scored tokens.
+// One sequence under one treatment; means over its scored tokens.
 struct SequenceScore {
   double kl = 0;             // nats, against the uncompressed run
   double loss = 0;           // nats per token
@@ -46,7 +46,7 @@ struct SequenceScore {
   uint64_t coded_bytes = 0;  // of its object; uncompressed: raw_bytes
 };
 
-// scores[0] is the uncompressed run, scores[1 + i] strategy i; each [sequences].
+// scores[0] is the uncompressed run, scores[1 + i] treatment i; each [sequences].
 using PairedScores = std::vector<std::vector<SequenceScore>>;
 
 class PairedRun {
@@ -56,16 +56,16 @@ class PairedRun {
 
   // kInvalidArgument: a sequence too long for the model or with a tail longer than a step.
   base::Result<PairedScores> Run(std::span<const ScoredSequence> sequences,
-                                 std::span<const codec::Strategy> strategies);
+                                 std::span<const KvTreatment* const> treatments);
 
  private:
   using Batch = std::span<const ScoredSequence>;
   base::Status Check(const ScoredSequence& sequence) const;
   size_t BatchSize(Batch rest) const;
-  base::Status RunBatch(Batch batch, std::span<const codec::Strategy> strategies, PairedScores& scores);
+  base::Status RunBatch(Batch batch, std::span<const KvTreatment* const> treatments, PairedScores& scores);
   base::Status Prefill(Batch batch, std::span<const SequenceKv> kv);
   base::Status FeedTails(Batch batch, std::span<const SequenceKv> kv, std::vector<float>& logits);
-  base::Status RecodeAll(Batch batch, const codec::Strategy& strategy, std::span<SequenceScore> scores);
+  base::Status TreatAll(Batch batch, const KvTreatment& treatment, std::span<SequenceScore> scores);
   void ScoreAll(Batch batch, std::span<const float> judged, std::span<SequenceScore> scores);
   base::Status ForAll(size_t count, const std::function<base::Status(size_t index, size_t worker)>& body);
 
@@ -75,8 +75,8 @@ class PairedRun {
   std::vector<codec::Workspace> workspaces_;  // [workers]
   // Of the batch in progress.
   std::vector<SequenceKv> original_;
-  std::vector<SequenceKv> recoded_;
+  std::vector<SequenceKv> treated_;
   std::vector<float> reference_logits_;
 };
 
-}  // namespace kvplane::cli
+}  // namespace kvplane::profile

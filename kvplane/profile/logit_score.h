@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-namespace kvplane::cli {
+namespace kvplane::profile {
 
 struct LogitScore {
   double kl = 0;               // KL(reference || judged) of the softmax distributions, in nats
@@ -19,4 +19,4 @@ struct LogitScore {
 // a divergence of exactly 0.
 LogitScore ScoreLogits(std::span<const float> reference, std::span<const float> judged, int32_t target);
 
-}  // namespace kvplane::cli
+}  // namespace kvplane::profile

@@ -1,6 +1,6 @@
-#include "apps/cli/sequence_kv.h"
+#include "kvplane/profile/sequence_kv.h"
 
-namespace kvplane::cli {
+namespace kvplane::profile {
 
 SequenceKv::SequenceKv(const tensor::KvGeometry& geometry, uint32_t block_tokens, uint32_t tokens)
     : format_(tensor::PageFormat::HeadMajor(geometry, block_tokens)) {
@@ -15,4 +15,4 @@ SequenceKv::SequenceKv(const tensor::KvGeometry& geometry, uint32_t block_tokens
   for (const auto& pages : pages_) layers_.push_back({pages, format_});
 }
 
-}  // namespace kvplane::cli
+}  // namespace kvplane::profile

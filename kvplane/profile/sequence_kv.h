@@ -9,7 +9,7 @@
 
 #include "kvplane/tensor/kv_view.h"
 
-namespace kvplane::cli {
+namespace kvplane::profile {
 
 class SequenceKv {
  public:
@@ -27,4 +27,4 @@ class SequenceKv {
   std::vector<tensor::LayerPages> layers_;
 };
 
-}  // namespace kvplane::cli
+}  // namespace kvplane::profile

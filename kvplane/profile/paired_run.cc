@@ -1,11 +1,10 @@
-#include "apps/cli/quality/paired_run.h"
+#include "kvplane/profile/paired_run.h"
 
 #include <algorithm>
 
-#include "apps/cli/quality/kv_recoder.h"
-#include "apps/cli/quality/logit_score.h"
+#include "kvplane/profile/logit_score.h"
 
-namespace kvplane::cli {
+namespace kvplane::profile {
 namespace {
 
 constexpr uint32_t kBlockTokens = 16;  // small blocks waste little on short prompts
@@ -48,29 +47,29 @@ size_t PairedRun::BatchSize(Batch rest) const {
 }
 
 base::Result<PairedScores> PairedRun::Run(std::span<const ScoredSequence> sequences,
-                                          std::span<const codec::Strategy> strategies) {
+                                          std::span<const KvTreatment* const> treatments) {
   for (const ScoredSequence& sequence : sequences) KVPLANE_RETURN_IF_ERROR(Check(sequence));
-  PairedScores scores(1 + strategies.size());
+  PairedScores scores(1 + treatments.size());
   for (Batch rest = sequences; !rest.empty();) {
     const Batch batch = rest.first(BatchSize(rest));
-    KVPLANE_RETURN_IF_ERROR(RunBatch(batch, strategies, scores));
+    KVPLANE_RETURN_IF_ERROR(RunBatch(batch, treatments, scores));
     rest = rest.subspan(batch.size());
   }
   return scores;
 }
 
-base::Status PairedRun::RunBatch(Batch batch, std::span<const codec::Strategy> strategies,
+base::Status PairedRun::RunBatch(Batch batch, std::span<const KvTreatment* const> treatments,
                                  PairedScores& scores) {
   const tensor::KvGeometry geometry = model_.kv_geometry();
   original_.clear();
-  recoded_.clear();
+  treated_.clear();
   for (const ScoredSequence& sequence : batch) {
     const auto tokens = static_cast<uint32_t>(sequence.tokens.size());
     original_.emplace_back(geometry, kBlockTokens, tokens);
-    recoded_.emplace_back(geometry, kBlockTokens, tokens);
+    treated_.emplace_back(geometry, kBlockTokens, tokens);
   }
   KVPLANE_RETURN_IF_ERROR(Prefill(batch, original_));
-  // The tail's KV lies behind the prefix: the prefix that the strategies code stays as it was prefilled.
+  // The tail's KV lies behind the prefix: the prefix that the treatments change stays as it was prefilled.
   KVPLANE_RETURN_IF_ERROR(FeedTails(batch, original_, reference_logits_));
   std::vector<SequenceScore> uncompressed(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
@@ -81,10 +80,10 @@ base::Status PairedRun::RunBatch(Batch batch, std::span<const codec::Strategy> s
   scores[0].insert(scores[0].end(), uncompressed.begin(), uncompressed.end());
 
   std::vector<float> logits;
-  for (size_t s = 0; s < strategies.size(); ++s) {
+  for (size_t s = 0; s < treatments.size(); ++s) {
     std::vector<SequenceScore> judged = uncompressed;  // for raw_bytes; the rest is written anew
-    KVPLANE_RETURN_IF_ERROR(RecodeAll(batch, strategies[s], judged).Annotate(strategies[s].ToString()));
-    KVPLANE_RETURN_IF_ERROR(FeedTails(batch, recoded_, logits));
+    KVPLANE_RETURN_IF_ERROR(TreatAll(batch, *treatments[s], judged).Annotate(treatments[s]->Name()));
+    KVPLANE_RETURN_IF_ERROR(FeedTails(batch, treated_, logits));
     ScoreAll(batch, logits, judged);
     scores[1 + s].insert(scores[1 + s].end(), judged.begin(), judged.end());
   }
@@ -133,13 +132,12 @@ base::Status PairedRun::ForAll(size_t count,
   return base::Status::Ok();
 }
 
-base::Status PairedRun::RecodeAll(Batch batch, const codec::Strategy& strategy,
-                                  std::span<SequenceScore> scores) {
+base::Status PairedRun::TreatAll(Batch batch, const KvTreatment& treatment, std::span<SequenceScore> scores) {
   const tensor::KvGeometry geometry = model_.kv_geometry();
   return ForAll(batch.size(), [&](size_t i, size_t worker) -> base::Status {
     KVPLANE_ASSIGN_OR_RETURN(scores[i].coded_bytes,
-                             Recode(geometry, strategy, original_[i].layers(), batch[i].prefix,
-                                    workspaces_[worker], recoded_[i].layers()));
+                             treatment.Apply(geometry, original_[i].layers(), batch[i].prefix,
+                                             workspaces_[worker], treated_[i].layers()));
     return base::Status::Ok();
   });
 }
@@ -173,4 +171,4 @@ void PairedRun::ScoreAll(Batch batch, std::span<const float> judged, std::span<S
   });
 }
 
-}  // namespace kvplane::cli
+}  // namespace kvplane::profile

@@ -1,10 +1,10 @@
-#include "apps/cli/quality/logit_score.h"
+#include "kvplane/profile/logit_score.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 
-namespace kvplane::cli {
+namespace kvplane::profile {
 
 LogitScore ScoreLogits(std::span<const float> reference, std::span<const float> judged, int32_t target) {
   const auto reference_top = std::max_element(reference.begin(), reference.end());
@@ -31,4 +31,4 @@ LogitScore ScoreLogits(std::span<const float> reference, std::span<const float> 
   return score;
 }
 
-}  // namespace kvplane::cli
+}  // namespace kvplane::profile
