@@ -16,35 +16,50 @@ size_t RansMaxStreamBytes(const RansShape& shape) {
   return kRansStateBytes + size_t{shape.tokens} * shape.channels + RansBypassBytes(shape);
 }
 
-size_t RansScratchBytes(uint32_t channels) {
-  return (kRansMaxStreams + 1) * internal::PaddedRow(channels) * sizeof(uint16_t);
+size_t RansScratchBytes(uint32_t elements) {
+  return (kRansMaxStreams + 1) * internal::PaddedRow(elements) * sizeof(uint16_t);
 }
 
 bool InvertRansOrder(std::span<const uint32_t> order, std::span<uint32_t> inverse) {
-  constexpr uint32_t kUnset = 0xffffffffu;
-  std::ranges::fill(inverse, kUnset);
+  std::ranges::fill(inverse, kRansNoLane);
   for (uint32_t i = 0; i < order.size(); ++i) {
-    if (order[i] >= order.size() || inverse[order[i]] != kUnset) return false;
+    if (order[i] >= inverse.size() || inverse[order[i]] != kRansNoLane) return false;
     inverse[order[i]] = i;
   }
   return true;
 }
 
-void BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks) {
+bool BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks) {
   constexpr uint32_t kWindow = 128;
+  bool aligned_all = true;
   for (size_t first = 0; first < sources.size(); first += kRansLanes) {
     const auto part = sources.subspan(first, std::min<size_t>(kRansLanes, sources.size() - first));
-    const auto [least, most] = std::ranges::minmax(part);
+    uint32_t least = kRansNoLane;
+    uint32_t most = 0;
     RansPick pick;
+    for (size_t i = 0; i < part.size(); ++i) {
+      if (part[i] == kRansNoLane) continue;
+      least = std::min(least, part[i]);
+      most = std::max(most, part[i]);
+      pick.live |= 1u << i;
+    }
+    if (pick.live == 0) least = 0;
     // An aligned window where one fits: its loads then match the stores that filled the row.
+    const uint32_t window = least / kWindow * kWindow;
     const uint32_t aligned = least / kRansLanes * kRansLanes;
-    pick.base = most - aligned < kWindow ? aligned : least;
+    pick.base = most - window < kWindow ? window : most - aligned < kWindow ? aligned : least;
     pick.local = most - pick.base < kWindow;
     if (pick.local) {
-      for (size_t i = 0; i < part.size(); ++i) pick.index[i] = static_cast<uint16_t>(part[i] - pick.base);
+      for (size_t i = 0; i < part.size(); ++i) {
+        if (part[i] == kRansNoLane) continue;
+        pick.index[i] = static_cast<uint16_t>(part[i] - pick.base);
+        if (pick.index[i] >= kWindow / 2) pick.upper |= 1u << i;
+      }
     }
+    aligned_all &= pick.local && pick.base % kRansLanes == 0;
     picks[first / kRansLanes] = pick;
   }
+  return aligned_all;
 }
 
 const RansKernels& Rans(Isa isa) {

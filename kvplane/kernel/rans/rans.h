@@ -112,27 +112,37 @@ struct alignas(64) RansScale {
   }
 };
 
-// Where 32 consecutive outputs of a permutation come from. Local ones are a few vector operations.
+// Stands for the lane of an element that is not coded; it decodes as 0.
+constexpr uint32_t kRansNoLane = 0xffffffffu;
+
+// Where 32 consecutive outputs of an order come from. Local ones are a few vector operations.
 struct alignas(64) RansPick {
   uint16_t index[kRansLanes] = {};  // relative to base; 0 beyond the end
   uint32_t base = 0;
+  uint32_t live = 0;   // bit i: output i has a source, else it is 0
+  uint32_t upper = 0;  // bit i: index[i] >= 64
   bool local = false;  // all sources lie in [base, base + 128)
 };
 
 // A static channel order: lane i of the stream (group i / 32, lane i % 32) is element element_of_lane[i] of
 // the token, counted as head * head_dim + channel. Arrays are the caller's and outlive the order.
 struct RansOrder {
-  const uint32_t* element_of_lane = nullptr;  // [channels]
-  const uint32_t* lane_of_element = nullptr;  // [channels], the inverse
+  const uint32_t* element_of_lane = nullptr;  // [channels], all different
+  const uint32_t* lane_of_element = nullptr;  // [elements], the inverse; kRansNoLane
   const RansPick* lane_picks = nullptr;       // [groups], of element_of_lane
-  const RansPick* element_picks = nullptr;    // [groups], of lane_of_element
+  const RansPick* element_picks = nullptr;    // [ceil(elements / 32)], of lane_of_element
+  // All picks are local and start at multiples of 32 (what BuildRansPicks() returned for both): rows whose
+  // heads are whole groups are then permuted on their way, not copied first.
+  bool aligned = false;
 };
-// False (and `inverse` undefined) unless `order` is a permutation of 0 .. size - 1. Same sizes.
+// False (and `inverse` undefined) unless the entries of `order` are different and below the size of
+// `inverse`.
 bool InvertRansOrder(std::span<const uint32_t> order, std::span<uint32_t> inverse);
-// picks: [ceil(size / 32)].
-void BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks);
+// picks: [ceil(size / 32)]. Whether all are local and start at multiples of 32.
+bool BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks);
 
-// How bf16 rows map to the lanes of a stream. Requires: heads * head_dim == channels of the shape.
+// How bf16 rows map to the lanes of a stream. Requires: elements() == channels of the shape, or an order of
+// as many elements.
 struct RansRows {
   const RansScale* scales = nullptr;  // [groups]
   uint32_t heads = 0;
@@ -143,11 +153,13 @@ struct RansRows {
   std::byte* scratch = nullptr;
   // Decoding: write around the caches where rows are 64-byte aligned. Pays when the rows exceed the caches.
   bool streaming_stores = false;
+
+  uint32_t elements() const { return heads * head_dim; }  // of a token
 };
 inline bool RansNeedsScratch(const RansRows& rows) {
   return rows.order != nullptr || rows.head_dim % kRansLanes != 0;
 }
-size_t RansScratchBytes(uint32_t channels);
+size_t RansScratchBytes(uint32_t elements);
 
 // `streams` in [1, kRansMaxStreams]; all share the shape. Results are bit masks: bit v for stream v.
 struct RansKernels {

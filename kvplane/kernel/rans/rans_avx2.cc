@@ -237,6 +237,7 @@ KVPLANE_INLINE_AVX2 void EncodeTokenRows(Encoder<kWidth>& encoder, const EncodeJ
 
 struct Avx2Core {
   static constexpr uint32_t kWidths[] = {2, 1};
+  static constexpr bool kPicksRows = false;
 
   static bool General(const RansShape& shape) { return shape.channels % kRansLanes != 0 || HasBypass(shape); }
 
@@ -299,7 +300,7 @@ struct Avx2Core {
     for (uint32_t t = 0; t < shape.tokens; ++t) {
       uint16_t* rows[kWidth];
       for (uint32_t v = 0; v < kWidth; ++v) {
-        rows[v] = staged ? LaneRow(*job.layout, shape.channels, v) : job.rows[v][t];
+        rows[v] = staged ? LaneRow(*job.layout, v) : job.rows[v][t];
       }
       if (decoder.Fast(shape.groups())) {
         DecodeTokenRows<kWidth, true, kGeneral>(decoder, job, rows, bypass_at);
@@ -309,7 +310,7 @@ struct Avx2Core {
       if (!staged) continue;
       for (uint32_t v = 0; v < kWidth; ++v) {
         uint16_t* const next = t + 1 < shape.tokens ? job.rows[v][t + 1] : nullptr;
-        StageOut<Avx2Core>(shape, *job.layout, v, job.rows[v][t], next);
+        StageOut<Avx2Core>(*job.layout, v, job.rows[v][t], next);
       }
     }
     decoder.Finish(job);

@@ -123,8 +123,18 @@ KVPLANE_INLINE_AVX512 void DecodeTokenRows(Decoder<kWidth>& decoder, const Decod
   }
 }
 
+using Window = __m512i[4];  // 128 elements
+
+KVPLANE_INLINE_AVX512 __m512i Permute(const RansPick& pick, const Window& window) {
+  const __m512i index = _mm512_load_si512(pick.index);
+  const __m512i low = _mm512_maskz_permutex2var_epi16(pick.live, window[0], index, window[1]);
+  return _mm512_mask_mov_epi16(low, pick.upper, _mm512_permutex2var_epi16(window[2], index, window[3]));
+}
+
 struct Avx512Core {
   static constexpr uint32_t kWidths[] = {8, 4, 2, 1};
+
+  static constexpr bool kPicksRows = true;
 
   KVPLANE_TARGET_AVX512 static void Pick(const RansPick* picks, const uint32_t* sources, uint32_t count,
                                          const uint16_t* from, uint16_t* to) {
@@ -134,14 +144,56 @@ struct Avx512Core {
         PickOne(sources + first, lanes, from, to + first);
         continue;
       }
-      const uint16_t* window = from + picks->base;
-      const __m512i index = _mm512_load_si512(picks->index);
-      const __m512i low =
-          _mm512_permutex2var_epi16(_mm512_loadu_si512(window), index, _mm512_loadu_si512(window + 32));
-      const __m512i high =
-          _mm512_permutex2var_epi16(_mm512_loadu_si512(window + 64), index, _mm512_loadu_si512(window + 96));
-      const __mmask32 upper = _mm512_test_epi16_mask(index, Words(64));
-      _mm512_storeu_si512(to + first, _mm512_mask_mov_epi16(low, upper, high));
+      const uint16_t* at = from + picks->base;
+      const Window window = {_mm512_loadu_si512(at), _mm512_loadu_si512(at + 32), _mm512_loadu_si512(at + 64),
+                             _mm512_loadu_si512(at + 96)};
+      _mm512_storeu_si512(to + first, Permute(*picks, window));
+    }
+  }
+
+  // From a row of pages to its lanes: picks of one window share its loads.
+  KVPLANE_TARGET_AVX512 static void PickIn(const RansRows& layout, uint32_t groups, const uint16_t* row,
+                                           uint16_t* lanes) {
+    const RansPick* picks = layout.order->lane_picks;
+    Window window = {};
+    uint32_t base = kRansNoLane;
+    for (uint32_t g = 0; g < groups; ++g) {
+      if (picks[g].base != base) {
+        base = picks[g].base;
+        uint32_t h = base / layout.head_dim;
+        uint32_t c = base % layout.head_dim;
+        for (__m512i& part : window) {
+          if (h < layout.heads) part = _mm512_loadu_si512(row + h * layout.head_stride + c);
+          c += kRansLanes;
+          if (c == layout.head_dim) {
+            c = 0;
+            ++h;
+          }
+        }
+      }
+      _mm512_store_si512(lanes + size_t{g} * kRansLanes, Permute(picks[g], window));
+    }
+  }
+
+  // And back.
+  KVPLANE_TARGET_AVX512 static void PickOut(const RansRows& layout, const uint16_t* lanes, uint16_t* row) {
+    const RansPick* pick = layout.order->element_picks;
+    Window window = {};
+    uint32_t base = kRansNoLane;
+    for (uint32_t h = 0; h < layout.heads; ++h) {
+      for (uint32_t c = 0; c < layout.head_dim; c += kRansLanes, ++pick) {
+        if (pick->base != base) {
+          base = pick->base;
+          for (uint32_t i = 0; i < 4; ++i) window[i] = _mm512_load_si512(lanes + base + i * kRansLanes);
+        }
+        const __m512i values = Permute(*pick, window);
+        uint16_t* const to = row + h * layout.head_stride + c;
+        if (layout.streaming_stores && reinterpret_cast<uintptr_t>(to) % sizeof(__m512i) == 0) {
+          _mm512_stream_si512(reinterpret_cast<__m512i*>(to), values);
+        } else {
+          _mm512_storeu_si512(to, values);
+        }
+      }
     }
   }
 
@@ -182,7 +234,7 @@ KVPLANE_TARGET_AVX512 void DecodeRowsLoop(DecodeJob& job) {
   for (uint32_t t = 0; t < shape.tokens; ++t) {
     uint16_t* rows[kWidth];
     for (uint32_t v = 0; v < kWidth; ++v) {
-      rows[v] = staged ? LaneRow(layout, shape.channels, v) : job.rows[v][t];
+      rows[v] = staged ? LaneRow(layout, v) : job.rows[v][t];
     }
     if (decoder.Fast(shape.groups())) {
       DecodeTokenRows<kWidth, true, kGeneral, kStream>(decoder, job, rows, bypass_at);
@@ -192,7 +244,7 @@ KVPLANE_TARGET_AVX512 void DecodeRowsLoop(DecodeJob& job) {
     if (!staged) continue;
     for (uint32_t v = 0; v < kWidth; ++v) {
       uint16_t* const next = t + 1 < shape.tokens ? job.rows[v][t + 1] : nullptr;
-      StageOut<Avx512Core>(shape, layout, v, job.rows[v][t], next);
+      StageOut<Avx512Core>(layout, v, job.rows[v][t], next);
     }
   }
   if (layout.streaming_stores) _mm_sfence();

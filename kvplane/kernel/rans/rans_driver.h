@@ -78,14 +78,17 @@ inline RowPieces PiecesOf(const RansShape& shape, const RansRows& layout) {
 
 // Scratch of staged rows: per stream one row in lane order, then one row in element order, each padded so
 // that a pick may read 128 elements from any base.
-constexpr size_t PaddedRow(uint32_t channels) {
-  return (size_t{channels} + kRansLanes - 1) / kRansLanes * kRansLanes + 128;
+constexpr size_t PaddedRow(uint32_t elements) {
+  return (size_t{elements} + kRansLanes - 1) / kRansLanes * kRansLanes + 128;
 }
-inline uint16_t* LaneRow(const RansRows& layout, uint32_t channels, uint32_t stream) {
-  return reinterpret_cast<uint16_t*>(layout.scratch) + stream * PaddedRow(channels);
+inline uint16_t* LaneRow(const RansRows& layout, uint32_t stream) {
+  return reinterpret_cast<uint16_t*>(layout.scratch) + stream * PaddedRow(layout.elements());
 }
-inline uint16_t* ElementRow(const RansRows& layout, uint32_t channels) {
-  return LaneRow(layout, channels, kRansMaxStreams);
+inline uint16_t* ElementRow(const RansRows& layout) { return LaneRow(layout, kRansMaxStreams); }
+
+// Whether picks reach right into rows: a group of 32 elements is then one piece of memory.
+inline bool PicksRows(const RansRows& layout) {
+  return layout.order != nullptr && layout.order->aligned && layout.head_dim % kRansLanes == 0;
 }
 
 // Between a token's row in a page and its lane row. Core::Pick permutes 32 values at a time. A staged row is
@@ -102,27 +105,36 @@ inline void PrefetchRow(const RansRows& layout, const uint16_t* row) {
 template <typename Core>
 const uint16_t* StageIn(const RansShape& shape, const RansRows& layout, uint32_t stream, const uint16_t* row,
                         const uint16_t* next) {
-  uint16_t* const lanes = LaneRow(layout, shape.channels, stream);
-  uint16_t* const elements = layout.order == nullptr ? lanes : ElementRow(layout, shape.channels);
+  uint16_t* const lanes = LaneRow(layout, stream);
+  if (next != nullptr) PrefetchRow(layout, next);
+  if constexpr (Core::kPicksRows) {
+    if (PicksRows(layout)) {
+      Core::PickIn(layout, shape.groups(), row, lanes);
+      return lanes;
+    }
+  }
+  uint16_t* const elements = layout.order == nullptr ? lanes : ElementRow(layout);
   for (uint32_t h = 0; h < layout.heads; ++h) {
     std::memcpy(elements + size_t{h} * layout.head_dim, row + h * layout.head_stride,
                 layout.head_dim * sizeof(uint16_t));
   }
-  if (next != nullptr) PrefetchRow(layout, next);
   if (layout.order != nullptr) {
     Core::Pick(layout.order->lane_picks, layout.order->element_of_lane, shape.channels, elements, lanes);
   }
   return lanes;
 }
 template <typename Core>
-void StageOut(const RansShape& shape, const RansRows& layout, uint32_t stream, uint16_t* row,
-              uint16_t* next) {
-  uint16_t* const lanes = LaneRow(layout, shape.channels, stream);
-  uint16_t* const elements = layout.order == nullptr ? lanes : ElementRow(layout, shape.channels);
-  if (layout.order != nullptr) {
-    Core::Pick(layout.order->element_picks, layout.order->lane_of_element, shape.channels, lanes, elements);
-  }
+void StageOut(const RansRows& layout, uint32_t stream, uint16_t* row, uint16_t* next) {
+  uint16_t* const lanes = LaneRow(layout, stream);
   if (next != nullptr && !layout.streaming_stores) PrefetchRow(layout, next);
+  if constexpr (Core::kPicksRows) {
+    if (PicksRows(layout)) return Core::PickOut(layout, lanes, row);
+  }
+  uint16_t* const elements = layout.order == nullptr ? lanes : ElementRow(layout);
+  if (layout.order != nullptr) {
+    Core::Pick(layout.order->element_picks, layout.order->lane_of_element, layout.elements(), lanes,
+               elements);
+  }
   for (uint32_t h = 0; h < layout.heads; ++h) {
     Core::Copy(elements + size_t{h} * layout.head_dim, layout.head_dim, layout.streaming_stores,
                row + h * layout.head_stride);
@@ -130,7 +142,9 @@ void StageOut(const RansShape& shape, const RansRows& layout, uint32_t stream, u
 }
 
 inline void PickOne(const uint32_t* sources, uint32_t count, const uint16_t* from, uint16_t* to) {
-  for (uint32_t i = 0; i < count; ++i) to[i] = from[sources[i]];
+  for (uint32_t i = 0; i < count; ++i) {
+    to[i] = sources[i] == kRansNoLane ? uint16_t{0} : from[sources[i]];
+  }
 }
 
 // A stream is worth decoding when its sections fit and no initial state is below the interval.

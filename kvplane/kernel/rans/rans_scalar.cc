@@ -65,6 +65,7 @@ void Dequantize(const int32_t* levels, const RansScale& scale, uint32_t live, ui
 
 struct ScalarCore {
   static constexpr uint32_t kWidths[] = {1};
+  static constexpr bool kPicksRows = false;
 
   static void Pick(const RansPick*, const uint32_t* sources, uint32_t count, const uint16_t* from,
                    uint16_t* to) {
@@ -139,7 +140,7 @@ struct ScalarCore {
     DecodeState state(job.states[0], job.at[0], job.end[0]);
     const std::byte* bypass = job.bypass[0];
     for (uint32_t t = 0; t < shape.tokens; ++t) {
-      uint16_t* row = staged ? LaneRow(*job.layout, shape.channels, 0) : job.rows[0][t];
+      uint16_t* row = staged ? LaneRow(*job.layout, 0) : job.rows[0][t];
       for (uint32_t g = 0; g < shape.groups(); ++g) {
         uint16_t* group = row + g / job.pieces.head_groups * job.pieces.head_stride +
                           size_t{g % job.pieces.head_groups} * kRansLanes;
@@ -148,7 +149,7 @@ struct ScalarCore {
         DecodeStep(state, levels, live, shape.rungs[g], bypass);
         Dequantize(levels, job.layout->scales[g], live, group);
       }
-      if (staged) StageOut<ScalarCore>(shape, *job.layout, 0, job.rows[0][t], nullptr);
+      if (staged) StageOut<ScalarCore>(*job.layout, 0, job.rows[0][t], nullptr);
     }
     job.corrupt[0] = state.Corrupt();
   }

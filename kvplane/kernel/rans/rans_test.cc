@@ -248,9 +248,10 @@ struct RowSet {
     ASSERT_TRUE(InvertRansOrder(element_of_lane, lane_of_element));
     lane_picks.resize(scales.size());
     element_picks.resize(scales.size());
-    BuildRansPicks(element_of_lane, lane_picks.data());
-    BuildRansPicks(lane_of_element, element_picks.data());
-    order = {element_of_lane.data(), lane_of_element.data(), lane_picks.data(), element_picks.data()};
+    const bool lanes_aligned = BuildRansPicks(element_of_lane, lane_picks.data());
+    const bool elements_aligned = BuildRansPicks(lane_of_element, element_picks.data());
+    order = {element_of_lane.data(), lane_of_element.data(), lane_picks.data(), element_picks.data(),
+             lanes_aligned && elements_aligned && rng.Below(4) != 0};
     layout.order = &order;
   }
 
