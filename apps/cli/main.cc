@@ -223,20 +223,38 @@ void AddBenchQuality(CLI::App* bench, const std::string& command, Action& action
   verb->callback([&action] { action = [] { return CmdBenchQuality(args); }; });
 }
 
+void AddBenchCodec(CLI::App* bench, const std::string& command, Action& action) {
+  static BenchCodecArgs args;
+  args.command = command;
+  CLI::App* verb = Verb(*bench, "codec", "Bytes, error and speed of strategies beside memcpy, zstd and lz4");
+  verb->add_option("--strategies", args.strategies,
+                   "Presets or strategies to measure, comma-separated or repeated; default: all presets");
+  verb->add_option("--profile", args.profile, "Profile of the model, for strategies that take one");
+  verb->add_option("--model", args.model, "Measure on the KV of this model folder on --text");
+  verb->add_option("--text", args.text, "Text file, or folder of *.txt, for --model");
+  verb->add_option("--kv", args.kv, "Measure on raw KV (.npy)");
+  verb->add_option("--synthetic", args.synthetic,
+                   "Measure on synthetic KV (the default): spread=K/V,outliers=,gain=,participation=,sinks=,"
+                   "sink_gain=,theta=,layers=,heads=,head_dim=,seed=")
+      ->expected(0, 1)
+      ->default_str("");
+  verb->add_option("--tokens", args.tokens,
+                   "Tokens of --model (in sequences of its context) or synthetic; 0: 16384 and 8192");
+  verb->add_option("--queries", args.queries, "Queries per sequence of --model, for the error of attention");
+  verb->add_option("--repeats", args.repeats,
+                   "Rounds; the median is reported; 0: sizes and errors, no speed");
+  verb->add_option("--threads", args.threads, "Threads of 'all cores'; 0: one per CPU");
+  verb->add_option("--slice-s", args.slice_s, "Aim of one timed turn, seconds");
+  verb->add_option("--json", args.json, "Also write the measurements to this file");
+  verb->add_option("--svg", args.svg, "Also draw bits per value against error into this file");
+  verb->callback([&action] { action = [] { return CmdBenchCodec(args); }; });
+}
+
 void AddBench(CLI::App& app, const std::string& command, Action& action) {
   CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality or pd");
   bench->require_subcommand(1);
 
-  static BenchCodecArgs codec_args;
-  codec_args.command = command;
-  CLI::App* codec = Verb(*bench, "codec", "Bytes, error and speed of strategies beside memcpy, zstd and lz4");
-  codec->add_option("--strategies", codec_args.strategies, "Strategies to measure")->delimiter(',');
-  codec->add_option("--kv", codec_args.kv, "Raw KV (.npy); default: synthetic with channel outliers on K");
-  codec->add_option("--tokens", codec_args.tokens, "Tokens of the synthetic KV");
-  codec->add_option("--repeats", codec_args.repeats, "Runs per figure; the median is reported");
-  codec->add_option("--seed", codec_args.seed, "Seed of the synthetic KV");
-  codec->add_option("--json", codec_args.json, "Also write the measurements to this file");
-  codec->callback([&action] { action = [] { return CmdBenchCodec(codec_args); }; });
+  AddBenchCodec(bench, command, action);
 
   static BenchEngineArgs engine_args;
   engine_args.command = command;

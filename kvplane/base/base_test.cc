@@ -4,6 +4,7 @@
 #include <fstream>
 #include <set>
 #include <sstream>
+#include <thread>
 #include <vector>
 
 #include "kvplane/base/clock.h"
@@ -75,6 +76,16 @@ TEST(ClockUnit, ManualClockMovesOnlyWhenTold) {
   clock.SleepUntil(start + std::chrono::seconds(1));
   EXPECT_EQ(ToSeconds(clock.Now() - start), 1.0);
   EXPECT_EQ(TimeLeft(clock, start), Duration::zero());
+}
+
+TEST(ClockProperty, ThreadCpuTimeGrowsWithWorkAndNotWithSleep) {
+  const Duration before = ThreadCpuTime();
+  uint64_t sum = 0;
+  while (ThreadCpuTime() - before < std::chrono::milliseconds(2)) sum += Rng(sum).Next();
+  Duration other{};
+  std::thread([&other] { other = ThreadCpuTime(); }).join();
+  EXPECT_GE(ThreadCpuTime() - before, std::chrono::milliseconds(2));
+  EXPECT_LT(other, ThreadCpuTime());  // a thread's own account, not the process's
 }
 
 TEST(RngProperty, SeededReproducibleAndUniform) {

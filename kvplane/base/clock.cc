@@ -1,5 +1,7 @@
 #include "kvplane/base/clock.h"
 
+#include <time.h>  // clock_gettime
+
 #include <algorithm>
 #include <thread>
 
@@ -29,6 +31,12 @@ void ManualClock::SleepUntil(TimePoint when) {
   int64_t now = now_ns_.load();
   while (now < target && !now_ns_.compare_exchange_weak(now, target)) {
   }
+}
+
+Duration ThreadCpuTime() {
+  timespec used{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
 Duration TimeLeft(const Clock& clock, TimePoint deadline, Duration limit) {

@@ -1,0 +1,51 @@
+// What `bench codec` shows of its measurements: a table, the report's rows, a rate-distortion picture.
+//
+// Thread safety: values, pure functions.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "apps/cli/bench_report.h"
+#include "apps/cli/codec_bench/codec_race.h"
+#include "apps/cli/codec_bench/distortion.h"
+#include "apps/cli/plot/scatter_plot.h"
+
+namespace kvplane::cli {
+
+// How strategies are grouped in pictures; the order is that of their colours.
+enum class CodecFamily : uint8_t { kEntropyCoded, kPublished, kTransformed, kFixedWidth, kLossless };
+std::string_view Name(CodecFamily family);
+CodecFamily FamilyOf(const codec::Strategy& strategy, bool published);
+
+struct CodecFigures {
+  std::string label;
+  CodecFamily family = CodecFamily::kLossless;
+  bool two_way = true;                    // false: a yardstick of which only the encode rate means anything
+  bool strategy = false;                  // false: a yardstick
+  std::array<uint64_t, 2> coded_bytes{};  // by tensor::Side
+  uint64_t raw_bytes = 0;                 // of both sides, which have the same
+  SquaredError error;
+  AttentionError attention;  // empty: no queries
+  RaceResult speed;
+
+  double ratio() const;
+  double bits_per_value() const;
+  double bits_per_value(size_t side) const;
+};
+
+// "exact" for an infinite ratio of signal to noise.
+std::string FormatSnr(double db);
+
+// One line per contestant, as text for people. GB/s of bf16: medians, wall time, CPU time where it says so.
+std::string CodecTable(std::span<const CodecFigures> figures);
+
+// Adds a contestant's rows. `where` names the input.
+void AddCodecRows(BenchReport& report, const BenchCase& where, const CodecFigures& figures, size_t workers);
+
+// b/val against SNR of keys and of values, and against attention's error where there are queries.
+ScatterPlot CodecPlot(std::span<const CodecFigures> figures, std::string subtitle);
+
+}  // namespace kvplane::cli
