@@ -39,6 +39,13 @@ struct RansFrequencies {
 // are below 2^32.
 RansFrequencies NormaliseRans(std::span<const uint32_t, kRansMaxAlphabet> counts);
 
+// The frequencies in the form they travel in. Writes at most kRansMaxFrequencyBytes and returns how many.
+// Requires: a sum of 128.
+constexpr size_t kRansMaxFrequencyBytes = 36;
+size_t WriteRansFrequencies(const RansFrequencies& frequencies, std::byte* out);
+// Returns the bytes read from the front of `in`; 0 when they are not what WriteRansFrequencies() writes.
+size_t ReadRansFrequencies(std::span<const std::byte> in, RansFrequencies* frequencies);
+
 // A table in the layouts that the coders look up.
 struct RansTable {
   internal::RansDecodeTable decode;
@@ -49,16 +56,14 @@ struct RansTable {
 // False (and *table undefined) unless the frequencies sum to 128.
 bool BuildRansTable(const RansFrequencies& frequencies, RansTable* table);
 
-// Symbol (t, h, c) of a stream lies at t * token_stride + h * head_stride + c. Requires: heads, head_dim,
-// table_count >= 1, map entries below table_count.
+// Symbol (t, h, c) of a stream lies at t * token_stride + h * head_stride + c. Requires: heads, head_dim
+// >= 1.
 struct RansSymbolShape {
   uint32_t heads = 0;
   uint32_t head_dim = 0;
   size_t head_stride = 0;
   size_t token_stride = 0;
-  const uint8_t* table_of_group = nullptr;  // [heads, head_groups()]
-  const RansTable* tables = nullptr;        // [table_count]
-  uint32_t table_count = 0;
+  const RansTable* const* tables = nullptr;  // [heads]
 
   uint32_t head_groups() const { return (head_dim + kRansLanes - 1) / kRansLanes; }
 };
@@ -76,8 +81,8 @@ struct RansSymbolKernels {
   // Returns the corrupt streams.
   uint32_t (*decode)(const RansSymbolShape& shape, uint32_t streams, const std::span<const std::byte>* in,
                      const uint32_t* tokens, uint8_t* const* symbols);
-  // Adds the occurrences in [rows, columns] symbols, all below 32, to `counts`. columns <= 32, rows <= 2^20.
-  void (*count)(const uint8_t* symbols, uint32_t rows, size_t row_stride, uint32_t columns, uint32_t* counts);
+  // Adds the occurrences in `size` symbols, all below `alphabet` (<= 32), to `counts`; size < 2^32.
+  void (*count)(const uint8_t* symbols, size_t size, uint32_t alphabet, uint32_t* counts);
 };
 
 const RansSymbolKernels& RansSymbols(Isa isa);  // requires: `isa` is available

@@ -4,8 +4,7 @@
 namespace kvplane::kernel::internal {
 namespace {
 
-KVPLANE_INLINE_AVX2 Alphabet AlphabetOf(const RansSymbolShape& shape, uint32_t group, uint32_t lanes) {
-  const RansTable& table = shape.tables[shape.table_of_group[group]];
+KVPLANE_INLINE_AVX2 Alphabet AlphabetOf(const RansTable& table, uint32_t lanes) {
   return {&table.bytes, static_cast<int>(table.alphabet), table.alphabet > 16, LiveMask(lanes)};
 }
 
@@ -42,12 +41,11 @@ KVPLANE_TARGET_AVX2 void EncodeLoop(SymbolEncodeJob& job, uint32_t from, uint32_
   Pair x[kWidth];
   for (uint32_t v = 0; v < kWidth; ++v) x[v] = LoadPair(job.states[v].x);
   for (uint32_t t = to; t-- > from;) {
-    uint32_t group = shape.heads * shape.head_groups();
     for (uint32_t h = shape.heads; h-- > 0;) {
       const size_t row = t * shape.token_stride + h * shape.head_stride;
       for (uint32_t i = shape.head_groups(); i-- > 0;) {
         const uint32_t lanes = std::min(kRansLanes, shape.head_dim - i * kRansLanes);
-        const Alphabet alphabet = AlphabetOf(shape, --group, lanes);
+        const Alphabet alphabet = AlphabetOf(*shape.tables[h], lanes);
         for (uint32_t v = 0; v < kWidth; ++v) {
           const Pair symbols = LoadSymbols<kPartial>(job.symbols[v] + row + i * kRansLanes, lanes);
           Push<kPartial, true>(x[v], job.at[v], symbols, alphabet);
@@ -60,11 +58,11 @@ KVPLANE_TARGET_AVX2 void EncodeLoop(SymbolEncodeJob& job, uint32_t from, uint32_
 
 template <uint32_t kWidth, bool kFast, bool kPartial>
 KVPLANE_INLINE_AVX2 void DecodeHead(Decoder<kWidth>& decoder, const SymbolDecodeJob& job, size_t row,
-                                    uint32_t group) {
+                                    uint32_t head) {
   const RansSymbolShape& shape = *job.shape;
-  for (uint32_t c = 0; c < shape.head_dim; c += kRansLanes, ++group) {
+  for (uint32_t c = 0; c < shape.head_dim; c += kRansLanes) {
     const uint32_t lanes = std::min(kRansLanes, shape.head_dim - c);
-    const Alphabet alphabet = AlphabetOf(shape, group, lanes);
+    const Alphabet alphabet = AlphabetOf(*shape.tables[head], lanes);
     for (uint32_t v = 0; v < kWidth; ++v) {
       const Pair symbols = Pop<kFast, kPartial>(decoder.x[v], decoder.cursor[v], alphabet);
       StoreSymbols<kPartial>(symbols, lanes, job.symbols[v] + row + c);
@@ -81,9 +79,9 @@ KVPLANE_TARGET_AVX2 void DecodeLoop(SymbolDecodeJob& job, uint32_t from, uint32_
     for (uint32_t h = 0; h < shape.heads; ++h) {
       const size_t row = t * shape.token_stride + h * shape.head_stride;
       if (decoder.Fast(groups)) {
-        DecodeHead<kWidth, true, kPartial>(decoder, job, row, h * groups);
+        DecodeHead<kWidth, true, kPartial>(decoder, job, row, h);
       } else {
-        DecodeHead<kWidth, false, kPartial>(decoder, job, row, h * groups);
+        DecodeHead<kWidth, false, kPartial>(decoder, job, row, h);
       }
     }
   }

@@ -3,19 +3,12 @@
 #include "kvplane/kernel/rans/rans_lanes_avx512.h"
 #include "kvplane/kernel/rans/rans_symbols_driver.h"
 
-// A single table stays in registers; several are loaded step by step, as the class ladder is.
-
 namespace kvplane::kernel::internal {
 namespace {
 
-KVPLANE_INLINE_AVX512 const RansTable& TableOf(const RansSymbolShape& shape, uint32_t group) {
-  return shape.tables[shape.table_of_group[group]];
-}
-
-template <uint32_t kWidth, bool kPartial, bool kSingle>
+template <uint32_t kWidth, bool kPartial>
 KVPLANE_TARGET_AVX512 void EncodeLoop(SymbolEncodeJob& job, uint32_t from, uint32_t to) {
   const RansSymbolShape& shape = *job.shape;
-  const EncodeTables single = Load(shape.tables[0].encode);
   __m512i x[kWidth];
   std::byte* at[kWidth];
 #pragma GCC unroll 8
@@ -24,11 +17,10 @@ KVPLANE_TARGET_AVX512 void EncodeLoop(SymbolEncodeJob& job, uint32_t from, uint3
     at[v] = job.at[v];
   }
   for (uint32_t t = to; t-- > from;) {
-    uint32_t group = shape.heads * shape.head_groups();
     for (uint32_t h = shape.heads; h-- > 0;) {
       const size_t row = t * shape.token_stride + h * shape.head_stride;
+      const EncodeTables tables = Load(shape.tables[h]->encode);
       for (uint32_t i = shape.head_groups(); i-- > 0;) {
-        const EncodeTables tables = kSingle ? single : Load(TableOf(shape, --group).encode);
         const __mmask32 live = kPartial ? LiveMask(shape.head_dim - i * kRansLanes) : 0xffffffffu;
 #pragma GCC unroll 8
         for (uint32_t v = 0; v < kWidth; ++v) {
@@ -47,12 +39,12 @@ KVPLANE_TARGET_AVX512 void EncodeLoop(SymbolEncodeJob& job, uint32_t from, uint3
   }
 }
 
-template <uint32_t kWidth, bool kFast, bool kPartial, bool kSingle>
-KVPLANE_INLINE_AVX512 void DecodeHead(Decoder<kWidth>& decoder, const SymbolDecodeJob& job,
-                                      const DecodeTables& single, size_t row, uint32_t group) {
+template <uint32_t kWidth, bool kFast, bool kPartial>
+KVPLANE_INLINE_AVX512 void DecodeHead(Decoder<kWidth>& decoder, const SymbolDecodeJob& job, size_t row,
+                                      uint32_t head) {
   const RansSymbolShape& shape = *job.shape;
-  for (uint32_t c = 0; c < shape.head_dim; c += kRansLanes, ++group) {
-    const DecodeTables tables = kSingle ? single : Load(TableOf(shape, group).decode);
+  const DecodeTables tables = Load(shape.tables[head]->decode);
+  for (uint32_t c = 0; c < shape.head_dim; c += kRansLanes) {
     const __mmask32 live = kPartial ? LiveMask(shape.head_dim - c) : 0xffffffffu;
 #pragma GCC unroll 8
     for (uint32_t v = 0; v < kWidth; ++v) {
@@ -68,19 +60,18 @@ KVPLANE_INLINE_AVX512 void DecodeHead(Decoder<kWidth>& decoder, const SymbolDeco
   }
 }
 
-template <uint32_t kWidth, bool kPartial, bool kSingle>
+template <uint32_t kWidth, bool kPartial>
 KVPLANE_TARGET_AVX512 void DecodeLoop(SymbolDecodeJob& job, uint32_t from, uint32_t to) {
   const RansSymbolShape& shape = *job.shape;
   const uint32_t groups = shape.head_groups();
-  const DecodeTables single = Load(shape.tables[0].decode);
   Decoder<kWidth> decoder(job);
   for (uint32_t t = from; t < to; ++t) {
     for (uint32_t h = 0; h < shape.heads; ++h) {
       const size_t row = t * shape.token_stride + h * shape.head_stride;
       if (decoder.Fast(groups)) {
-        DecodeHead<kWidth, true, kPartial, kSingle>(decoder, job, single, row, h * groups);
+        DecodeHead<kWidth, true, kPartial>(decoder, job, row, h);
       } else {
-        DecodeHead<kWidth, false, kPartial, kSingle>(decoder, job, single, row, h * groups);
+        DecodeHead<kWidth, false, kPartial>(decoder, job, row, h);
       }
     }
   }
@@ -118,7 +109,7 @@ KVPLANE_INLINE_AVX512 void Flush(const __m512i (&pairs)[kCount], __m512i (&even)
                                  __m512i (&odd)[kCount]) {
   const __m512i low = _mm512_set1_epi8(0x0f);
   const __m512i zero = _mm512_setzero_si512();
-#pragma GCC unroll 16
+#pragma GCC unroll 8
   for (uint32_t k = 0; k < kCount; ++k) {
     const __m512i high = _mm512_and_si512(_mm512_srli_epi16(pairs[k], 4), low);
     even[k] = _mm512_add_epi64(even[k], _mm512_sad_epu8(_mm512_and_si512(pairs[k], low), zero));
@@ -126,62 +117,58 @@ KVPLANE_INLINE_AVX512 void Flush(const __m512i (&pairs)[kCount], __m512i (&even)
   }
 }
 
-struct Region {
-  const uint8_t* symbols;
-  uint32_t rows;
-  size_t row_stride;
-  __mmask32 columns;
-};
-
-// Two rows in one vector; what is not there is given the symbol 63, which counts for nothing.
-KVPLANE_INLINE_AVX512 __m512i TwoRows(const Region& region, uint32_t row) {
-  const __m256i none = _mm256_set1_epi8(63);
-  const uint8_t* const first = region.symbols + row * region.row_stride;
-  const __m256i a = _mm256_mask_loadu_epi8(none, region.columns, first);
-  const __m256i b =
-      row + 1 < region.rows ? _mm256_mask_loadu_epi8(none, region.columns, first + region.row_stride) : none;
-  return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+// Behind the end lies the symbol 63, which counts for nothing.
+template <bool kWhole>
+KVPLANE_INLINE_AVX512 __m512i LoadSymbols(const uint8_t* symbols, size_t left) {
+  if constexpr (kWhole) return _mm512_loadu_si512(symbols);
+  const __mmask64 here = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
+  return _mm512_mask_loadu_epi8(_mm512_set1_epi8(63), here, symbols);
 }
 
-// kCount pairs of symbols from 2 * kFirst on.
-template <uint32_t kFirst, uint32_t kCount>
-KVPLANE_TARGET_AVX512 void CountPairs(const Region& region, uint32_t* counts) {
+// The symbols below 2 * kCount, of at most kNibbleRounds vectors.
+template <uint32_t kCount, bool kWhole>
+KVPLANE_INLINE_AVX512 void CountSome(const uint8_t* symbols, size_t size, uint32_t first,
+                                     __m512i (&even)[kCount], __m512i (&odd)[kCount]) {
+  __m512i pairs[kCount];
+#pragma GCC unroll 8
+  for (uint32_t k = 0; k < kCount; ++k) pairs[k] = _mm512_setzero_si512();
+  for (size_t i = 0; i < size; i += 64) {
+    const __m512i vector = LoadSymbols<kWhole>(symbols + i, size - i);
+#pragma GCC unroll 8
+    for (uint32_t k = 0; k < kCount; ++k) {
+      const __m512i increments = _mm512_load_si512(kIncrements.of[first + k].data());
+      pairs[k] = _mm512_add_epi8(pairs[k], _mm512_permutexvar_epi8(vector, increments));
+    }
+  }
+  Flush<kCount>(pairs, even, odd);
+}
+
+// kCount pairs of symbols from 2 * first on.
+template <uint32_t kCount>
+KVPLANE_TARGET_AVX512 void CountPairs(const uint8_t* symbols, size_t size, uint32_t first, uint32_t* counts) {
+  constexpr size_t kRun = size_t{64} * kNibbleRounds;
   __m512i even[kCount], odd[kCount];
   for (uint32_t k = 0; k < kCount; ++k) even[k] = odd[k] = _mm512_setzero_si512();
-  for (uint32_t row = 0; row < region.rows;) {
-    __m512i pairs[kCount];
-    for (uint32_t k = 0; k < kCount; ++k) pairs[k] = _mm512_setzero_si512();
-    const uint32_t stop = std::min(region.rows, row + 2 * kNibbleRounds);
-    for (; row < stop; row += 2) {
-      const __m512i symbols = TwoRows(region, row);
-#pragma GCC unroll 16
-      for (uint32_t k = 0; k < kCount; ++k) {
-        const __m512i increments = _mm512_load_si512(kIncrements.of[kFirst + k].data());
-        pairs[k] = _mm512_add_epi8(pairs[k], _mm512_permutexvar_epi8(symbols, increments));
-      }
-    }
-    Flush<kCount>(pairs, even, odd);
-  }
+  for (; size >= kRun; size -= kRun, symbols += kRun)
+    CountSome<kCount, true>(symbols, kRun, first, even, odd);
+  if (size > 0) CountSome<kCount, false>(symbols, size, first, even, odd);
   for (uint32_t k = 0; k < kCount; ++k) {
-    counts[2 * (kFirst + k)] += static_cast<uint32_t>(_mm512_reduce_add_epi64(even[k]));
-    counts[2 * (kFirst + k) + 1] += static_cast<uint32_t>(_mm512_reduce_add_epi64(odd[k]));
+    counts[2 * (first + k)] += static_cast<uint32_t>(_mm512_reduce_add_epi64(even[k]));
+    counts[2 * (first + k) + 1] += static_cast<uint32_t>(_mm512_reduce_add_epi64(odd[k]));
   }
 }
 
-KVPLANE_TARGET_AVX512 bool AnyAbove15(const Region& region) {
-  __m256i all = _mm256_setzero_si256();
-  for (uint32_t row = 0; row < region.rows; ++row) {
-    all = _mm256_or_si256(all,
-                          _mm256_maskz_loadu_epi8(region.columns, region.symbols + row * region.row_stride));
+// Four pairs at a time: more do not fit the registers, and a second pass over the symbols costs less.
+void Count(const uint8_t* symbols, size_t size, uint32_t alphabet, uint32_t* counts) {
+  constexpr uint32_t kAtOnce = 4;
+  const uint32_t pairs = (alphabet + 1) / 2;
+  for (uint32_t first = 0; first < pairs; first += kAtOnce) {
+    if (pairs - first > kAtOnce / 2) {
+      CountPairs<kAtOnce>(symbols, size, first, counts);
+    } else {
+      CountPairs<kAtOnce / 2>(symbols, size, first, counts);
+    }
   }
-  return _mm256_test_epi8_mask(all, _mm256_set1_epi8(16)) != 0;
-}
-
-KVPLANE_TARGET_AVX512 void Count(const uint8_t* symbols, uint32_t rows, size_t row_stride, uint32_t columns,
-                                 uint32_t* counts) {
-  const Region region = {symbols, rows, row_stride, LiveMask(columns)};
-  CountPairs<0, kPairs / 2>(region, counts);
-  if (AnyAbove15(region)) CountPairs<kPairs / 2, kPairs / 2>(region, counts);
 }
 
 struct Avx512SymbolCore {
@@ -189,17 +176,13 @@ struct Avx512SymbolCore {
 
   template <uint32_t kWidth>
   static void Encode(SymbolEncodeJob& job, uint32_t from, uint32_t to) {
-    const bool single = job.shape->table_count == 1;
-    if (job.shape->head_dim % kRansLanes != 0) return EncodeLoop<kWidth, true, false>(job, from, to);
-    if (single) return EncodeLoop<kWidth, false, true>(job, from, to);
-    EncodeLoop<kWidth, false, false>(job, from, to);
+    if (job.shape->head_dim % kRansLanes != 0) return EncodeLoop<kWidth, true>(job, from, to);
+    EncodeLoop<kWidth, false>(job, from, to);
   }
   template <uint32_t kWidth>
   static void Decode(SymbolDecodeJob& job, uint32_t from, uint32_t to) {
-    const bool single = job.shape->table_count == 1;
-    if (job.shape->head_dim % kRansLanes != 0) return DecodeLoop<kWidth, true, false>(job, from, to);
-    if (single) return DecodeLoop<kWidth, false, true>(job, from, to);
-    DecodeLoop<kWidth, false, false>(job, from, to);
+    if (job.shape->head_dim % kRansLanes != 0) return DecodeLoop<kWidth, true>(job, from, to);
+    DecodeLoop<kWidth, false>(job, from, to);
   }
 };
 

@@ -23,8 +23,7 @@ extern const RansSymbolKernels kRansSymbolsScalar;
 extern const RansSymbolKernels kRansSymbolsAvx2;
 extern const RansSymbolKernels kRansSymbolsAvx512;
 
-void CountSymbolsScalar(const uint8_t* symbols, uint32_t rows, size_t row_stride, uint32_t columns,
-                        uint32_t* counts);
+void CountSymbolsScalar(const uint8_t* symbols, size_t size, uint32_t alphabet, uint32_t* counts);
 
 struct alignas(64) LaneStates {
   uint16_t x[kRansLanes];

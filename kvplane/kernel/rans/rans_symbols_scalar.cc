@@ -6,12 +6,9 @@
 namespace kvplane::kernel::internal {
 
 // Four tables, so that equal neighbours do not wait for each other.
-void CountSymbolsScalar(const uint8_t* symbols, uint32_t rows, size_t row_stride, uint32_t columns,
-                        uint32_t* counts) {
+void CountSymbolsScalar(const uint8_t* symbols, size_t size, uint32_t /*alphabet*/, uint32_t* counts) {
   uint32_t part[4][kRansMaxAlphabet] = {};
-  for (uint32_t r = 0; r < rows; ++r, symbols += row_stride) {
-    for (uint32_t c = 0; c < columns; ++c) ++part[c % 4][symbols[c] % kRansMaxAlphabet];
-  }
+  for (size_t i = 0; i < size; ++i) ++part[i % 4][symbols[i] % kRansMaxAlphabet];
   for (uint32_t s = 0; s < kRansMaxAlphabet; ++s) {
     counts[s] += part[0][s] + part[1][s] + part[2][s] + part[3][s];
   }
@@ -31,8 +28,7 @@ struct ScalarSymbolCore {
       for (uint32_t h = shape.heads; h-- > 0;) {
         const uint8_t* row = job.symbols[0] + t * shape.token_stride + h * shape.head_stride;
         for (uint32_t c = shape.head_dim; c-- > 0;) {
-          const uint8_t table = shape.table_of_group[h * shape.head_groups() + c / kRansLanes];
-          state.Push(c % kRansLanes, row[c], shape.tables[table].encode);
+          state.Push(c % kRansLanes, row[c], shape.tables[h]->encode);
         }
       }
     }
@@ -50,8 +46,7 @@ struct ScalarSymbolCore {
       for (uint32_t h = 0; h < shape.heads; ++h) {
         uint8_t* row = job.symbols[0] + t * shape.token_stride + h * shape.head_stride;
         for (uint32_t c = 0; c < shape.head_dim; ++c) {
-          const uint8_t table = shape.table_of_group[h * shape.head_groups() + c / kRansLanes];
-          row[c] = static_cast<uint8_t>(state.Pop(c % kRansLanes, shape.tables[table].decode));
+          row[c] = static_cast<uint8_t>(state.Pop(c % kRansLanes, shape.tables[h]->decode));
         }
       }
     }

@@ -34,28 +34,25 @@ struct Plan {
     return std::accumulate(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(stream), size_t{0}) *
            shape.token_stride;
   }
-  // The table of every group: how often its symbols occur; `alike` groups share one.
+  // The table of every head: how often its symbols occur; `alike` heads share one.
   void MakeTables(uint32_t alike) {
-    const uint32_t groups = shape.heads * shape.head_groups();
-    const uint32_t count = (groups + alike - 1) / alike;
+    const uint32_t count = (shape.heads + alike - 1) / alike;
     frequencies.clear();
     tables.assign(count, RansTable{});
-    map.resize(groups);
+    table_of_head.resize(shape.heads);
     for (uint32_t k = 0; k < count; ++k) {
       Counts counts = {};
-      for (uint32_t g = k * alike; g < std::min(groups, (k + 1) * alike); ++g) {
-        map[g] = static_cast<uint8_t>(k);
-        const uint32_t first_column = g % shape.head_groups() * kRansLanes;
-        RansSymbols(Isa::kScalar)
-            .count(symbols.data() + g / shape.head_groups() * shape.head_stride + first_column, all_tokens(),
-                   shape.token_stride, std::min(kRansLanes, shape.head_dim - first_column), counts.data());
+      for (uint32_t h = k * alike; h < std::min(shape.heads, (k + 1) * alike); ++h) {
+        table_of_head[h] = &tables[k];
+        for (uint32_t t = 0; t < all_tokens(); ++t) {
+          const uint8_t* row = symbols.data() + t * shape.token_stride + h * shape.head_stride;
+          for (uint32_t c = 0; c < shape.head_dim; ++c) ++counts[row[c]];
+        }
       }
       frequencies.push_back(NormaliseRans(counts));
       EXPECT_TRUE(BuildRansTable(frequencies.back(), &tables[k]));
     }
-    shape.table_of_group = map.data();
-    shape.tables = tables.data();
-    shape.table_count = count;
+    shape.tables = table_of_head.data();
   }
 
   RansSymbolShape shape;
@@ -63,7 +60,7 @@ struct Plan {
   std::vector<uint8_t> symbols;
   std::vector<RansFrequencies> frequencies;
   std::vector<RansTable> tables;
-  std::vector<uint8_t> map;
+  std::vector<const RansTable*> table_of_head;
 };
 
 std::vector<Bytes> Encode(Isa isa, const Plan& plan) {
@@ -291,12 +288,8 @@ TEST(RansSymbolsProperty, SizeIsNearTheEntropy) {
     }
     plan.MakeTables(1000);
     Counts counts = {};
-    for (uint32_t h = 0; h < 8; ++h) {
-      for (uint32_t c = 0; c < 128; c += kRansLanes) {
-        RansSymbols(Isa::kScalar)
-            .count(plan.symbols.data() + h * plan.shape.head_stride + c, 64, plan.shape.token_stride,
-                   kRansLanes, counts.data());
-      }
+    for (size_t i = 0; i < plan.symbols.size(); ++i) {
+      if (i % plan.shape.head_stride < 128) ++counts[plan.symbols[i]];
     }
     const double bytes = static_cast<double>(Encode(Isa::kScalar, plan)[0].size());
     EXPECT_LT(bytes, 1.01 * EntropyBits(counts) / 8) << alphabet;
@@ -306,22 +299,71 @@ TEST(RansSymbolsProperty, SizeIsNearTheEntropy) {
 TEST(RansSymbolsDiff, CountsAreExact) {
   base::Rng rng(73);
   for (int round = 0; round < 500; ++round) {
-    const auto rows = static_cast<uint32_t>(1 + rng.Below(100));
-    const auto columns = static_cast<uint32_t>(1 + rng.Below(32));
-    const size_t stride = columns + rng.Below(100);
     const std::vector<uint8_t> used = RandomAlphabet(rng);
-    std::vector<uint8_t> symbols((rows - 1) * stride + columns);
+    std::vector<uint8_t> symbols(1 + rng.Below(3000));
     Counts expected = {};
     for (uint8_t& s : symbols) s = used[rng.Below(used.size())];
-    for (size_t r = 0; r < rows; ++r) {
-      for (size_t c = 0; c < columns; ++c) ++expected[symbols[r * stride + c]];
-    }
+    for (const uint8_t s : symbols) ++expected[s];
     for (const Isa isa : AvailableIsas()) {
       Counts counts = {};
-      RansSymbols(isa).count(symbols.data(), rows, stride, columns, counts.data());
+      RansSymbols(isa).count(symbols.data(), symbols.size(), used.back() + 1u, counts.data());
       ASSERT_EQ(counts, expected) << Name(isa);
     }
   }
+}
+
+TEST(RansSymbolsUnit, FrequenciesTravelAsBits) {
+  RansFrequencies f;
+  const uint8_t frequencies[] = {29, 0, 71, 0, 0, 28};
+  std::copy_n(frequencies, 6, f.of);
+  std::byte out[kRansMaxFrequencyBytes];
+  // n - 1 = 5; 29: width 5, then 13; 0: width 0; 71: width 7, then 7; 0; 0; the last is what is left.
+  ASSERT_EQ(WriteRansFrequencies(f, out), 4u);
+  const uint8_t expected[] = {0xa5, 0x8d, 0x1f, 0x00};
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(static_cast<uint8_t>(out[i]), expected[i]) << i;
+  f = {};
+  f.of[0] = 128;
+  EXPECT_EQ(WriteRansFrequencies(f, out), 1u);
+  EXPECT_EQ(out[0], std::byte{0});
+}
+
+TEST(RansSymbolsProperty, FrequenciesComeBack) {
+  base::Rng rng(75);
+  for (int round = 0; round < 2000; ++round) {
+    Counts counts = {};
+    for (const uint8_t s : RandomAlphabet(rng)) counts[s] = static_cast<uint32_t>(1 + rng.Below(1000));
+    const RansFrequencies f = NormaliseRans(counts);
+    Bytes bytes(kRansMaxFrequencyBytes);
+    bytes.resize(WriteRansFrequencies(f, bytes.data()));
+    bytes.shrink_to_fit();
+    RansFrequencies back;
+    ASSERT_EQ(ReadRansFrequencies(bytes, &back), bytes.size());
+    ASSERT_EQ(back, f);
+    // One form only: what is read is what would be written.
+    Bytes noise(1 + rng.Below(40));
+    for (std::byte& b : noise) b = static_cast<std::byte>(rng.Below(256));
+    const size_t read = ReadRansFrequencies(noise, &back);
+    if (read == 0) continue;
+    Bytes again(kRansMaxFrequencyBytes);
+    ASSERT_EQ(WriteRansFrequencies(back, again.data()), read);
+    ASSERT_TRUE(std::equal(noise.begin(), noise.begin() + static_cast<ptrdiff_t>(read), again.begin()));
+  }
+}
+
+TEST(RansSymbolsSafety, ImpossibleFrequencies) {
+  const auto read = [](std::initializer_list<int> list) {
+    Bytes bytes;
+    for (const int b : list) bytes.push_back(static_cast<std::byte>(b));
+    RansFrequencies f;
+    return ReadRansFrequencies(bytes, &f);
+  };
+  EXPECT_EQ(read({}), 0u);
+  EXPECT_EQ(read({0x00}), 1u);
+  EXPECT_EQ(read({0x20}), 0u);              // padding
+  EXPECT_EQ(read({0x05, 0x00}), 0u);        // cut
+  EXPECT_EQ(read({0x05, 0x00, 0x00}), 3u);  // five zeros, then 128
+  EXPECT_EQ(read({0xe1, 0x3f}), 2u);        // 127 and 1
+  EXPECT_EQ(read({0xe2, 0xff, 0x00}), 0u);  // 127, then at least 1: nothing is left
 }
 
 // Every truncation and nearly every flipped bit is noticed, alike by all; symbols stay inside their tables.
