@@ -23,18 +23,17 @@ uint32_t PaleyFactor(uint32_t n) {
 HadamardPlan::HadamardPlan(uint32_t n) : n_(n) {
   KVPLANE_CHECK(n >= 1 && n <= kMaxRowChannels);
   if (const uint32_t paley = PaleyFactor(n); paley != 0) {
-    segments_[count_++] = {0, paley, n / paley};
+    Append(0, paley, n / paley);
     return;
   }
   for (uint32_t first = 0; first < n; first += segments_[count_ - 1].block) {
-    segments_[count_++] = {first, 1, std::bit_floor(n - first)};
+    Append(first, 1, std::bit_floor(n - first));
   }
 }
 
-float HadamardPlan::Magnitude(uint32_t channel) const {
-  size_t at = 0;
-  while (channel >= segments_[at].first + segments_[at].order()) ++at;
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(segments_[at].order())));
+void HadamardPlan::Append(uint32_t first, uint32_t paley, uint32_t block) {
+  const double order = static_cast<double>(paley) * block;
+  segments_[count_++] = {first, paley, block, static_cast<float>(1.0 / std::sqrt(order))};
 }
 
 bool PaleyIsNegative(uint32_t order, uint32_t row, uint32_t column) {

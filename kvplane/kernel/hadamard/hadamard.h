@@ -32,6 +32,7 @@ struct HadamardSegment {
   uint32_t first = 0;  // channel
   uint32_t paley = 1;  // order of the Paley matrix: 1 (none), 12, 20, 28
   uint32_t block = 1;  // 2^k
+  float gain = 1.0f;   // RN(1 / sqrt(order)): the magnitude of the gains of its channels
 
   uint32_t order() const { return paley * block; }
   bool operator==(const HadamardSegment&) const = default;
@@ -44,10 +45,10 @@ class HadamardPlan {
 
   uint32_t n() const { return n_; }
   std::span<const HadamardSegment> segments() const { return {segments_.data(), count_}; }
-  // RN(1 / sqrt(order)) of the segment that holds the channel: the magnitude of its gain.
-  float Magnitude(uint32_t channel) const;
 
  private:
+  void Append(uint32_t first, uint32_t paley, uint32_t block);
+
   static constexpr size_t kMaxSegments = 11;  // the bits of kMaxRowChannels
   uint32_t n_;
   size_t count_ = 0;
