@@ -41,6 +41,10 @@ base::Result<std::unique_ptr<KvReceiver>> KvReceiver::Create(transport::Transpor
   if (options.stall_timeout <= base::Duration::zero() || options.connect_timeout <= base::Duration::zero()) {
     return base::InvalidArgument("stall_timeout and connect_timeout must be positive");
   }
+  if (options.profiles.all().size() > kMaxHelloProfiles) {
+    return base::InvalidArgument("{} profiles; a decode node takes at most {}", options.profiles.all().size(),
+                                 kMaxHelloProfiles);
+  }
   return std::unique_ptr<KvReceiver>(
       std::make_unique<CoreKvReceiver>(std::make_shared<ReceiverCore>(transport, options)));
 }

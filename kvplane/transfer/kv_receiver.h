@@ -18,6 +18,7 @@
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
+#include "kvplane/codec/model_profile.h"
 #include "kvplane/tensor/kv_view.h"
 #include "kvplane/transfer/transfer.h"
 #include "kvplane/transport/stream.h"
@@ -33,6 +34,8 @@ struct KvReceiverOptions {
   // A transfer on which nothing arrives for this long (after the prefill node accepted it) is failed, unless
   // tiles of others keep arriving from that node: the more urgent go first, then only the deadline counts.
   base::Duration stall_timeout = std::chrono::seconds(10);
+  // What may be decoded with; told to every prefill node. At most kMaxHelloProfiles (wire_frames.h).
+  codec::ProfileSet profiles{};
 };
 
 struct KvPull {

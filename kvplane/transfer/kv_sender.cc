@@ -32,6 +32,10 @@ class CoreKvSender final : public KvSender {
     KVPLANE_ASSIGN_OR_RETURN(auto transfer, core_->Offer(std::move(offer)));
     return std::shared_ptr<SendSession>(std::make_shared<CoreSendSession>(core_, std::move(transfer)));
   }
+  base::Status CheckStrategy(const codec::Strategy& strategy,
+                             std::shared_ptr<const codec::ModelProfile> profile) override {
+    return core_->CheckStrategy(strategy, std::move(profile));
+  }
   std::string endpoint() const override { return core_->endpoint(); }
   uint64_t backlog_bytes() const override { return core_->backlog_bytes(); }
 

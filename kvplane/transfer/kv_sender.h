@@ -22,6 +22,7 @@
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
+#include "kvplane/codec/model_profile.h"
 #include "kvplane/codec/strategy.h"  // Strategy
 #include "kvplane/tensor/kv_view.h"
 #include "kvplane/transfer/transfer.h"
@@ -43,6 +44,8 @@ struct KvOffer {
   std::string transfer_id;
   KvDescriptor descriptor;
   codec::Strategy strategy;
+  // What the strategy codes with where it needs one; the receiver must have it too. Of this model.
+  std::shared_ptr<const codec::ModelProfile> profile{};
   std::span<const tensor::LayerPages> layers;  // [layers]; copied (addresses, not pages)
   base::TimePoint deadline;                    // the transfer fails with kDeadlineExceeded at this time
   OnComplete on_complete;
@@ -71,8 +74,13 @@ class KvSender {
                                                         const KvSenderOptions& options);
 
   // kInvalidArgument (bad id, duplicate id, pages that do not fit the descriptor), kUnimplemented (dtype or
-  // strategy), kResourceExhausted (max_offers). `on_complete` comes only for an offer that was taken.
+  // strategy), kFailedPrecondition (the strategy needs a profile: none given, or of another model),
+  // kResourceExhausted (max_offers). `on_complete` comes only for an offer that was taken.
   virtual base::Result<std::shared_ptr<SendSession>> Offer(KvOffer offer) = 0;
+
+  // What Offer() would say of this strategy; a strategy asked for once is ready for later offers.
+  virtual base::Status CheckStrategy(const codec::Strategy& strategy,
+                                     std::shared_ptr<const codec::ModelProfile> profile) = 0;
 
   virtual std::string endpoint() const = 0;  // with the real port
   // Bytes posted but not yet acknowledged, all transfers (the link's backlog), in raw bytes.

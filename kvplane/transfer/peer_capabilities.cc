@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "kvplane/codec/profile_match.h"
 #include "kvplane/codec/stage_registry.h"
 #include "kvplane/codec/tile_codec.h"
 
@@ -22,7 +23,7 @@ base::Status CheckField(uint64_t offered, uint64_t pulled, std::string_view fiel
 
 }  // namespace
 
-HelloFrame MakeHello(uint8_t role, uint64_t credit_bytes) {
+HelloFrame MakeHello(uint8_t role, uint64_t credit_bytes, const codec::ProfileSet& profiles) {
   HelloFrame hello;
   hello.role = role;
   hello.max_body_bytes = kMaxBodyBytes;
@@ -30,10 +31,12 @@ HelloFrame MakeHello(uint8_t role, uint64_t credit_bytes) {
   hello.dtypes = {static_cast<uint8_t>(tensor::DType::kBf16)};
   for (const codec::StageDescriptor& stage : codec::Stages()) hello.stage_ids.push_back(stage.id);
   hello.software = kSoftware;
+  for (const auto& profile : profiles.all()) hello.profiles.push_back(profile->id());
   return hello;
 }
 
-base::Status CheckPeer(const HelloFrame& peer, const codec::Strategy& strategy, const TileGrid& grid) {
+base::Status CheckPeer(const HelloFrame& peer, const codec::Strategy& strategy, const TileGrid& grid,
+                       const codec::ModelProfile* profile) {
   if (!Contains(peer.dtypes, static_cast<uint8_t>(grid.geometry.dtype))) {
     return base::Unimplemented("the decode node cannot take dtype {}", tensor::Name(grid.geometry.dtype));
   }
@@ -44,6 +47,12 @@ base::Status CheckPeer(const HelloFrame& peer, const codec::Strategy& strategy, 
       }
     }
   }
+  if (profile != nullptr &&
+      std::find(peer.profiles.begin(), peer.profiles.end(), profile->id()) == peer.profiles.end()) {
+    return base::FailedPrecondition(
+        "the decode node has not loaded the profile {}, which the strategy \"{}\" needs (--profile)",
+        profile->id().ToHex(), strategy.ToString());
+  }
   // A coded tile is at most its raw bytes and the method byte.
   const codec::TileShape largest{std::min(tensor::kTileTokens, grid.tokens), grid.group_heads,
                                  grid.geometry.head_dim};
@@ -52,6 +61,31 @@ base::Status CheckPeer(const HelloFrame& peer, const codec::Strategy& strategy, 
                                largest.raw_bytes() + 1, std::min(peer.max_body_bytes, kMaxBodyBytes));
   }
   return base::Status::Ok();
+}
+
+base::Result<std::shared_ptr<const codec::ModelProfile>> ProfileOf(
+    const OpenFrame& open, std::span<const codec::Strategy> strategies, const KvDescriptor& descriptor,
+    const codec::ProfileSet& loaded) {
+  bool needed = false;
+  for (const codec::Strategy& strategy : strategies) {
+    needed = needed || strategy.needs_profile();
+    if (strategy.needs_all_heads() && open.group_heads != descriptor.geometry.kv_heads) {
+      return base::Corrupt("OPEN cuts {} KV heads into groups of {}, the strategy \"{}\" codes all together",
+                           descriptor.geometry.kv_heads, open.group_heads, strategy.ToString());
+    }
+  }
+  if (open.profile.none()) {
+    if (needed) return base::Corrupt("OPEN names no profile, and a strategy of it needs one");
+    return std::shared_ptr<const codec::ModelProfile>();
+  }
+  if (!needed) return base::Corrupt("OPEN names the profile {}, which nothing takes", open.profile.ToHex());
+  std::shared_ptr<const codec::ModelProfile> profile = loaded.Find(open.profile);
+  if (profile == nullptr) {
+    return base::FailedPrecondition("the profile {} is not loaded here (--profile)", open.profile.ToHex());
+  }
+  KVPLANE_RETURN_IF_ERROR(
+      codec::CheckProfileMatches(*profile, descriptor.geometry, descriptor.model_fingerprint));
+  return profile;
 }
 
 base::Status CheckSameKv(const KvDescriptor& offered, const KvDescriptor& pulled) {

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "kvplane/base/mutex.h"
+#include "kvplane/codec/codec_cache.h"
 #include "kvplane/transfer/frame_reader.h"
 #include "kvplane/transfer/kv_receiver.h"
 #include "kvplane/transfer/receiver_state.h"
@@ -83,8 +84,16 @@ class ReceiverCore {
       KVPLANE_EXCLUDES(mutex_);
   base::Status HandleTransferFrameLocked(const std::shared_ptr<ReceiverLink>& link, const FrameReader& reader)
       KVPLANE_REQUIRES(mutex_);
-  // Takes over what OPEN says; the reason is an error of the transfer, not of the link.
-  base::Status OpenTransferLocked(RecvTransfer& transfer, const OpenFrame& open) KVPLANE_REQUIRES(mutex_);
+  base::Status HandleOpen(const std::shared_ptr<ReceiverLink>& link, const FrameReader& reader)
+      KVPLANE_EXCLUDES(mutex_);
+  // The codecs of OPEN's strategies; the reason is an error of the transfer, not of the link.
+  base::Result<std::vector<codec::SideCodecs>> BindStrategies(const OpenFrame& open,
+                                                              const KvDescriptor& descriptor,
+                                                              bool accept_lossy) KVPLANE_EXCLUDES(mutex_);
+  // Takes over what OPEN says; an error is the transfer's.
+  base::Status OpenTransferLocked(RecvTransfer& transfer, const OpenFrame& open,
+                                  base::Result<std::vector<codec::SideCodecs>> codecs)
+      KVPLANE_REQUIRES(mutex_);
   base::Status HandleTile(const std::shared_ptr<ReceiverLink>& link, FrameReader& reader)
       KVPLANE_EXCLUDES(mutex_);
   // Checks a tile's header and claims its place; an error is the transfer's.
@@ -101,6 +110,7 @@ class ReceiverCore {
 
   transport::Transport& transport_;
   const KvReceiverOptions options_;
+  codec::CodecCache codecs_;
   BufferPool pool_;  // before everything that may hold a buffer
 
   mutable base::Mutex mutex_;

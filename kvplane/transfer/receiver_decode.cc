@@ -45,7 +45,7 @@ void ReceiverCore::DecodeTile(const CodedTile& coded, codec::Workspace& workspac
     reason = kNackChecksum;
   } else {
     const tensor::TileView view = transfer.grid.ViewOf(transfer.pages.layer(coded.tile.layer), coded.tile);
-    status = coded.codec->Decode(body, workspace, view);
+    status = coded.codec->Decode(body, workspace, view, transfer.grid.ContextOf(coded.tile));
   }
   const base::TimePoint end = Now();
 

@@ -24,6 +24,18 @@ constexpr base::Duration kMaxPatience = std::chrono::hours(1);
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
 
+base::Result<std::vector<codec::Strategy>> StrategiesOf(const OpenFrame& open) {
+  std::vector<codec::Strategy> strategies;
+  for (const auto& [key, value] : open.strategies) {
+    auto k = codec::SideStrategy::ParseCanonical(key, tensor::Side::kKey);
+    if (!k.ok()) return base::Corrupt("OPEN key strategy: {}", k.status().message());
+    auto v = codec::SideStrategy::ParseCanonical(value, tensor::Side::kValue);
+    if (!v.ok()) return base::Corrupt("OPEN value strategy: {}", v.status().message());
+    strategies.emplace_back(*std::move(k), *std::move(v));
+  }
+  return strategies;
+}
+
 }  // namespace
 
 void ReceiverCore::AttachLocked(const std::shared_ptr<RecvTransfer>& transfer) {
@@ -99,7 +111,8 @@ base::Status ReceiverCore::Serve(const std::shared_ptr<ReceiverLink>& link) {
 
 base::Status ReceiverCore::Greet(const std::shared_ptr<ReceiverLink>& link, FrameReader& reader,
                                  base::TimePoint deadline) {
-  const std::vector<std::byte> mine = EncodeFrame(0, MakeHello(kRoleReceiver, options_.credit_bytes));
+  const std::vector<std::byte> mine =
+      EncodeFrame(0, MakeHello(kRoleReceiver, options_.credit_bytes, options_.profiles));
   const std::span<const std::byte> piece(mine);
   KVPLANE_RETURN_IF_ERROR(link->stream->Write({&piece, 1}, deadline));
   KVPLANE_RETURN_IF_ERROR(reader.Next(deadline, deadline));
@@ -137,11 +150,11 @@ base::Status ReceiverCore::ReadFrames(const std::shared_ptr<ReceiverLink>& link,
 base::Status ReceiverCore::HandleFrame(const std::shared_ptr<ReceiverLink>& link, FrameReader& reader) {
   if (reader.type() == FrameType::kTile) return HandleTile(link, reader);
   if (reader.header().body_bytes > 0) KVPLANE_RETURN_IF_ERROR(reader.SkipBody());
+  if (reader.type() == FrameType::kOpen) return HandleOpen(link, reader);
   base::MutexLock lock(mutex_);
   if (link->closed) return base::Cancelled("connection closed");
   link->last_arrival = Now();
   switch (reader.type()) {
-    case FrameType::kOpen:
     case FrameType::kFirstToken:
     case FrameType::kDone:
     case FrameType::kAbort:
@@ -154,6 +167,7 @@ base::Status ReceiverCore::HandleFrame(const std::shared_ptr<ReceiverLink>& link
     case FrameType::kPong:
       return base::Status::Ok();
     case FrameType::kTile:  // above
+    case FrameType::kOpen:
     case FrameType::kHello:
     case FrameType::kPull:
     case FrameType::kCredit:
@@ -180,11 +194,6 @@ base::Status ReceiverCore::HandleTransferFrameLocked(const std::shared_ptr<Recei
   if (reader.type() == FrameType::kAbort) {
     KVPLANE_ASSIGN_OR_RETURN(const AbortFrame abort, ParseAbort(reader.head()));
     FinishLocked(transfer, abort.status.Annotate("prefill node"));
-  } else if (reader.type() == FrameType::kOpen) {
-    KVPLANE_ASSIGN_OR_RETURN(const OpenFrame open, ParseOpen(reader.head()));
-    if (base::Status status = OpenTransferLocked(*transfer, open); !status.ok()) {
-      AbortLocked(transfer, std::move(status));
-    }
   } else if (!transfer->opened) {
     AbortLocked(transfer, base::Corrupt("frame of type {} before OPEN", reader.header().type));
   } else if (reader.type() == FrameType::kFirstToken) {
@@ -204,7 +213,47 @@ base::Status ReceiverCore::HandleTransferFrameLocked(const std::shared_ptr<Recei
   return base::Status::Ok();
 }
 
-base::Status ReceiverCore::OpenTransferLocked(RecvTransfer& transfer, const OpenFrame& open) {
+base::Status ReceiverCore::HandleOpen(const std::shared_ptr<ReceiverLink>& link, const FrameReader& reader) {
+  KVPLANE_ASSIGN_OR_RETURN(const OpenFrame open, ParseOpen(reader.head()));
+  std::shared_ptr<RecvTransfer> transfer;
+  {
+    base::MutexLock lock(mutex_);
+    if (link->closed) return base::Cancelled("connection closed");
+    link->last_arrival = Now();
+    const auto found = link->streams.find(reader.header().stream);
+    if (found == link->streams.end()) return base::Status::Ok();  // it has just ended here
+    transfer = found->second;
+    transfer->bytes_wire += reader.frame_bytes();
+    transfer->last_arrival = link->last_arrival;
+  }
+  // Outside the lock: a strategy that is new here takes its time.
+  auto codecs = BindStrategies(open, transfer->descriptor, transfer->accept_lossy);
+  base::MutexLock lock(mutex_);
+  if (transfer->finished || transfer->link != link) return base::Status::Ok();
+  if (base::Status status = OpenTransferLocked(*transfer, open, std::move(codecs)); !status.ok()) {
+    AbortLocked(transfer, std::move(status));
+  }
+  return base::Status::Ok();
+}
+
+base::Result<std::vector<codec::SideCodecs>> ReceiverCore::BindStrategies(const OpenFrame& open,
+                                                                          const KvDescriptor& descriptor,
+                                                                          bool accept_lossy) {
+  KVPLANE_ASSIGN_OR_RETURN(const std::vector<codec::Strategy> strategies, StrategiesOf(open));
+  KVPLANE_ASSIGN_OR_RETURN(const std::shared_ptr<const codec::ModelProfile> profile,
+                           ProfileOf(open, strategies, descriptor, options_.profiles));
+  std::vector<codec::SideCodecs> codecs;
+  for (const codec::Strategy& strategy : strategies) {
+    if (strategy.lossy() && !accept_lossy) {
+      return base::FailedPrecondition("the offered strategy is lossy and exact KV was asked for");
+    }
+    KVPLANE_ASSIGN_OR_RETURN(codecs.emplace_back(), codecs_.Bind(strategy, profile));
+  }
+  return codecs;
+}
+
+base::Status ReceiverCore::OpenTransferLocked(RecvTransfer& transfer, const OpenFrame& open,
+                                              base::Result<std::vector<codec::SideCodecs>> codecs) {
   if (transfer.opened) return base::Corrupt("OPEN twice");
   if (open.tokens != transfer.descriptor.tokens || open.tile_tokens != tensor::kTileTokens) {
     return base::Corrupt("OPEN of {} tokens in tiles of {}; {} in tiles of {} were asked for", open.tokens,
@@ -212,21 +261,9 @@ base::Status ReceiverCore::OpenTransferLocked(RecvTransfer& transfer, const Open
   }
   auto grid = TileGrid::Create(transfer.descriptor, open.group_heads);
   if (!grid.ok()) return base::Corrupt("OPEN: {}", grid.status().message());
-  bool lossy = false;
-  for (const auto& [key, value] : open.strategies) {
-    SideCodecs codecs;
-    KVPLANE_ASSIGN_OR_RETURN(codecs[0],
-                             codec::TileCodec::FromWire(std::as_bytes(std::span(key)), tensor::Side::kKey));
-    KVPLANE_ASSIGN_OR_RETURN(
-        codecs[1], codec::TileCodec::FromWire(std::as_bytes(std::span(value)), tensor::Side::kValue));
-    lossy = lossy || codecs[0]->lossy() || codecs[1]->lossy();
-    transfer.codecs.push_back(std::move(codecs));
-  }
-  if (lossy && !transfer.accept_lossy) {
-    return base::FailedPrecondition("the offered strategy is lossy and exact KV was asked for");
-  }
+  KVPLANE_ASSIGN_OR_RETURN(transfer.codecs, std::move(codecs));
   transfer.grid = *grid;
-  const SideCodecs& first = transfer.codecs.front();
+  const codec::SideCodecs& first = transfer.codecs.front();
   transfer.strategy = codec::Strategy(first[0]->strategy(), first[1]->strategy()).ToString();
   const codec::TileShape largest{std::min(tensor::kTileTokens, transfer.grid.tokens),
                                  transfer.grid.group_heads, transfer.grid.geometry.head_dim};

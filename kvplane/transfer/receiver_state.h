@@ -4,7 +4,6 @@
 // once the object is shared.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "kvplane/base/mutex.h"
+#include "kvplane/codec/codec_cache.h"
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/transfer/buffer_pool.h"
 #include "kvplane/transfer/kv_receiver.h"
@@ -27,9 +27,6 @@ namespace kvplane::transfer {
 struct ReceiverLink;
 
 enum class TileState : uint8_t { kMissing, kHeld, kDecoded };
-
-// The codecs of one entry of OPEN's strategies, by side.
-using SideCodecs = std::array<std::shared_ptr<const codec::TileCodec>, 2>;
 
 struct RecvTransfer {
   std::string endpoint;
@@ -53,7 +50,7 @@ struct RecvTransfer {
 
   // guarded: set by OPEN, constant afterwards (readers outside the lock got them after it)
   TileGrid grid;
-  std::vector<SideCodecs> codecs;
+  std::vector<codec::SideCodecs> codecs;  // of OPEN's strategies
   std::string strategy;
 
   // guarded: progress

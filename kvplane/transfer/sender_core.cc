@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kvplane/base/log.h"
+#include "kvplane/codec/profile_match.h"
 #include "kvplane/transfer/peer_capabilities.h"
 
 namespace kvplane::transfer {
@@ -63,12 +64,16 @@ void SenderCore::Stop() {
 base::Result<std::shared_ptr<SendTransfer>> SenderCore::Offer(KvOffer offer) {
   KVPLANE_RETURN_IF_ERROR(CheckTransferId(offer.transfer_id));
   auto transfer = std::make_shared<SendTransfer>();
-  const uint32_t group_heads = std::min(kTileGroupHeads, offer.descriptor.geometry.kv_heads);
+  const uint32_t kv_heads = offer.descriptor.geometry.kv_heads;
+  const uint32_t group_heads =
+      offer.strategy.needs_all_heads() ? kv_heads : std::min(kTileGroupHeads, kv_heads);
   KVPLANE_ASSIGN_OR_RETURN(transfer->grid, TileGrid::Create(offer.descriptor, group_heads));
   KVPLANE_ASSIGN_OR_RETURN(transfer->pages, PageTable::Create(offer.layers, transfer->grid));
-  for (const tensor::Side side : tensor::kSides) {
-    KVPLANE_ASSIGN_OR_RETURN(transfer->codecs[static_cast<size_t>(side)],
-                             codec::TileCodec::Create(offer.strategy.side(side), side));
+  KVPLANE_ASSIGN_OR_RETURN(transfer->codecs, codecs_.Bind(offer.strategy, offer.profile));
+  if (offer.strategy.needs_profile()) {
+    KVPLANE_RETURN_IF_ERROR(codec::CheckProfileMatches(*offer.profile, offer.descriptor.geometry,
+                                                       offer.descriptor.model_fingerprint));
+    transfer->profile = std::move(offer.profile);
   }
   transfer->id = std::move(offer.transfer_id);
   transfer->descriptor = offer.descriptor;
@@ -153,7 +158,9 @@ void SenderCore::AttachLocked(const std::shared_ptr<SendTransfer>& transfer,
   if (link->streams.empty()) ++busy_links_;
   link->streams[stream] = transfer;
   base::Status status = CheckSameKv(transfer->descriptor, pull.descriptor);
-  if (status.ok()) status = CheckPeer(link->peer, transfer->strategy, transfer->grid);
+  if (status.ok()) {
+    status = CheckPeer(link->peer, transfer->strategy, transfer->grid, transfer->profile.get());
+  }
   if (status.ok() && transfer->strategy.lossy() && !pull.accept_lossy) {
     status = base::FailedPrecondition("strategy \"{}\" is lossy and the decode node wants exact KV",
                                       transfer->strategy.ToString());
@@ -167,6 +174,7 @@ void SenderCore::AttachLocked(const std::shared_ptr<SendTransfer>& transfer,
   open.group_heads = static_cast<uint16_t>(transfer->grid.group_heads);
   open.strategies.emplace_back(transfer->strategy.side(tensor::Side::kKey).ToString(),
                                transfer->strategy.side(tensor::Side::kValue).ToString());
+  if (transfer->profile != nullptr) open.profile = transfer->profile->id();
   PushLocked(link, EncodeFrame(stream, open), transfer);
   if (transfer->first_token.has_value()) {
     PushLocked(link, EncodeFrame(stream, FirstTokenFrame{*transfer->first_token}), transfer);

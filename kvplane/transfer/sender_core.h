@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "kvplane/base/mutex.h"
+#include "kvplane/codec/codec_cache.h"
 #include "kvplane/transfer/frame_reader.h"
 #include "kvplane/transfer/kv_sender.h"
 #include "kvplane/transfer/sender_state.h"
@@ -39,6 +40,10 @@ class SenderCore {
   void Stop() KVPLANE_EXCLUDES(mutex_);
 
   base::Result<std::shared_ptr<SendTransfer>> Offer(KvOffer offer) KVPLANE_EXCLUDES(mutex_);
+  base::Status CheckStrategy(const codec::Strategy& strategy,
+                             std::shared_ptr<const codec::ModelProfile> profile) {
+    return codecs_.Bind(strategy, std::move(profile)).status();
+  }
   void PostLayer(const std::shared_ptr<SendTransfer>& transfer, uint32_t layer, uint32_t first_token,
                  uint32_t tokens) KVPLANE_EXCLUDES(mutex_);
   void PostFirstToken(const std::shared_ptr<SendTransfer>& transfer, FirstToken token)
@@ -123,6 +128,7 @@ class SenderCore {
 
   const std::unique_ptr<transport::Listener> listener_;
   const KvSenderOptions options_;
+  codec::CodecCache codecs_;
   BufferPool pool_;  // before everything that may hold a buffer
 
   mutable base::Mutex mutex_;

@@ -38,7 +38,8 @@ base::Result<ReadyTile> EncodeTile(const SendTransfer& transfer, const TileGrid:
   const size_t capacity = codec.MaxEncodedBytes(transfer.grid.ShapeOf(tile));
   BufferPool::Buffer body = pool.Take(capacity);
   const tensor::TileView view = transfer.grid.ViewOf(transfer.pages.layer(tile.layer), tile);
-  KVPLANE_ASSIGN_OR_RETURN(const size_t bytes, codec.Encode(tensor::AsConst(view), workspace, body.bytes()));
+  KVPLANE_ASSIGN_OR_RETURN(const size_t bytes, codec.Encode(tensor::AsConst(view), workspace, body.bytes(),
+                                                            transfer.grid.ContextOf(tile)));
   body.Shrink(bytes);
   if (bytes <= capacity / 2) {
     // Waiting tiles are counted by their coded size, so they must not hold on to the room for a raw one.

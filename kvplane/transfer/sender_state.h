@@ -5,7 +5,6 @@
 // callbacks), tiles are tens of kilobytes, and there is no lock order to get wrong.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -19,6 +18,7 @@
 #include <vector>
 
 #include "kvplane/base/mutex.h"
+#include "kvplane/codec/codec_cache.h"
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/transfer/buffer_pool.h"
 #include "kvplane/transfer/kv_sender.h"
@@ -49,7 +49,8 @@ struct SendTransfer {
   std::string id;
   KvDescriptor descriptor;
   codec::Strategy strategy;
-  std::array<std::shared_ptr<const codec::TileCodec>, 2> codecs;  // by side
+  std::shared_ptr<const codec::ModelProfile> profile;  // null: the strategy needs none
+  codec::SideCodecs codecs;
   TileGrid grid;
   PageTable pages;
   base::TimePoint deadline;

@@ -14,6 +14,7 @@
 
 #include "kvplane/base/status.h"
 #include "kvplane/codec/tile_codec.h"
+#include "kvplane/codec/tile_context.h"
 #include "kvplane/tensor/kv_view.h"
 #include "kvplane/transfer/transfer.h"
 
@@ -66,6 +67,16 @@ struct TileGrid {
   // The tile a frame names by its coordinates, if there is one that begins exactly there.
   std::optional<Tile> Find(uint32_t layer, tensor::Side side, uint32_t group, uint32_t first_token) const;
 
+  // Where a tile stands, the same at both ends: positions count from the start of the prompt.
+  codec::TileContext ContextOf(const Tile& tile) const {
+    return {.layer = tile.layer,
+            .layers = geometry.layers,
+            .first_head = tile.first_head,
+            .kv_heads = geometry.kv_heads,
+            .first_position = tile.first_token,
+            .end_position = tokens,
+            .quality = 0};
+  }
   codec::TileShape ShapeOf(const Tile& tile) const { return {tile.tokens, tile.heads, geometry.head_dim}; }
   tensor::TileView ViewOf(const tensor::LayerPages& layer, const Tile& tile) const {
     return tensor::MakeTileView(layer, tile.side, tile.first_token, tile.tokens, tile.first_head, tile.heads,

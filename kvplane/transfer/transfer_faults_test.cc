@@ -25,6 +25,11 @@ using base::StatusCode;
 
 constexpr const char* kInproc = "inproc://prefill";
 constexpr uint16_t kPoison = 0x1234;
+constexpr const char* kProfiled = "heads(ratio=50) | levels(m=16,low=2) | pack";
+
+// Stall timeout of tests in which a peer that works must not look silent: it is taken for dead when it leaves
+// a ping unanswered for half of this, so a loaded machine must not freeze it for that long.
+constexpr base::Duration kPatientStall = std::chrono::seconds(1);
 
 class TransferFaults : public ::testing::Test {
  protected:
@@ -320,10 +325,64 @@ TEST_F(TransferFaultsUnit, AStrictReaderNeverGetsLossyKv) {
   EXPECT_TRUE(transfer.received.AllEqual(0x7fff));
 }
 
+// The prefill node refuses before a tile is coded, and says what is missing.
+TEST_F(TransferFaultsUnit, AProfileTheReceiverLacksIsNamed) {
+  const auto geometry = Geometry(2, 2, 16);
+  const auto needed = ProfileFor(geometry, 1);
+  const auto loaded = ProfileFor(geometry, 2);
+  auto transport = transport::CreateInprocTransport();
+  KvReceiverOptions receive;
+  receive.profiles.Add(loaded);
+  Ends ends(*transport, kInproc, {}, receive);
+  TestTransfer transfer(geometry, 100);
+  KvOffer offer = transfer.MakeOffer("a", kProfiled);
+  offer.profile = needed;
+  auto session = *ends.sender->Offer(std::move(offer));
+  transfer.PostAll(*session);
+  auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a"));
+  for (Completion* done : {&transfer.sender_done, &transfer.receiver_done}) {
+    const TransferOutcome outcome = done->Wait();
+    EXPECT_EQ(outcome.status.code(), StatusCode::kFailedPrecondition);
+    EXPECT_NE(outcome.status.message().find(needed->id().ToHex()), std::string::npos)
+        << outcome.status.ToString();
+    EXPECT_EQ(outcome.tiles, 0u);
+  }
+  EXPECT_TRUE(transfer.received.AllEqual(0x7fff));
+}
+
+TEST_F(TransferFaultsUnit, AnOfferWithoutItsProfileOrWithAForeignOneIsRefused) {
+  const auto geometry = Geometry(2, 2, 16);
+  auto transport = transport::CreateInprocTransport();
+  Ends ends(*transport, kInproc);
+  TestTransfer transfer(geometry, 100);
+  const base::Status without = ends.sender->Offer(transfer.MakeOffer("a", kProfiled)).status();
+  EXPECT_EQ(without.code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(without.message().find("L4"), std::string::npos) << without.ToString();
+  KvOffer foreign = transfer.MakeOffer("a", kProfiled);
+  foreign.profile = ProfileFor(Geometry(3, 2, 16));
+  EXPECT_EQ(ends.sender->Offer(std::move(foreign)).status().code(), StatusCode::kFailedPrecondition);
+  // Where nothing needs it, it does no harm.
+  KvOffer idle = transfer.MakeOffer("a", "int4");
+  idle.profile = ProfileFor(geometry);
+  auto session = *ends.sender->Offer(std::move(idle));
+  transfer.PostAll(*session);
+  auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a"));
+  EXPECT_TRUE(transfer.receiver_done.Wait().status.ok());
+}
+
+TEST_F(TransferFaultsUnit, AReceiverTakesNoMoreProfilesThanItCanAnnounce) {
+  auto transport = transport::CreateInprocTransport();
+  KvReceiverOptions receive;
+  for (uint64_t seed = 0; seed <= kMaxHelloProfiles; ++seed) {
+    receive.profiles.Add(ProfileFor(Geometry(1, 1, 2), seed));
+  }
+  EXPECT_EQ(KvReceiver::Create(*transport, receive).status().code(), StatusCode::kInvalidArgument);
+}
+
 TEST_F(TransferFaultsUnit, AnAcceptedTransferThatGoesSilentIsFailed) {
   auto transport = transport::CreateInprocTransport();
   KvReceiverOptions receive;
-  receive.stall_timeout = std::chrono::milliseconds(60);
+  receive.stall_timeout = kPatientStall;
   Ends ends(*transport, kInproc, {}, receive);
   TestTransfer transfer(Geometry(2, 2, 8), 100);
   auto session = *ends.sender->Offer(transfer.MakeOffer("a"));
@@ -336,13 +395,15 @@ TEST_F(TransferFaultsUnit, AnAcceptedTransferThatGoesSilentIsFailed) {
 // The link is busy with a more urgent transfer for much longer than the stall timeout.
 TEST_F(TransferFaultsUnit, WaitingForTheTurnOnTheLinkIsNotAStall) {
   transport::ShapedOptions slow;
-  slow.bits_per_second = 8e6;
+  slow.bits_per_second = 2e6;
   std::shared_ptr<transport::Transport> inner = transport::CreateInprocTransport();
   auto link = *transport::ShapedTransport::Create(inner, slow);
+  KvSenderOptions send;
+  send.staging_bytes = 1;  // a tile at a time: that much is ahead of what comes later
   KvReceiverOptions receive;
-  receive.stall_timeout = std::chrono::milliseconds(500);
-  Ends ends(*link, *inner, kInproc, {}, receive);
-  TestTransfer urgent(Geometry(8, 4, 64), 256);  // 2 MB: 2 s
+  receive.stall_timeout = kPatientStall;
+  Ends ends(*link, *inner, kInproc, send, receive);
+  TestTransfer urgent(Geometry(8, 4, 64), 512);  // 4 MB: 16 s, unless the rate is lifted
   TestTransfer patient(Geometry(8, 1, 8), 64);
   auto first = *ends.sender->Offer(urgent.MakeOffer("urgent", "off", After(kTestPatience)));
   auto second = *ends.sender->Offer(patient.MakeOffer("patient", "off", After(kTestPatience * 2)));
@@ -352,8 +413,11 @@ TEST_F(TransferFaultsUnit, WaitingForTheTurnOnTheLinkIsNotAStall) {
   auto pulled_patient = *ends.receiver->Pull(patient.MakePull(kInproc, "patient"));
   second->PostFirstToken({1, 0, {}});
   patient.receiver_done.WaitForFirstToken();
-  EXPECT_EQ(urgent.receiver_done.count(), 0);
   for (uint32_t layer = 0; layer < 8; ++layer) second->PostLayer(layer, 0, 64);
+  std::this_thread::sleep_for(kPatientStall * 2);
+  EXPECT_EQ(urgent.receiver_done.count(), 0);
+  EXPECT_EQ(patient.receiver_done.count(), 0);
+  link->SetRate(transport::kUnlimitedRate);
   const base::Status status = patient.receiver_done.Wait().status;
   EXPECT_TRUE(status.ok()) << status.ToString();
   EXPECT_EQ(urgent.receiver_done.count(), 1);  // it went first
@@ -363,12 +427,12 @@ TEST_F(TransferFaultsUnit, WaitingForTheTurnOnTheLinkIsNotAStall) {
 TEST_F(TransferFaultsUnit, WaitingForAnOfferIsNotAStallButASilentPeerIs) {
   std::shared_ptr<transport::Transport> inner = transport::CreateInprocTransport();
   KvReceiverOptions receive;
-  receive.stall_timeout = std::chrono::milliseconds(60);
+  receive.stall_timeout = kPatientStall;
   {
     Ends ends(*inner, kInproc, {}, receive);
     TestTransfer transfer(Geometry(2, 2, 8), 100);
     auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a"));
-    std::this_thread::sleep_for(std::chrono::milliseconds(250));
+    std::this_thread::sleep_for(kPatientStall * 2);
     EXPECT_EQ(transfer.receiver_done.count(), 0) << transfer.receiver_done.Wait().status.ToString();
     auto session = *ends.sender->Offer(transfer.MakeOffer("a"));
     transfer.PostAll(*session);
@@ -377,6 +441,7 @@ TEST_F(TransferFaultsUnit, WaitingForAnOfferIsNotAStallButASilentPeerIs) {
   transport::FaultPlan plan;
   plan.truncate_after_bytes = EncodeFrame(0, MakeHello(kRoleSender, 0)).size();  // PONGs are swallowed
   auto mute = transport::FaultyTransport::Create(inner, plan);
+  receive.stall_timeout = std::chrono::milliseconds(60);
   Ends ends(*mute, *inner, kInproc, {}, receive);
   TestTransfer transfer(Geometry(2, 2, 8), 100);
   auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a"));

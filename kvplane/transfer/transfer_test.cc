@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "kvplane/codec/object.h"
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/transfer/testing/kv_fixture.h"
 #include "kvplane/transfer/tile_grid.h"
@@ -114,13 +115,54 @@ TEST(TransferDiff, LossyEqualsLocalCoding) {
         const auto codec = *codec::TileCodec::Create(parsed.side(tile.side), tile.side);
         std::vector<std::byte> coded(codec->MaxEncodedBytes(grid.ShapeOf(tile)));
         const auto from = grid.ViewOf(transfer.sent.layers()[layer], tile);
-        coded.resize(*codec->Encode(tensor::AsConst(from), workspace, coded));
-        ASSERT_TRUE(codec->Decode(coded, workspace, grid.ViewOf(expected.layers()[layer], tile)).ok());
+        const codec::TileContext place = grid.ContextOf(tile);
+        coded.resize(*codec->Encode(tensor::AsConst(from), workspace, coded, place));
+        const auto to = grid.ViewOf(expected.layers()[layer], tile);
+        ASSERT_TRUE(codec->Decode(coded, workspace, to, place).ok());
       }
     }
     EXPECT_EQ(expected.CountDifferences(transfer.received), 0u) << strategy;
     EXPECT_GT(transfer.sent.CountDifferences(transfer.received), 0u) << strategy;
     EXPECT_LT(transfer.receiver_done.Wait().bytes_wire, transfer.receiver_done.Wait().bytes_raw);
+  }
+}
+
+// Stages that treat places differently see the same places on both ends, and those that an object of the same
+// KV has: what arrives is what such an object decodes to.
+TEST(TransferDiff, TilesKnowTheirPlace) {
+  constexpr uint32_t kTokens = 150;
+  const auto geometry = Geometry(3, 8, 16);
+  const auto profile = ProfileFor(geometry);
+  auto transport = transport::CreateInprocTransport();
+  KvReceiverOptions receive;
+  receive.profiles.Add(profile);
+  Ends ends(*transport, kInproc, {}, receive);
+  for (const std::string_view strategy : {"protect(sinks=4,recent=30) | affine(bits=2,group=8) | pack",
+                                          "layers(low=last,ratio=34) | levels(m=16,low=2) | pack",
+                                          "heads(ratio=50) | levels(m=16,low=2) | pack"}) {
+    TestTransfer transfer(geometry, kTokens, 32, kTokens);
+    KvOffer offer = transfer.MakeOffer("a", strategy);
+    offer.profile = profile;
+    auto session = *ends.sender->Offer(std::move(offer));
+    ASSERT_TRUE(ends.receiver->Pull(transfer.MakePull(kInproc, "a")).ok());
+    transfer.PostAll(*session, 40);
+    ExpectAgreement(transfer.sender_done.Wait(), transfer.receiver_done.Wait());
+
+    codec::ObjectInfo info;
+    info.geometry = geometry;
+    info.tokens = kTokens;
+    info.strategy = *codec::Strategy::Parse(strategy);
+    codec::Workspace workspace;
+    codec::ObjectWriter writer = *codec::ObjectWriter::Create(info, profile);
+    for (const tensor::LayerPages& pages : transfer.sent.layers()) {
+      ASSERT_TRUE(writer.AppendLayer(pages, workspace).ok());
+    }
+    const std::vector<std::byte> object = *writer.Finish();
+    const auto reader = *codec::ObjectReader::Open(object, {.profiles = &receive.profiles});
+    KvPages expected(geometry, kTokens, kTokens);
+    ASSERT_TRUE(reader.DecodeAll(object, workspace, expected.layers()).ok());
+    EXPECT_EQ(expected.CountDifferences(transfer.received), 0u) << strategy;
+    EXPECT_GT(transfer.sent.CountDifferences(transfer.received), 0u) << strategy;
   }
 }
 
@@ -194,7 +236,10 @@ TEST(TransferUnit, TheFirstTokenOvertakesTilesAndCompletionWaitsForIt) {
   auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a"));
   session->PostLayer(0, 0, 70);
   session->PostLayer(1, 0, 70);
-  while (pulled->layers_ready() < 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const base::TimePoint limit = After(kTestPatience);
+  while (pulled->layers_ready() < 2 && base::Clock::System().Now() < limit) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_EQ(transfer.receiver_done.count(), 0);
   session->PostFirstToken({9, -0.25f, {}});
@@ -246,13 +291,13 @@ TEST(TransferUnit, LayersBecomeReadyInOrderWhilePrefillGoesOn) {
 // offered and pulled last.
 TEST(TransferUnit, TheEarlierDeadlineGoesFirstOnTheLink) {
   transport::ShapedOptions slow;
-  slow.bits_per_second = 8e6;
+  slow.bits_per_second = 1e6;
   std::shared_ptr<transport::Transport> inner = transport::CreateInprocTransport();
   auto link = *transport::ShapedTransport::Create(inner, slow);
   KvSenderOptions send;
-  send.staging_bytes = 100'000;
+  send.staging_bytes = 1;  // a tile at a time: that much is ahead of what comes later
   Ends ends(*link, *inner, kInproc, send);
-  TestTransfer large(Geometry(8, 4, 64), 256);  // 2 MB: 2 s
+  TestTransfer large(Geometry(8, 4, 64), 256);  // 2 MB: 16 s, unless the rate is lifted
   TestTransfer small(Geometry(8, 1, 8), 64);
   auto first = *ends.sender->Offer(large.MakeOffer("large", "off", After(kTestPatience * 2)));
   large.PostAll(*first);

@@ -74,6 +74,15 @@ std::vector<uint8_t> GetIds(base::ByteReader& in, std::string_view field) {
   return ids;
 }
 
+void PutProfile(const codec::ProfileId& id, base::ByteWriter& out) { out.PutBytes(id.bytes); }
+
+codec::ProfileId GetProfile(base::ByteReader& in, std::string_view field) {
+  codec::ProfileId id;
+  const auto bytes = in.GetBytes(id.bytes.size(), field);
+  std::copy(bytes.begin(), bytes.end(), id.bytes.begin());
+  return id;
+}
+
 base::Result<tensor::Side> SideFromWire(uint8_t id) {
   if (id > static_cast<uint8_t>(tensor::Side::kValue)) return base::Corrupt("side {} is neither 0 nor 1", id);
   return static_cast<tensor::Side>(id);
@@ -143,6 +152,9 @@ void Append(const HelloFrame& frame, base::ByteWriter& out) {
   PutIds(frame.dtypes, out);
   PutIds(frame.stage_ids, out);
   out.PutString(frame.software);
+  KVPLANE_CHECK(frame.profiles.size() <= kMaxHelloProfiles);
+  out.Put(static_cast<uint8_t>(frame.profiles.size()));
+  for (const codec::ProfileId& id : frame.profiles) PutProfile(id, out);
 }
 
 base::Result<HelloFrame> ParseHello(std::span<const std::byte> head) {
@@ -155,6 +167,11 @@ base::Result<HelloFrame> ParseHello(std::span<const std::byte> head) {
   frame.dtypes = GetIds(in, "HELLO dtypes");
   frame.stage_ids = GetIds(in, "HELLO stage ids");
   KVPLANE_ASSIGN_OR_RETURN(frame.software, GetBoundedString(in, kMaxReasonBytes, "HELLO software"));
+  // A peer of minor version 0 ends here: it has no profiles.
+  const uint8_t profiles = in.remaining() == 0 ? uint8_t{0} : in.Get<uint8_t>("HELLO profiles");
+  for (uint8_t i = 0; i < profiles && in.ok(); ++i) {
+    frame.profiles.push_back(GetProfile(in, "HELLO profile id"));
+  }
   KVPLANE_RETURN_IF_ERROR(in.status());
   return frame;
 }
@@ -201,6 +218,7 @@ void Append(const OpenFrame& frame, base::ByteWriter& out) {
     out.PutString(key);
     out.PutString(value);
   }
+  PutProfile(frame.profile, out);
 }
 
 base::Result<OpenFrame> ParseOpen(std::span<const std::byte> head) {
@@ -220,6 +238,8 @@ base::Result<OpenFrame> ParseOpen(std::span<const std::byte> head) {
                              GetBoundedString(in, codec::kMaxStrategyTextBytes, "OPEN value strategy"));
     frame.strategies.emplace_back(std::move(key), std::move(value));
   }
+  // A peer of minor version 0 ends here: none of its strategies needs a profile.
+  if (in.remaining() > 0) frame.profile = GetProfile(in, "OPEN profile id");
   KVPLANE_RETURN_IF_ERROR(in.status());
   return frame;
 }

@@ -18,6 +18,7 @@
 
 #include "kvplane/base/endian.h"
 #include "kvplane/base/status.h"
+#include "kvplane/codec/model_profile.h"
 #include "kvplane/tensor/kv_view.h"
 #include "kvplane/transfer/transfer.h"
 
@@ -25,7 +26,7 @@ namespace kvplane::transfer {
 
 constexpr uint32_t kWireMagic = 0x5750'564b;  // "KVPW" in memory order
 constexpr uint8_t kWireMajor = 1;
-constexpr uint16_t kWireMinor = 0;
+constexpr uint16_t kWireMinor = 1;
 
 constexpr size_t kFrameHeaderBytes = 32;
 // The largest head is an OPEN with its strategies; every other is far smaller.
@@ -35,6 +36,8 @@ constexpr uint32_t kMaxBodyBytes = 4 << 20;
 constexpr size_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxReasonBytes = 1024;
 constexpr size_t kMaxStrategiesPerOpen = 16;
+// Profiles a receiver may announce: their count is one byte.
+constexpr size_t kMaxHelloProfiles = 255;
 
 enum class FrameType : uint8_t {
   kHello = 1,
@@ -75,6 +78,8 @@ struct HelloFrame {
   std::vector<uint8_t> dtypes;     // tensor::DType wire ids this end can move
   std::vector<uint8_t> stage_ids;  // codec stage wire ids this end can run
   std::string software;            // for logs only
+  // Since minor version 1: the profiles a receiver can decode with, at most kMaxHelloProfiles.
+  std::vector<codec::ProfileId> profiles;
 };
 constexpr uint8_t kRoleSender = 1;
 constexpr uint8_t kRoleReceiver = 2;
@@ -94,6 +99,7 @@ struct OpenFrame {
   uint16_t group_heads = 0;  // KV heads per tile; the last group has the rest
   // Canonical texts of (key, value); TILE frames name one by its index.
   std::vector<std::pair<std::string, std::string>> strategies;
+  codec::ProfileId profile;  // since minor version 1: of the strategies that need one; none() without
 };
 
 struct TileFrame {

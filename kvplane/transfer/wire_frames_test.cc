@@ -22,6 +22,12 @@ base::Result<FrameHeader> HeaderOf(const std::vector<std::byte>& frame) {
   return ParseFrameHeader(std::span(frame).first<kFrameHeaderBytes>());
 }
 
+codec::ProfileId Profile(uint8_t last_byte) {
+  codec::ProfileId id;
+  id.bytes[15] = std::byte{last_byte};
+  return id;
+}
+
 PullFrame SamplePull() {
   PullFrame pull;
   pull.transfer_id = "request-17";
@@ -36,6 +42,7 @@ OpenFrame SampleOpen() {
   open.tokens = 300;
   open.group_heads = 2;
   open.strategies = {{"store", "store"}, {"affine(bits=4) | pack", "store"}};
+  open.profile = Profile(0x5a);
   return open;
 }
 
@@ -48,6 +55,7 @@ std::vector<std::vector<std::byte>> SampleFrames() {
   hello.dtypes = {2};
   hello.stage_ids = {0x51, 0x61};
   hello.software = "test";
+  hello.profiles = {Profile(1), Profile(2)};
   TileFrame tile;
   tile.layer = 3;
   tile.first_token = 128;
@@ -114,6 +122,33 @@ TEST(WireFramesUnit, HeaderBytesAreAsSpecified) {
   EXPECT_EQ(header->head_bytes, 8u);
 }
 
+TEST(WireFramesUnit, HelloCarriesItsProfiles) {
+  const auto frame = SampleFrames()[0];
+  const auto hello = ParseHello(HeadOf(frame));
+  ASSERT_TRUE(hello.ok()) << hello.status().ToString();
+  EXPECT_EQ(hello->minor, 1);
+  EXPECT_EQ(hello->profiles, (std::vector{Profile(1), Profile(2)}));
+  // A count, then 16 bytes each, at the end of the head.
+  EXPECT_EQ(frame[frame.size() - 33], std::byte{2});
+  EXPECT_EQ(frame.back(), std::byte{2});
+  // The list is there or not: half an id is neither.
+  EXPECT_EQ(ParseHello(HeadOf(frame).first(HeadOf(frame).size() - 1)).status().code(), StatusCode::kCorrupt);
+}
+
+// Peers of minor version 0 know nothing of profiles: their frames end before them.
+TEST(WireFramesUnit, FramesWithoutProfilesAreUnderstood) {
+  const auto hello_frame = SampleFrames()[0];
+  const auto hello = ParseHello(HeadOf(hello_frame).first(HeadOf(hello_frame).size() - 33));
+  ASSERT_TRUE(hello.ok()) << hello.status().ToString();
+  EXPECT_EQ(hello->software, "test");
+  EXPECT_TRUE(hello->profiles.empty());
+  const auto open_frame = EncodeFrame(9, SampleOpen());
+  const auto open = ParseOpen(HeadOf(open_frame).first(HeadOf(open_frame).size() - 16));
+  ASSERT_TRUE(open.ok()) << open.status().ToString();
+  EXPECT_EQ(open->strategies, SampleOpen().strategies);
+  EXPECT_TRUE(open->profile.none());
+}
+
 TEST(WireFramesUnit, PullRoundTrip) {
   const auto pull = ParsePull(HeadOf(EncodeFrame(9, SamplePull())));
   ASSERT_TRUE(pull.ok()) << pull.status().ToString();
@@ -130,6 +165,7 @@ TEST(WireFramesUnit, OpenAndTileRoundTrip) {
   const auto open = ParseOpen(HeadOf(EncodeFrame(9, SampleOpen())));
   ASSERT_TRUE(open.ok());
   EXPECT_EQ(open->strategies, SampleOpen().strategies);
+  EXPECT_EQ(open->profile, Profile(0x5a));
   EXPECT_EQ(open->group_heads, 2);
   EXPECT_EQ(open->tile_tokens, 64);
   const auto tile = ParseTile(HeadOf(SampleFrames()[3]));
@@ -177,7 +213,12 @@ TEST(WireFramesSafety, EveryTruncationIsAnErrorAndLaterFieldsAreNot) {
     const FrameHeader header = *HeaderOf(frame);
     const auto type = static_cast<FrameType>(header.type);
     const auto head = HeadOf(frame);
+    // Frames of minor version 0 end where the profiles begin.
+    const size_t whole_too = type == FrameType::kHello  ? head.size() - 33
+                             : type == FrameType::kOpen ? head.size() - 16
+                                                        : head.size();
     for (size_t size = 0; size < head.size(); ++size) {
+      if (size == whole_too) continue;
       EXPECT_EQ(ParseAny(type, head.first(size)).code(), StatusCode::kCorrupt)
           << "type " << int{header.type} << " cut to " << size;
     }

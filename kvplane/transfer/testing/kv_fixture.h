@@ -13,6 +13,7 @@
 #include "kvplane/base/mutex.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/codec/strategy.h"
+#include "kvplane/codec/testing/synthetic_profile.h"
 #include "kvplane/transfer/kv_receiver.h"
 #include "kvplane/transfer/kv_sender.h"
 #include "kvplane/transport/stream.h"
@@ -38,6 +39,15 @@ inline KvDescriptor Describe(const tensor::KvGeometry& geometry, uint32_t tokens
   for (uint32_t i = 0; i < tokens; ++i) ids[i] = static_cast<int32_t>(i * 31 + 5);
   descriptor.token_hash = HashTokens(ids);
   return descriptor;
+}
+
+// A profile of the model that Describe() names.
+inline std::shared_ptr<const codec::ModelProfile> ProfileFor(const tensor::KvGeometry& geometry,
+                                                             uint64_t seed = 1) {
+  codec::ModelProfileData data =
+      codec::testing::SyntheticProfile({.geometry = geometry, .seed = seed})->data();
+  data.model_fingerprint = Describe(geometry, 1).model_fingerprint;
+  return *codec::ModelProfile::Create(std::move(data));
 }
 
 // The KV of one request in pages of its own.
@@ -221,6 +231,9 @@ struct Ends {
   Ends(transport::Transport& at_sender, transport::Transport& at_receiver, const char* endpoint,
        KvSenderOptions send = {}, KvReceiverOptions receive = {}) {
     send.endpoint = endpoint;
+    // Only tests that choose a connect timeout are about it; a loaded machine may take its time.
+    if (receive.connect_timeout == KvReceiverOptions().connect_timeout)
+      receive.connect_timeout = kTestPatience;
     sender = *KvSender::Create(at_sender, send);
     receiver = *KvReceiver::Create(at_receiver, receive);
   }
