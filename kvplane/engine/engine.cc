@@ -6,6 +6,8 @@
 
 #include "kvplane/base/check.h"
 #include "kvplane/cache/page_table.h"
+#include "kvplane/codec/profile_match.h"
+#include "kvplane/codec/tile_codec.h"
 #include "kvplane/control/plan.h"
 #include "kvplane/engine/engine_loop.h"
 
@@ -56,6 +58,27 @@ base::Result<EngineOptions> Resolve(EngineOptions options, const model::ModelCon
   return options;
 }
 
+// What codes a strategy on this node.
+std::shared_ptr<const codec::ModelProfile> ProfileFor(const codec::Strategy& strategy,
+                                                      const codec::ProfileSet& profiles) {
+  if (!strategy.needs_profile() || profiles.all().empty()) return nullptr;
+  return profiles.all().front();
+}
+
+// Profiles are of this model, and the default strategy has what it needs.
+base::Status CheckProfiles(const EngineOptions& options, const model::Model& model) {
+  for (const auto& profile : options.profiles.all()) {
+    KVPLANE_RETURN_IF_ERROR(codec::CheckProfileMatches(*profile, model.kv_geometry(), model.fingerprint()));
+  }
+  const codec::Strategy& strategy = options.default_strategy;
+  for (const tensor::Side side : tensor::kSides) {
+    const auto codec =
+        codec::TileCodec::Create(strategy.side(side), side, ProfileFor(strategy, options.profiles));
+    if (!codec.ok()) return codec.status().Annotate("default strategy");
+  }
+  return base::Status::Ok();
+}
+
 // A prefill node generates the one token that the forward pass over the prompt gives.
 uint32_t EffectiveMaxTokens(const Request& request) { return request.remote_decode ? 1 : request.max_tokens; }
 
@@ -67,7 +90,7 @@ class ThreadedEngine final : public Engine {
         vocab_(model.config().vocab),
         layers_(model.kv_geometry().layers),
         blocks_(arena->pages()),
-        can_send_(sender != nullptr),
+        sender_(sender),
         can_receive_(receiver != nullptr),
         seeds_(static_cast<uint64_t>(base::Clock::System().Now().time_since_epoch().count())),
         inbox_(std::make_shared<Inbox>()),
@@ -95,7 +118,7 @@ class ThreadedEngine final : public Engine {
   const uint32_t vocab_;
   const uint32_t layers_;
   const uint32_t blocks_;
-  const bool can_send_;
+  transfer::KvSender* const sender_;  // null: no prefill for others
   const bool can_receive_;
   base::Mutex seeds_mutex_;
   base::Rng seeds_ KVPLANE_GUARDED_BY(seeds_mutex_);  // for requests that name no seed
@@ -109,7 +132,7 @@ base::Status ThreadedEngine::CheckRemotes(const Request& request) const {
   if (request.remote_decode && request.remote_prefill) {
     return base::InvalidArgument("a request is prefilled or decoded remotely, not both");
   }
-  if (request.remote_decode && !can_send_) {
+  if (request.remote_decode && sender_ == nullptr) {
     return base::FailedPrecondition("this node has no KV sender: it cannot prefill for another");
   }
   if (request.remote_prefill && !can_receive_) {
@@ -163,6 +186,10 @@ base::Result<base::RequestId> ThreadedEngine::Submit(Request request, std::share
                              control::Decide({.requested = request.remote_decode->strategy,
                                               .node_default = options_.default_strategy,
                                               .accept_lossy = request.remote_decode->accept_lossy}));
+    state->profile = ProfileFor(plan.strategy, options_.profiles);
+    if (const base::Status status = sender_->CheckStrategy(plan.strategy, state->profile); !status.ok()) {
+      return base::InvalidArgument("strategy: {}", status.message());
+    }
     state->strategy = std::move(plan.strategy);
   }
   if (!request.ignore_eos) state->end_ids = options_.eos_token_ids;
@@ -194,6 +221,7 @@ base::Result<std::unique_ptr<Engine>> Engine::Create(model::Model& model, const 
                                                      transfer::KvSender* sender,
                                                      transfer::KvReceiver* receiver) {
   KVPLANE_ASSIGN_OR_RETURN(EngineOptions resolved, Resolve(options, model.config()));
+  KVPLANE_RETURN_IF_ERROR(CheckProfiles(resolved, model));
   const tensor::KvGeometry geometry = model.kv_geometry();
   const auto format = tensor::PageFormat::HeadMajor(geometry, resolved.block_tokens);
   KVPLANE_ASSIGN_OR_RETURN(std::shared_ptr<KvArena> arena,

@@ -24,6 +24,7 @@
 #include "kvplane/base/clock.h"
 #include "kvplane/base/ids.h"
 #include "kvplane/base/status.h"
+#include "kvplane/codec/model_profile.h"
 #include "kvplane/codec/strategy.h"
 #include "kvplane/model/model.h"
 #include "kvplane/model/sampling.h"
@@ -44,6 +45,9 @@ struct EngineOptions {
   // pull is recomputed.
   base::Duration transfer_timeout = std::chrono::seconds(30);
   codec::Strategy default_strategy{};  // of offers that name none
+  // Of this model: the first is what this node codes with where a strategy needs one, all may be decoded with
+  // (KvReceiverOptions holds the same).
+  codec::ProfileSet profiles{};
   // Ends of sequence; empty: those of the model's config.json.
   std::vector<int32_t> eos_token_ids{};
 };
@@ -129,15 +133,16 @@ class Engine {
 
   // `model`, sender and receiver must outlive the engine and are used by it alone; sender and receiver may be
   // null (no PD). kInvalidArgument: an option, or a cache too small for one block per layer;
-  // kResourceExhausted: no memory for the cache.
+  // kFailedPrecondition: the default strategy needs a profile and there is none, or a profile is of another
+  // model; kResourceExhausted: no memory for the cache.
   static base::Result<std::unique_ptr<Engine>> Create(model::Model& model, const EngineOptions& options,
                                                       transfer::KvSender* sender,
                                                       transfer::KvReceiver* receiver);
 
   // Thread-safe. kInvalidArgument (empty prompt, ids outside the vocabulary, bad sampling, both remotes, bad
-  // transfer id, loss both asked for and forbidden), kResourceExhausted (queue full, or prompt + max_tokens
-  // beyond the context or the cache: the message says which and the limit), kFailedPrecondition (a remote
-  // without the sender or receiver for it), kUnavailable (draining).
+  // transfer id, loss both asked for and forbidden, a strategy this node cannot code), kResourceExhausted
+  // (queue full, or prompt + max_tokens beyond the context or the cache: the message says which and the
+  // limit), kFailedPrecondition (a remote without the sender or receiver for it), kUnavailable (draining).
   virtual base::Result<base::RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
   virtual void Cancel(base::RequestId id) = 0;  // thread-safe, idempotent; the sink still gets OnFinish
 

@@ -33,7 +33,8 @@ struct RequestState {
   base::RequestId id;
   Request request;
   std::shared_ptr<EventSink> sink;
-  codec::Strategy strategy;      // of its offer, decided by control
+  codec::Strategy strategy;                            // of its offer, decided by control
+  std::shared_ptr<const codec::ModelProfile> profile;  // what the strategy codes with, where it needs one
   std::vector<int32_t> end_ids;  // tokens that end it: end-of-sequence unless ignored, and stop ids
   uint32_t max_tokens = 0;       // 1 with remote_decode
   uint32_t reserve_blocks = 0;   // claim on the pool from admission to retirement

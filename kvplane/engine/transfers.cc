@@ -30,6 +30,7 @@ base::Status Transfers::Offer(RequestState& request, base::TimePoint deadline) {
   auto session = sender_->Offer({.transfer_id = request.request.remote_decode->transfer_id,
                                  .descriptor = Describe(request),
                                  .strategy = request.strategy,
+                                 .profile = request.profile,
                                  .layers = request.pages->layers(),
                                  .deadline = deadline,
                                  .on_complete = PostCompletion(request.id)});
