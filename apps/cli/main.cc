@@ -57,6 +57,9 @@ void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
   verb->add_option("--role", args.role, "unified, prefill (sends KV) or decode (receives KV)")
       ->check(CLI::IsMember({"unified", "prefill", "decode"}));
   verb->add_option("--strategy", args.strategy, "Compression of transfers whose request names none");
+  verb->add_option("--profile", args.profiles,
+                   "Profile of the model, for strategies that take one; repeatable, the first is coded with")
+      ->allow_extra_args(false);
   verb->add_option("--kv-listen", args.kv_listen, "Where a prefill node serves KV");
   verb->add_option("--codec-threads", args.codec_threads,
                    "Threads that code tiles; 0: on the link's own threads");
@@ -153,6 +156,7 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
   encode->add_option("--strategy", encode_args.strategy, "Preset or strategy text, e.g. int4");
   encode->add_option("--head-group", encode_args.head_group, "KV heads per tile; 0: all");
   encode->add_option("--first-token", encode_args.first_token, "Position of the first token in its sequence");
+  encode->add_option("--profile", encode_args.profile, "Profile of the model, for strategies that take one");
   encode->callback([&action] { action = [] { return CmdEncode(encode_args); }; });
 
   static DecodeArgs decode_args;
@@ -160,6 +164,10 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
   decode->add_option("input", decode_args.input, "Object file")->required();
   decode->add_option("-o,--output", decode_args.output, "Raw KV, .npy")->required();
   decode->add_flag("--float32", decode_args.float32, "Write float32 instead of bf16 patterns");
+  decode
+      ->add_option("--profile", decode_args.profiles,
+                   "Profile file; repeatable, the one the object names is taken")
+      ->allow_extra_args(false);
   decode->add_flag("--strict", decode_args.strict, "Refuse lossy objects");
   decode->callback([&action] { action = [] { return CmdDecode(decode_args); }; });
 
@@ -172,6 +180,10 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
   static VerifyArgs verify_args;
   CLI::App* verify = Verb(app, "verify", "Check every checksum of an object and decode it");
   verify->add_option("input", verify_args.input, "Object file")->required();
+  verify
+      ->add_option("--profile", verify_args.profiles,
+                   "Profile file; repeatable, the one the object names is taken")
+      ->allow_extra_args(false);
   verify->callback([&action] { action = [] { return CmdVerify(verify_args); }; });
 }
 
@@ -179,6 +191,8 @@ void AddDemoFlags(CLI::App* verb, DemoArgs& args) {
   verb->add_option("--model", args.model, "Model folder");
   verb->add_option("--prompts", args.prompts, "Folder of text files the prompts are cut from");
   verb->add_option("--modes", args.modes, "Presets or strategies to compare")->delimiter(',');
+  verb->add_option("--profile", args.profiles, "Profile of the model, for modes that take one; repeatable")
+      ->allow_extra_args(false);
   verb->add_option("--count", args.count, "Prompts");
   verb->add_option("--min-tokens", args.min_tokens, "Shortest prompt, in tokens");
   verb->add_option("--max-tokens", args.max_tokens, "Longest prompt, in tokens");

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "apps/cli/fault_spec.h"
+#include "apps/cli/profile_file.h"
 #include "apps/cli/seconds_flag.h"
 #include "kvplane/base/log.h"
 #include "kvplane/base/units.h"
@@ -49,6 +50,9 @@ base::Result<std::unique_ptr<NodeRuntime>> NodeRuntime::Create(const RuntimeArgs
   base::Result<codec::Strategy> strategy = codec::Strategy::Parse(args.strategy);
   if (!strategy.ok()) return strategy.status().Annotate("--strategy");
   runtime->strategy_ = *std::move(strategy);
+  base::Result<codec::ProfileSet> profiles = ReadProfileFiles(args.profiles);
+  if (!profiles.ok()) return profiles.status().Annotate("--profile");
+  runtime->profiles_ = *std::move(profiles);
   KVPLANE_RETURN_IF_ERROR(runtime->LoadModel(args));
   KVPLANE_RETURN_IF_ERROR(runtime->CreateTransfer(args));
   KVPLANE_RETURN_IF_ERROR(runtime->CreateEngine(args));
@@ -106,6 +110,7 @@ base::Status NodeRuntime::CreateTransfer(const RuntimeArgs& args) {
   options.codec_threads = args.codec_threads;
   options.tile_retries = args.tile_retries;
   KVPLANE_ASSIGN_OR_RETURN(options.stall_timeout, SecondsFlag("--stall-timeout-s", args.stall_timeout_s));
+  options.profiles = profiles_;
   KVPLANE_ASSIGN_OR_RETURN(receiver_, transfer::KvReceiver::Create(*transport_, options));
   return base::Status::Ok();
 }
@@ -121,6 +126,7 @@ base::Status NodeRuntime::CreateEngine(const RuntimeArgs& args) {
   options.max_queued = args.max_queued;
   options.max_context = args.max_context;
   options.default_strategy = strategy_;
+  options.profiles = profiles_;
   options.eos_token_ids.assign(tokenizer_->eos_ids().begin(), tokenizer_->eos_ids().end());
   KVPLANE_ASSIGN_OR_RETURN(options.transfer_timeout,
                            SecondsFlag("--transfer-timeout-s", args.transfer_timeout_s));

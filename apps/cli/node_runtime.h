@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kvplane/base/status.h"
 #include "kvplane/base/thread_pool.h"
+#include "kvplane/codec/model_profile.h"
 #include "kvplane/codec/strategy.h"
 #include "kvplane/engine/engine.h"
 #include "kvplane/model/chat_template.h"
@@ -32,6 +34,7 @@ struct RuntimeArgs {
   uint32_t max_queued = 1024;
   uint32_t max_context = 0;                     // 0: the model's limit
   std::string strategy = "off";                 // of transfers whose request names none
+  std::vector<std::string> profiles;            // files; the first is what this node codes with
   std::string kv_listen = "tcp://127.0.0.1:0";  // where a prefill node serves KV
   uint32_t codec_threads = 1;
   uint32_t tile_retries = 3;
@@ -55,6 +58,7 @@ class NodeRuntime {
     return chat_template_.get();
   }  // null: the folder has none
   const codec::Strategy& default_strategy() const { return strategy_; }
+  const codec::ProfileSet& profiles() const { return profiles_; }
   std::string kv_endpoint() const { return sender_ == nullptr ? "" : sender_->endpoint(); }
 
  private:
@@ -64,6 +68,7 @@ class NodeRuntime {
   base::Status CreateEngine(const RuntimeArgs& args);
 
   codec::Strategy strategy_;
+  codec::ProfileSet profiles_;
   std::unique_ptr<base::ThreadPool> pool_;
   std::unique_ptr<model::Model> model_;
   std::unique_ptr<model::Tokenizer> tokenizer_;

@@ -56,6 +56,7 @@ base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
   const base::TimePoint deadline = base::Clock::System().Now() + kStartTimeout;
   std::vector<std::string> serve = {"serve", "--model", options.model.string(), "--threads",
                                     std::to_string(options.threads)};
+  for (const std::string& profile : options.profiles) serve.insert(serve.end(), {"--profile", profile});
   std::vector<std::string> prefill = serve;
   prefill.insert(prefill.end(), {"--role", "prefill", "--compute", options.compute});
   if (options.link_bits_per_s > 0) {

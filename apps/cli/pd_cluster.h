@@ -15,11 +15,12 @@ namespace kvplane::cli {
 
 struct ClusterOptions {
   std::filesystem::path model;
-  double link_bits_per_s = 2e8;      // 0: not shaped
-  size_t threads = 1;                // compute threads of each node
-  std::string compute = "auto";      // GEMM type of the prefill node; the others take what it chose
-  bool with_unified = true;          // also start one process that does both, for comparison
-  std::filesystem::path log_folder;  // standard error of each process goes to <role>.log there
+  double link_bits_per_s = 2e8;       // 0: not shaped
+  size_t threads = 1;                 // compute threads of each node
+  std::string compute = "auto";       // GEMM type of the prefill node; the others take what it chose
+  std::vector<std::string> profiles;  // files, loaded by every node
+  bool with_unified = true;           // also start one process that does both, for comparison
+  std::filesystem::path log_folder;   // standard error of each process goes to <role>.log there
   std::string log_level = "warn";
 };
 

@@ -4,14 +4,17 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <vector>
 
 #include "apps/cli/exit_code.h"
 #include "apps/cli/npy_file.h"
+#include "apps/cli/profile_file.h"
 #include "kvplane/base/units.h"
 #include "kvplane/codec/object.h"
+#include "kvplane/codec/profile_match.h"
 
 namespace kvplane::cli {
 namespace {
@@ -27,14 +30,21 @@ double RatioOf(const codec::ObjectReader& reader) {
 
 base::Status Encode(const EncodeArgs& args) {
   KVPLANE_ASSIGN_OR_RETURN(const codec::Strategy strategy, codec::Strategy::Parse(args.strategy));
+  std::shared_ptr<const codec::ModelProfile> profile;
+  if (!args.profile.empty()) {
+    KVPLANE_ASSIGN_OR_RETURN(profile, ReadProfileFile(args.profile));
+  }
   KVPLANE_ASSIGN_OR_RETURN(RawKv kv, ReadNpy(args.input));
+  if (profile != nullptr && strategy.needs_profile()) {
+    KVPLANE_RETURN_IF_ERROR(codec::CheckProfileMatches(*profile, kv.geometry, {}).Annotate(args.profile));
+  }
   codec::ObjectInfo info;
   info.geometry = kv.geometry;
   info.tokens = kv.tokens;
   info.first_token = args.first_token;
   info.head_group = args.head_group;
   info.strategy = strategy;
-  KVPLANE_ASSIGN_OR_RETURN(codec::ObjectWriter writer, codec::ObjectWriter::Create(info));
+  KVPLANE_ASSIGN_OR_RETURN(codec::ObjectWriter writer, codec::ObjectWriter::Create(info, profile));
   codec::Workspace workspace;
   for (uint32_t layer = 0; layer < kv.geometry.layers; ++layer) {
     uint16_t* page = kv.layer_page(layer);
@@ -75,7 +85,9 @@ base::Result<RawKv> DecodeValues(const OpenedObject& object) {
 }
 
 base::Status Decode(const DecodeArgs& args) {
-  KVPLANE_ASSIGN_OR_RETURN(const OpenedObject object, OpenFile(args.input, {.accept_lossy = !args.strict}));
+  KVPLANE_ASSIGN_OR_RETURN(const codec::ProfileSet profiles, ReadProfileFiles(args.profiles));
+  KVPLANE_ASSIGN_OR_RETURN(const OpenedObject object,
+                           OpenFile(args.input, {.accept_lossy = !args.strict, .profiles = &profiles}));
   const base::Result<RawKv> kv = DecodeValues(object);
   if (!kv.ok()) return kv.status().Annotate(args.input);
   const NpyElement element = args.float32 ? NpyElement::kFloat32 : NpyElement::kBf16Patterns;
@@ -134,7 +146,8 @@ base::Status Inspect(const InspectArgs& args) {
 }
 
 base::Status Verify(const VerifyArgs& args) {
-  KVPLANE_ASSIGN_OR_RETURN(const OpenedObject object, OpenFile(args.input, {}));
+  KVPLANE_ASSIGN_OR_RETURN(const codec::ProfileSet profiles, ReadProfileFiles(args.profiles));
+  KVPLANE_ASSIGN_OR_RETURN(const OpenedObject object, OpenFile(args.input, {.profiles = &profiles}));
   const base::Status decoded = DecodeValues(object).status();
   if (!decoded.ok()) return decoded.Annotate(args.input);
   const codec::ObjectInfo& info = object.reader.info();

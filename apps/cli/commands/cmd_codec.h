@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace kvplane::cli {
 
@@ -15,14 +16,16 @@ struct EncodeArgs {
   std::string strategy = "int4";
   uint32_t head_group = 0;   // kv heads per tile; 0: all
   uint32_t first_token = 0;  // position of the first token in its sequence
+  std::string profile;       // file of the profile the strategy takes; empty: none
 };
 int CmdEncode(const EncodeArgs& args);
 
 struct DecodeArgs {
   std::string input;
-  std::string output;    // .npy of bf16 patterns ('<u2')
-  bool float32 = false;  // '<f4' instead
-  bool strict = false;   // refuse lossy objects
+  std::string output;                 // .npy of bf16 patterns ('<u2')
+  bool float32 = false;               // '<f4' instead
+  bool strict = false;                // refuse lossy objects
+  std::vector<std::string> profiles;  // files; the one the object names is taken
 };
 int CmdDecode(const DecodeArgs& args);
 
@@ -34,6 +37,7 @@ int CmdInspect(const InspectArgs& args);
 
 struct VerifyArgs {
   std::string input;
+  std::vector<std::string> profiles;  // files; the one the object names is taken
 };
 int CmdVerify(const VerifyArgs& args);
 

@@ -64,8 +64,10 @@ base::Status ValidateArgs(const DemoArgs& args) {
                                  args.min_tokens, args.max_tokens);
   }
   for (const std::string& mode : args.modes) {
-    if (const auto strategy = codec::Strategy::Parse(mode); !strategy.ok()) {
-      return strategy.status().Annotate("--modes");
+    const auto strategy = codec::Strategy::Parse(mode);
+    if (!strategy.ok()) return strategy.status().Annotate("--modes");
+    if (strategy->needs_profile() && args.profiles.empty()) {
+      return base::InvalidArgument("--modes: L4: '{}' needs a profile of the model: --profile FILE", mode);
     }
   }
   return base::Status::Ok();
@@ -86,6 +88,7 @@ base::Result<Outcome> RunAtRate(const DemoArgs& args, const std::vector<Prompt>&
   cluster_options.link_bits_per_s = bits_per_s;
   cluster_options.threads = args.threads;
   cluster_options.compute = args.compute;
+  cluster_options.profiles = args.profiles;
   cluster_options.log_folder = logs;
   KVPLANE_ASSIGN_OR_RETURN(PdCluster cluster, PdCluster::Start(cluster_options));
   PdRunOptions run_options;

@@ -12,7 +12,8 @@ struct DemoArgs {
   std::string prompts = "prompts";      // folder of *.txt
   std::string link_rate = "200Mbit/s";  // of the prefill node's link
   std::vector<std::string> modes = {"off", "int8", "int4"};
-  uint32_t count = 24;  // prompts
+  std::vector<std::string> profiles;  // files, loaded by both nodes; the first is coded with
+  uint32_t count = 24;                // prompts
   uint32_t min_tokens = 200;
   uint32_t max_tokens = 2000;  // longest prompt
   uint32_t generate = 32;      // tokens generated per request
