@@ -6,9 +6,12 @@
 #include "kvplane/base/check.h"
 #include "kvplane/base/edit_distance.h"
 #include "kvplane/codec/affine/affine_stage.h"
+#include "kvplane/codec/cachegen/cachegen_stage.h"
 #include "kvplane/codec/ecsq/ecsq_stage.h"
 #include "kvplane/codec/exponent/exponent_stage.h"
+#include "kvplane/codec/fp4/fp4_stage.h"
 #include "kvplane/codec/levels/levels_stage.h"
+#include "kvplane/codec/lloyd/lloyd_stage.h"
 #include "kvplane/codec/lz/lz4_stage.h"
 #include "kvplane/codec/lz/zstd_stage.h"
 #include "kvplane/codec/narrow/narrow_stage.h"
@@ -38,8 +41,12 @@ constexpr StageDescriptor kStages[] = {
     {kStageInt8, "int8", Slot::kQuantize, 1, 1, true, kInt8Params, &kNarrowFunctions},
     {kStageFp8, "fp8", Slot::kQuantize, 1, 1, true, kFp8Params, &kNarrowFunctions},
     {kStageLevels, "levels", Slot::kQuantize, 1, 1, true, kLevelsParams, &kLevelsFunctions},
+    {kStageCachegen, "cachegen", Slot::kQuantize, 1, 1, true, kCachegenParams, &kCachegenFunctions},
+    {kStageLloyd, "lloyd", Slot::kQuantize, 1, 1, true, kLloydParams, &kLloydFunctions},
     {kStageEcsq, "ecsq", Slot::kQuantize, 1, 1, true, kEcsqParams, &kEcsqFunctions},
     {kStageTernary, "ternary", Slot::kQuantize, 1, 1, true, kTernaryParams, &kTernaryFunctions},
+    {kStageNvfp4, "nvfp4", Slot::kQuantize, 1, 1, true, {}, &kFp4Functions},
+    {kStageMxfp4, "mxfp4", Slot::kQuantize, 1, 1, true, {}, &kFp4Functions},
     {kStageStore, "store", Slot::kCode, 1, 1, false, {}, &kStoreFunctions},
     {kStagePack, "pack", Slot::kCode, 1, 1, false, {}, &kPackFunctions},
     {kStageExponent, "exponent", Slot::kCode, 1, 1, false, kExponentParams, &kExponentFunctions},

@@ -1,6 +1,9 @@
 #include "kvplane/codec/symbol_quantizer.h"
 
+#include "kvplane/codec/cachegen/cachegen_stage.h"
+#include "kvplane/codec/fp4/fp4_stage.h"
 #include "kvplane/codec/levels/levels_stage.h"
+#include "kvplane/codec/lloyd/lloyd_stage.h"
 #include "kvplane/codec/narrow/narrow_stage.h"
 
 namespace kvplane::codec {
@@ -13,6 +16,10 @@ bool MakesSymbols(Chain chain) {
     case kStageLevels:
     case kStageInt8:
     case kStageFp8:
+    case kStageCachegen:
+    case kStageLloyd:
+    case kStageNvfp4:
+    case kStageMxfp4:
       return true;
     default:
       return false;
@@ -30,6 +37,14 @@ std::unique_ptr<SymbolQuantizer> BindSymbolQuantizer(Chain chain,
     case kStageInt8:
     case kStageFp8:
       return MakeNarrowQuantizer(quantizer);
+    case kStageCachegen:
+      return MakeCachegenQuantizer(quantizer);
+    case kStageLloyd:
+      return MakeLloydQuantizer(quantizer);
+    case kStageNvfp4:
+      return MakeNvfp4Quantizer();
+    case kStageMxfp4:
+      return MakeMxfp4Quantizer();
     default:
       return nullptr;
   }

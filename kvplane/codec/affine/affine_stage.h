@@ -38,6 +38,9 @@ struct AffineConfig {
   uint32_t bits = 0;
   LevelGroups groups;
 
+  // Whether a call is this stage, by its name or as `levels` with 4, 16 or 256 levels everywhere.
+  static bool Covers(const StageCall& call);
+  // Requires: Covers(call).
   static AffineConfig Of(const StageCall& call);
   uint32_t Top() const { return (1u << bits) - 1; }  // the greatest code
 };

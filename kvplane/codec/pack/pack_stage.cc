@@ -2,6 +2,7 @@
 
 #include "kvplane/base/check.h"
 #include "kvplane/codec/affine/affine_pack.h"
+#include "kvplane/codec/affine/affine_stage.h"
 #include "kvplane/codec/narrow/narrow_stage.h"
 #include "kvplane/codec/pack/symbol_pack.h"
 #include "kvplane/codec/symbol_quantizer.h"
@@ -11,9 +12,8 @@ namespace {
 
 // Quantisers that are fused with `pack`; null for the others.
 const PackedQuantizer* FindPacked(const StageCall& call) {
+  if (AffineConfig::Covers(call)) return &kAffinePacked;
   switch (call.stage_id) {
-    case kStageAffine:
-      return &kAffinePacked;
     case kStageInt8:
       return &kInt8Packed;
     case kStageFp8:

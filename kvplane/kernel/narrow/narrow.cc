@@ -26,10 +26,14 @@ static_assert(LargestOf(NarrowFormat::kE4m3) == 448.0f && LargestOf(NarrowFormat
 
 }  // namespace
 
-uint16_t NarrowScaleOf(NarrowFormat format, uint16_t largest) {
-  const float exact = tensor::Bf16ToFloat(largest) * (1.0f / LargestOf(format));
+uint16_t SymmetricScaleOf(float top, uint16_t largest) {
+  const float exact = tensor::Bf16ToFloat(largest) * (1.0f / top);
   const auto up = static_cast<uint16_t>((std::bit_cast<uint32_t>(exact) + 0xffffu) >> 16);
   return up == 0 ? up : std::max(up, kSmallestScale);
+}
+
+uint16_t NarrowScaleOf(NarrowFormat format, uint16_t largest) {
+  return SymmetricScaleOf(LargestOf(format), largest);
 }
 
 uint16_t NarrowScaleLimit(NarrowFormat format) { return NarrowScaleOf(format, kNarrowMagnitudeLimit); }

@@ -24,6 +24,9 @@ constexpr size_t kNarrowFormats = 3;
 // Magnitude pattern from which on values are not codable: 2^126.
 constexpr uint16_t kNarrowMagnitudeLimit = 0x7e80;
 
+// The scale (bf16 pattern) of codes up to `top` for values up to the magnitude pattern `largest`: largest *
+// RN(1 / top), rounded up to bf16, at least 2^-126 unless 0.
+uint16_t SymmetricScaleOf(float top, uint16_t largest);
 // The scale (bf16 pattern) for values up to the magnitude pattern `largest`.
 uint16_t NarrowScaleOf(NarrowFormat format, uint16_t largest);
 // Largest legal scale: that of 2^126. Decoded values then stay finite.
