@@ -16,6 +16,7 @@
 #include "kvplane/codec/lz/zstd_stage.h"
 #include "kvplane/codec/narrow/narrow_stage.h"
 #include "kvplane/codec/pack/pack_stage.h"
+#include "kvplane/codec/rans/rans_stage.h"
 #include "kvplane/codec/select/bands.h"
 #include "kvplane/codec/select/protect_stage.h"
 #include "kvplane/codec/store/store_stage.h"
@@ -52,6 +53,7 @@ constexpr StageDescriptor kStages[] = {
     {kStageExponent, "exponent", Slot::kCode, 1, 1, false, kExponentParams, &kExponentFunctions},
     {kStageZstd, "zstd", Slot::kCode, 1, 1, false, kZstdParams, &kZstdFunctions},
     {kStageLz4, "lz4", Slot::kCode, 1, 1, false, {}, &kLz4Functions},
+    {kStageRans, "rans", Slot::kCode, 1, 1, false, kRansParams, &kRansFunctions},
 };
 
 constexpr bool TableIsConsistent() {
