@@ -1,5 +1,9 @@
 #include "kvplane/codec/ecsq/ecsq_stage.h"
 
+#include <utility>
+
+#include "kvplane/codec/ecsq/ecsq_coder.h"
+
 namespace kvplane::codec {
 namespace {
 
@@ -39,9 +43,12 @@ constinit const StageFunctions kTernaryFunctions = {.validate = Validate,
                                                     .decode = nullptr,
                                                     .needs_profile = TernaryNeedsProfile};
 
-base::Result<std::unique_ptr<TileCoder>> BindEcsqCoder(Chain, tensor::Side,
-                                                       std::shared_ptr<const ModelProfile>) {
-  return base::Unimplemented("ecsq is not bound yet");
+base::Result<std::unique_ptr<TileCoder>> BindEcsqCoder(Chain chain, tensor::Side side,
+                                                       std::shared_ptr<const ModelProfile> profile) {
+  if (FindCall(chain, kStageTernary) != nullptr) return base::Unimplemented("ternary is not bound yet");
+  auto coder = std::make_unique<EcsqCoder>(chain, side, std::move(profile));
+  KVPLANE_RETURN_IF_ERROR(coder->Check());
+  return std::unique_ptr<TileCoder>(std::move(coder));
 }
 
 }  // namespace kvplane::codec

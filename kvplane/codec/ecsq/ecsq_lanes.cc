@@ -1,0 +1,85 @@
+#include "kvplane/codec/ecsq/ecsq_lanes.h"
+
+#include <algorithm>
+
+#include "kvplane/codec/ecsq/ecsq_choice.h"
+#include "kvplane/kernel/ecsq/ecsq_tables.h"
+#include "kvplane/tensor/dtype.h"
+
+namespace kvplane::codec {
+namespace {
+
+constexpr float kRungScaleUnit = 1.0f / 64;
+
+bool IsPlain(std::span<const uint8_t> ladder) {
+  return std::all_of(ladder.begin(), ladder.end(), [](uint8_t k) {
+    return kernel::kEcsqRungScale[k].narrow == 64 && kernel::kEcsqRungScale[k].shrink == 64;
+  });
+}
+
+// The plan's scales have step 1 where heads bring their own.
+void TakeHeadSteps(const EcsqPlan& plan, uint32_t g, std::span<const uint8_t> head_scales,
+                   kernel::RansScale& scale) {
+  const uint32_t first = g * kernel::kRansLanes;
+  const uint32_t last = std::min(first + kernel::kRansLanes, plan.lanes);
+  uint32_t head = ~0u;
+  float step = 1.0f;
+  float inverse = 1.0f;
+  for (uint32_t lane = first; lane < last; ++lane) {
+    const uint32_t at = plan.element_of_lane[lane] / plan.rows.head_dim;
+    if (at != head) {
+      head = at;
+      const int32_t log = TileStepLog(plan, head, head_scales[head]);
+      step = EcsqExp2(log);
+      inverse = EcsqExp2(-log);
+    }
+    const uint32_t i = kernel::RansScale::index(lane - first);
+    scale.step[i] = step;
+    scale.inverse_step[i] = inverse;
+  }
+}
+
+}  // namespace
+
+EcsqLaneTables MakeLaneTables(const EcsqPlan& plan, std::span<const uint8_t> ladder,
+                              std::span<const uint8_t> head_scales, Workspace& workspace) {
+  const bool own_scales = !head_scales.empty() || !IsPlain(ladder);
+  const size_t scale_bytes = own_scales ? plan.groups() * sizeof(kernel::RansScale) : 0;
+  const size_t scratch_bytes = kernel::RansScratchBytes(plan.elements);
+  const std::span<std::byte> memory =
+      workspace.Scratch(scale_bytes + scratch_bytes + plan.groups() * sizeof(kernel::RansRung));
+  EcsqLaneTables tables;
+  tables.scratch = memory.data() + scale_bytes;
+  auto* const rungs = reinterpret_cast<kernel::RansRung*>(tables.scratch + scratch_bytes);
+  for (size_t g = 0; g < ladder.size(); ++g) rungs[g] = kernel::RansLadderRung(ladder[g]);
+  tables.rungs = rungs;
+  tables.scales = plan.scales.data();
+  if (!own_scales) return tables;
+
+  auto* const scales = reinterpret_cast<kernel::RansScale*>(memory.data());
+  for (uint32_t g = 0; g < plan.groups(); ++g) {
+    kernel::RansScale& scale = scales[g];
+    scale = plan.scales[g];
+    if (!head_scales.empty()) TakeHeadSteps(plan, g, head_scales, scale);
+    const float narrow = static_cast<float>(kernel::kEcsqRungScale[ladder[g]].narrow) * kRungScaleUnit;
+    const float shrink = static_cast<float>(kernel::kEcsqRungScale[ladder[g]].shrink) * kRungScaleUnit;
+    for (uint32_t i = 0; i < kernel::kRansLanes; ++i) {
+      scale.inverse_step[i] *= narrow;
+      scale.step[i] *= shrink;
+    }
+  }
+  tables.scales = scales;
+  return tables;
+}
+
+void FillDropped(const EcsqPlan& plan, const tensor::TileView& out, uint16_t* const* rows) {
+  for (const uint32_t element : plan.dropped) {
+    const float mean = plan.mean[plan.slot_of_element[element]];
+    if (mean == 0.0f && plan.lanes > 0) continue;  // the decoder wrote zeros
+    const uint16_t bits = tensor::FloatToBf16(mean);
+    const size_t at = element / out.head_dim * out.head_stride + element % out.head_dim;
+    for (uint32_t t = 0; t < out.tokens; ++t) rows[t][at] = bits;
+  }
+}
+
+}  // namespace kvplane::codec

@@ -1,0 +1,208 @@
+#include "kvplane/codec/ecsq/ecsq_payload.h"
+
+#include <algorithm>
+
+#include "kvplane/base/endian.h"
+#include "kvplane/kernel/ecsq/ecsq_tables.h"
+
+namespace kvplane::codec {
+namespace {
+
+// Mode byte: bits 0..1 log2 of the streams, 2..3 rung form, 4 escapes, 5 raw, 6..7 sections - 1.
+constexpr uint32_t kFormShift = 2;
+constexpr uint32_t kEscapesBit = 1u << 4;
+constexpr uint32_t kRawBit = 1u << 5;
+constexpr uint32_t kSectionsShift = 6;
+
+constexpr int32_t kMinNibble = -8;
+constexpr int32_t kMaxNibble = 7;
+
+int32_t Difference(const EcsqPlan& plan, std::span<const uint8_t> ladder, size_t g) {
+  return int32_t{ladder[g]} - int32_t{plan.foretold[g]};
+}
+
+base::Status ReadRungs(const EcsqPlan& plan, RungForm form, PayloadReader& reader,
+                       std::span<uint8_t> ladder) {
+  if (plan.foretold.size() != ladder.size() && form != RungForm::kBytes) {
+    return base::Corrupt("ecsq: rungs relative to a profile, of which there is none");
+  }
+  switch (form) {
+    case RungForm::kForetold:
+      std::copy(plan.foretold.begin(), plan.foretold.end(), ladder.begin());
+      return base::Status::Ok();
+    case RungForm::kNibbles:
+      for (size_t g = 0; g < ladder.size(); g += 2) {
+        const uint32_t pair = reader.Byte();
+        for (size_t i = g; i < std::min(g + 2, ladder.size()); ++i) {
+          const auto nibble = static_cast<int32_t>(pair >> (i == g ? 0 : 4) & 15);
+          const int32_t index = plan.foretold[i] + (nibble > kMaxNibble ? nibble - 16 : nibble);
+          if (index < 0 || index >= static_cast<int32_t>(kernel::kEcsqLadder)) {
+            return base::Corrupt("ecsq: group {} has rung {}", i, index);
+          }
+          ladder[i] = static_cast<uint8_t>(index);
+        }
+        if (g + 1 == ladder.size() && pair >> 4 != 0) return base::Corrupt("ecsq: a rung beyond the last");
+      }
+      return base::Status::Ok();
+    case RungForm::kBytes:
+      for (uint8_t& index : ladder) {
+        index = static_cast<uint8_t>(reader.Byte());
+        if (index >= kernel::kEcsqLadder) return base::Corrupt("ecsq: rung {}", index);
+      }
+      return base::Status::Ok();
+  }
+  return base::Corrupt("ecsq: unknown rung form {}", static_cast<uint32_t>(form));
+}
+
+base::Status CheckEscapes(const EcsqPlan& plan, uint32_t tokens, PayloadReader& reader) {
+  const uint64_t values = uint64_t{tokens} * plan.elements;
+  const uint32_t count = reader.Varint();
+  if (count == 0 || count > values / kEcsqValuesPerEscape) {
+    return base::Corrupt("ecsq: {} escapes in {} values", count, values);
+  }
+  uint64_t next = 0;
+  for (uint32_t i = 0; i < count && !reader.failed(); ++i) {
+    next += uint64_t{reader.Varint()} + 1;
+    const uint32_t bits = reader.Half();
+    if (next > values || (bits & 0x7fff) >= kernel::kRansMagnitudeLimit) {
+      return base::Corrupt("ecsq: escape {} at {} of {} values holds {:#06x}", i, next - 1, values, bits);
+    }
+  }
+  return base::Status::Ok();
+}
+
+}  // namespace
+
+void PayloadWriter::Byte(uint32_t value) {
+  if (at_ == out_.size()) {
+    overflow_ = true;
+    return;
+  }
+  out_[at_++] = static_cast<std::byte>(value);
+}
+
+void PayloadWriter::Varint(uint32_t value) {
+  for (; value >= 128; value >>= 7) Byte(128 | (value & 127));
+  Byte(value);
+}
+
+void PayloadWriter::Bytes(std::span<const std::byte> bytes) {
+  if (bytes.size() > out_.size() - at_) {
+    overflow_ = true;
+    return;
+  }
+  std::copy(bytes.begin(), bytes.end(), out_.begin() + static_cast<ptrdiff_t>(at_));
+  at_ += bytes.size();
+}
+
+uint32_t PayloadReader::Byte() {
+  const std::span<const std::byte> byte = Bytes(1);
+  return byte.empty() ? 0 : static_cast<uint32_t>(byte[0]);
+}
+
+uint32_t PayloadReader::Half() {
+  const std::span<const std::byte> bytes = Bytes(sizeof(uint16_t));
+  return bytes.empty() ? 0 : base::LoadLe<uint16_t>(bytes.data());
+}
+
+uint32_t PayloadReader::Varint() {
+  uint32_t value = 0;
+  for (uint32_t shift = 0; shift < 32; shift += 7) {
+    const uint32_t byte = Byte();
+    if (failed_ || (shift == 28 && byte > 15) || (shift > 0 && byte == 0)) break;
+    value |= (byte & 127) << shift;
+    if (byte < 128) return value;
+  }
+  failed_ = true;
+  return 0;
+}
+
+std::span<const std::byte> PayloadReader::Bytes(size_t count) {
+  if (failed_ || count > in_.size()) {
+    failed_ = true;
+    return {};
+  }
+  const std::span<const std::byte> bytes = in_.first(count);
+  in_ = in_.subspan(count);
+  return bytes;
+}
+
+void WriteEcsqHead(const EcsqHead& head, const EcsqPlan& plan, std::span<const uint8_t> head_scales,
+                   std::span<const uint8_t> ladder, std::span<const EcsqEscape> escapes,
+                   PayloadWriter& writer) {
+  writer.Byte(head.streams_log | static_cast<uint32_t>(head.form) << kFormShift |
+              (head.has_escapes ? kEscapesBit : 0) | (head.raw ? kRawBit : 0) |
+              (head.sections - 1) << kSectionsShift);
+  for (const uint8_t scale : head_scales) writer.Byte(scale);
+  if (head.form == RungForm::kBytes) {
+    for (const uint8_t index : ladder) writer.Byte(index);
+  } else if (head.form == RungForm::kNibbles) {
+    for (size_t g = 0; g < ladder.size(); g += 2) {
+      const auto low = static_cast<uint32_t>(Difference(plan, ladder, g)) & 15;
+      const uint32_t high =
+          g + 1 < ladder.size() ? static_cast<uint32_t>(Difference(plan, ladder, g + 1)) & 15 : 0;
+      writer.Byte(low | high << 4);
+    }
+  }
+  if (!head.has_escapes) return;
+  writer.Varint(static_cast<uint32_t>(escapes.size()));
+  uint32_t next = 0;
+  for (const EcsqEscape& escape : escapes) {
+    writer.Varint(escape.position - next);
+    writer.Byte(escape.bits & 0xff);
+    writer.Byte(escape.bits >> 8);
+    next = escape.position + 1;
+  }
+}
+
+base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint32_t max_sections,
+                                    PayloadReader& reader, std::span<uint8_t> head_scales,
+                                    std::span<uint8_t> ladder, std::span<const std::byte>& escapes) {
+  const uint32_t mode = reader.Byte();
+  EcsqHead head;
+  head.streams_log = mode & 3;
+  head.form = static_cast<RungForm>(mode >> kFormShift & 3);
+  head.has_escapes = (mode & kEscapesBit) != 0;
+  head.raw = (mode & kRawBit) != 0;
+  head.sections = 1 + (mode >> kSectionsShift);
+  if (head.sections > max_sections || tokens % (1u << head.streams_log) != 0 ||
+      (head.raw && (head.streams_log != 0 || plan.lanes == 0)) ||
+      (plan.lanes == 0 && head.streams_log != 0)) {
+    return base::Corrupt("ecsq: mode {:#04x} for {} tokens of {} lanes", mode, tokens, plan.lanes);
+  }
+  for (uint8_t& scale : head_scales) scale = static_cast<uint8_t>(reader.Byte());
+  KVPLANE_RETURN_IF_ERROR(ReadRungs(plan, head.form, reader, ladder));
+  escapes = reader.rest();
+  if (head.has_escapes) KVPLANE_RETURN_IF_ERROR(CheckEscapes(plan, tokens, reader));
+  escapes = escapes.first(escapes.size() - reader.rest().size());
+  if (reader.failed()) return base::Corrupt("ecsq: the payload ends in its head");
+  return head;
+}
+
+void ApplyEscapes(const EcsqPlan& plan, std::span<const std::byte> escapes, uint16_t* const* rows,
+                  size_t head_stride) {
+  if (escapes.empty()) return;
+  PayloadReader reader(escapes);
+  const uint32_t head_dim = plan.rows.head_dim;
+  uint32_t next = 0;
+  for (uint32_t left = reader.Varint(); left > 0; --left) {
+    const uint32_t position = next + reader.Varint();
+    const uint32_t element = position % plan.elements;
+    rows[position / plan.elements][element / head_dim * head_stride + element % head_dim] =
+        static_cast<uint16_t>(reader.Half());
+    next = position + 1;
+  }
+}
+
+RungForm RungFormOf(const EcsqPlan& plan, std::span<const uint8_t> ladder) {
+  if (plan.foretold.size() != ladder.size()) return RungForm::kBytes;
+  RungForm form = RungForm::kForetold;
+  for (size_t g = 0; g < ladder.size(); ++g) {
+    const int32_t difference = Difference(plan, ladder, g);
+    if (difference < kMinNibble || difference > kMaxNibble) return RungForm::kBytes;
+    if (difference != 0) form = RungForm::kNibbles;
+  }
+  return form;
+}
+
+}  // namespace kvplane::codec

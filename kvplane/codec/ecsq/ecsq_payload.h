@@ -1,0 +1,87 @@
+// The head of an ecsq or ternary payload: mode, head scales, rungs, escapes, lengths (spec.md, section 4).
+//
+// Thread safety: values over the caller's memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kvplane/base/status.h"
+#include "kvplane/codec/ecsq/ecsq_plan.h"
+
+namespace kvplane::codec {
+
+// How the rungs of a tile are given. Wire values.
+enum class RungForm : uint8_t { kForetold = 0, kNibbles = 1, kBytes = 2 };
+
+constexpr uint32_t kEcsqMaxStreamsLog = 3;
+constexpr uint32_t kTernaryMaxLayers = 3;
+// At most one value in this many is an escape: beyond that raw is as small.
+constexpr uint32_t kEcsqValuesPerEscape = 8;
+
+// A value that its rung cannot hold, as it is.
+struct EcsqEscape {
+  uint32_t position = 0;  // token * elements + element
+  uint16_t bits = 0;
+};
+
+struct EcsqHead {
+  uint32_t streams_log = 0;
+  uint32_t sections = 1;  // present: 1 for ecsq, up to layers + 1 for ternary
+  bool raw = false;       // streams at fixed width
+  RungForm form = RungForm::kForetold;
+  bool has_escapes = false;
+};
+
+// Bounded writer. After an overflow nothing is written any more and size() is 0.
+class PayloadWriter {
+ public:
+  explicit PayloadWriter(std::span<std::byte> out) : out_(out) {}
+  void Byte(uint32_t value);
+  void Varint(uint32_t value);
+  void Bytes(std::span<const std::byte> bytes);
+  size_t size() const { return overflow_ ? 0 : at_; }
+
+ private:
+  std::span<std::byte> out_;
+  size_t at_ = 0;
+  bool overflow_ = false;
+};
+
+// Bounded reader. After a short or malformed read failed() holds and all further reads give 0.
+class PayloadReader {
+ public:
+  explicit PayloadReader(std::span<const std::byte> in) : in_(in) {}
+  uint32_t Byte();
+  uint32_t Half();    // u16, little endian
+  uint32_t Varint();  // minimal LEB128 of up to 32 bits
+  std::span<const std::byte> Bytes(size_t count);
+  std::span<const std::byte> rest() const { return in_; }
+  bool failed() const { return failed_; }
+
+ private:
+  std::span<const std::byte> in_;
+  bool failed_ = false;
+};
+
+// Everything up to the lengths. ladder: [groups] indices; head_scales: [heads] with tile scales, else empty;
+// escapes by rising position.
+void WriteEcsqHead(const EcsqHead& head, const EcsqPlan& plan, std::span<const uint8_t> head_scales,
+                   std::span<const uint8_t> ladder, std::span<const EcsqEscape> escapes,
+                   PayloadWriter& writer);
+
+// Reads and checks what WriteEcsqHead() wrote for a tile of `tokens`. `escapes` gets the bytes of the
+// escapes, for ApplyEscapes(). kCorrupt.
+base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint32_t max_sections,
+                                    PayloadReader& reader, std::span<uint8_t> head_scales,
+                                    std::span<uint8_t> ladder, std::span<const std::byte>& escapes);
+
+// Puts the escapes where they belong. rows[t]: head 0 of token t. Requires: ReadEcsqHead() checked them.
+void ApplyEscapes(const EcsqPlan& plan, std::span<const std::byte> escapes, uint16_t* const* rows,
+                  size_t head_stride);
+
+// The form that holds `ladder` in the fewest bytes.
+RungForm RungFormOf(const EcsqPlan& plan, std::span<const uint8_t> ladder);
+
+}  // namespace kvplane::codec
