@@ -4,6 +4,7 @@
 #include <array>
 
 #include "kvplane/base/endian.h"
+#include "kvplane/codec/levels/level_groups.h"
 #include "kvplane/codec/tile_rows.h"
 #include "kvplane/kernel/narrow/narrow.h"
 #include "kvplane/tensor/dtype.h"
@@ -52,10 +53,10 @@ class CachegenQuantizer final : public SymbolQuantizer {
     std::array<uint16_t, tensor::kTileTokens> largest{};
     for (uint32_t head = 0; head < in.heads; ++head) {
       const TileRows<const uint16_t> rows(in, head);
-      for (uint32_t t = 0; t < in.tokens; ++t) {
-        largest[t] =
-            std::max(largest[t], kernel::Narrow().largest_magnitude(rows.data() + t, 1, in.head_dim));
-      }
+      if (head + 1 < in.heads) PrefetchHead(rows, in.head_stride);
+      std::array<uint16_t, tensor::kTileTokens> of_head;
+      kernel::Narrow().largest_of_tokens(rows.data(), in.tokens, in.head_dim, of_head.data());
+      for (uint32_t t = 0; t < in.tokens; ++t) largest[t] = std::max(largest[t], of_head[t]);
     }
     std::array<float, tensor::kTileTokens> inverse;
     for (uint32_t t = 0; t < in.tokens; ++t) {

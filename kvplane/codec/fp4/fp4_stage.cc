@@ -39,6 +39,7 @@ class Nvfp4Quantizer final : public SymbolQuantizer {
     uint16_t largest = 0;
     for (uint32_t head = 0; head < in.heads; ++head) {
       const TileRows<const uint16_t> rows(in, head);
+      if (head + 1 < in.heads) PrefetchHead(rows, in.head_stride);
       largest = std::max(largest, kernel::Narrow().largest_magnitude(rows.data(), in.tokens, in.head_dim));
     }
     if (largest >= kernel::kNarrowMagnitudeLimit) return false;

@@ -5,6 +5,7 @@
 
 #include "kvplane/base/endian.h"
 #include "kvplane/kernel/pack/pack.h"
+#include "kvplane/kernel/prefetch.h"
 #include "kvplane/kernel/quantize/quantize.h"
 
 namespace kvplane::codec {
@@ -85,11 +86,8 @@ void LevelGroups::Decode(const std::byte* zeros, const std::byte* scales, const 
 }
 
 void PrefetchHead(const TileRows<const uint16_t>& rows, size_t head_stride) {
-  constexpr uint32_t kRows = 8;
-  constexpr uint32_t kLineValues = 64 / sizeof(uint16_t);
-  for (uint32_t t = 0; t < std::min(kRows, rows.tokens()); ++t) {
-    const uint16_t* row = rows.data()[t] + head_stride;
-    for (uint32_t c = 0; c < rows.head_dim(); c += kLineValues) __builtin_prefetch(row + c);
+  for (uint32_t t = 0; t < std::min(kernel::kPrefetchRows, rows.tokens()); ++t) {
+    kernel::PrefetchRow(rows.data()[t] + head_stride, rows.head_dim());
   }
 }
 

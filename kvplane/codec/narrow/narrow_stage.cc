@@ -1,6 +1,9 @@
 #include "kvplane/codec/narrow/narrow_stage.h"
 
+#include <array>
+
 #include "kvplane/base/endian.h"
+#include "kvplane/codec/levels/level_groups.h"
 #include "kvplane/codec/tile_rows.h"
 #include "kvplane/kernel/narrow/narrow.h"
 #include "kvplane/tensor/dtype.h"
@@ -52,24 +55,34 @@ size_t PayloadBytes(const Config& config, const TileShape& shape) {
   return layout.scale_bytes() + layout.heads * layout.head_values;
 }
 
+// The largest magnitudes of what shares a scale, one after the other.
+void LargestOf(const TileRows<const uint16_t>& rows, const Layout& layout, uint16_t* largest) {
+  if (layout.rows_per_scale == 1) {
+    kernel::Narrow().largest_of_tokens(rows.data(), rows.tokens(), rows.head_dim(), largest);
+  } else {
+    *largest = kernel::Narrow().largest_magnitude(rows.data(), rows.tokens(), rows.head_dim());
+  }
+}
+
 bool EncodeTile(const Config& config, const tensor::ConstTileView& in, std::byte* scales, std::byte* codes) {
-  const kernel::NarrowKernels& kernels = kernel::Narrow();
   const Layout layout(config, ShapeOf(in));
   for (uint32_t head = 0; head < in.heads; ++head) {
     const TileRows<const uint16_t> rows(in, head);
+    if (head + 1 < in.heads) PrefetchHead(rows, in.head_stride);
+    std::array<uint16_t, tensor::kTileTokens> largest;
+    LargestOf(rows, layout, largest.data());
     for (uint32_t t = 0; t < rows.tokens(); t += layout.rows_per_scale) {
-      const uint16_t largest =
-          kernels.largest_magnitude(rows.data() + t, layout.rows_per_scale, rows.head_dim());
-      if (largest >= kernel::kNarrowMagnitudeLimit) return false;
+      const uint32_t i = t / layout.rows_per_scale;
+      if (largest[i] >= kernel::kNarrowMagnitudeLimit) return false;
       uint16_t scale = kScaleOfOne;
       if (config.scale == NarrowScale::kOne) {
-        if (largest > kernel::NarrowLargest(config.format)) return false;
+        if (largest[i] > kernel::NarrowLargest(config.format)) return false;
       } else {
-        scale = kernel::NarrowScaleOf(config.format, largest);
-        base::StoreLe(scales + layout.scale(head, t / layout.rows_per_scale), scale);
+        scale = kernel::NarrowScaleOf(config.format, largest[i]);
+        base::StoreLe(scales + layout.scale(head, i), scale);
       }
-      kernels.encode[config.index()](rows.data() + t, layout.rows_per_scale, rows.head_dim(),
-                                     kernel::NarrowInverseOf(scale), codes);
+      kernel::Narrow().encode[config.index()](rows.data() + t, layout.rows_per_scale, rows.head_dim(),
+                                              kernel::NarrowInverseOf(scale), codes);
       codes += size_t{layout.rows_per_scale} * rows.head_dim();
     }
   }

@@ -40,6 +40,10 @@ struct NarrowKernels {
   // The largest magnitude pattern, infinities and NaN included.
   uint16_t (*largest_magnitude)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels);
 
+  // The same for each token: largest [tokens].
+  void (*largest_of_tokens)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
+                            uint16_t* largest);
+
   // One entry per format.
   void (*encode[kNarrowFormats])(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
                                  float inverse, std::byte* codes);

@@ -8,6 +8,11 @@ KVPLANE_TARGET_AVX2 uint16_t LargestMagnitude(const uint16_t* const* rows, uint3
   return LargestMagnitudeBody(rows, tokens, channels);
 }
 
+KVPLANE_TARGET_AVX2 void LargestOfTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
+                                         uint16_t* largest) {
+  for (uint32_t t = 0; t < tokens; ++t) largest[t] = LargestMagnitudeBody(rows + t, 1, channels);
+}
+
 template <typename Format>
 KVPLANE_TARGET_AVX2 void Encode(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
                                 float inverse, std::byte* codes) {
@@ -29,6 +34,7 @@ KVPLANE_TARGET_AVX2 bool CodesValid(const std::byte* codes, size_t count) {
 
 constinit const NarrowKernels kNarrowAvx2 = {
     LargestMagnitude,
+    LargestOfTokens,
     {Encode<Int8Format>, Encode<E4m3Format>, Encode<E5m2Format>},
     {Decode<Int8Format>, Decode<E4m3Format>, Decode<E5m2Format>},
     {CodesValid<Int8Format>, CodesValid<E4m3Format>, CodesValid<E5m2Format>}};

@@ -117,6 +117,12 @@ TEST(NarrowDiff, EveryIsaGivesTheScalarBytes) {
     for (const Isa isa : AvailableIsas()) {
       const NarrowKernels& kernels = Narrow(isa);
       ASSERT_EQ(kernels.largest_magnitude(rows, 1, channels), largest);
+      const uint16_t* twice[] = {values.data(), values.data() + channels / 2};
+      uint16_t of_tokens[2];
+      kernels.largest_of_tokens(twice, 2, channels - channels / 2, of_tokens);
+      ASSERT_EQ(of_tokens[0], scalar.largest_magnitude(twice, 1, channels - channels / 2));
+      ASSERT_EQ(of_tokens[1], scalar.largest_magnitude(twice + 1, 1, channels - channels / 2));
+      ASSERT_EQ(kernels.largest_magnitude(twice, 2, channels - channels / 2), largest);
       kernels.encode[f](rows, 1, channels, NarrowInverseOf(scale), codes2.data());
       ASSERT_EQ(codes2, codes);
       kernels.decode[f](codes.data(), 1, channels, tensor::Bf16ToFloat(scale), out2);

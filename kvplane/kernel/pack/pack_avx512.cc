@@ -128,11 +128,15 @@ KVPLANE_TARGET_AVX512 void PackBytes(const uint8_t* codes, size_t count, std::by
 
 KVPLANE_TARGET_AVX512 uint8_t UnpackBytes(const std::byte* in, size_t count, uint8_t* codes) {
   __m512i largest = _mm512_setzero_si512();
-  for (size_t i = 0; i < count; i += kStep) {
-    const uint64_t mask = Mask(count - i);
-    const __m512i bytes = _mm512_maskz_loadu_epi8(mask, in + i);
+  for (; count >= kStep; count -= kStep, in += kStep, codes += kStep) {
+    const __m512i bytes = _mm512_loadu_si512(in);
     largest = _mm512_max_epu8(largest, bytes);
-    _mm512_mask_storeu_epi8(codes + i, mask, bytes);
+    _mm512_storeu_si512(codes, bytes);
+  }
+  if (count > 0) {
+    const __m512i bytes = _mm512_maskz_loadu_epi8(Mask(count), in);
+    largest = _mm512_max_epu8(largest, bytes);
+    _mm512_mask_storeu_epi8(codes, Mask(count), bytes);
   }
   return LargestByte(largest);
 }

@@ -4,6 +4,7 @@
 
 #include "kvplane/base/endian.h"
 #include "kvplane/kernel/pack/pack.h"
+#include "kvplane/kernel/prefetch.h"
 #include "kvplane/kernel/quantize/affine_definition.h"
 
 // A vector of 32 bf16 is worked on as two vectors of 16 floats: the even lanes ("even", shifted into place)
@@ -368,10 +369,6 @@ KVPLANE_TARGET_AVX512 bool EncodeRowBatch(const uint16_t* const* rows, uint32_t 
                      _mm512_permutexvar_ps(lane, params.inverse), levels, codes + r * row_bytes);
   }
   return true;
-}
-
-inline void PrefetchRow(const uint16_t* row, uint32_t channels) {
-  for (uint32_t c = 0; c < channels; c += kLanes) __builtin_prefetch(row + c);
 }
 
 template <uint32_t kBits>
