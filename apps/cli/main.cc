@@ -259,6 +259,7 @@ void AddBenchCodec(CLI::App* bench, const std::string& command, Action& action) 
                    "Rounds; the median is reported; 0: sizes and errors, no speed");
   verb->add_option("--threads", args.threads, "Threads of 'all cores'; 0: one per CPU");
   verb->add_option("--slice-s", args.slice_s, "Aim of one timed turn, seconds");
+  verb->add_flag("--kernels", args.kernels, "Measure the kernels and their bars instead of strategies");
   verb->add_option("--json", args.json, "Also write the measurements to this file");
   verb->add_option("--svg", args.svg, "Also draw bits per value against error into this file");
   verb->callback([&action] { action = [] { return CmdBenchCodec(args); }; });

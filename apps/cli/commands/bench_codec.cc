@@ -16,6 +16,7 @@
 #include "apps/cli/codec_bench/codec_race.h"
 #include "apps/cli/codec_bench/contestant.h"
 #include "apps/cli/codec_bench/distortion.h"
+#include "apps/cli/codec_bench/kernel_bars.h"
 #include "apps/cli/codec_bench/kv_capture.h"
 #include "apps/cli/codec_bench/synthetic_kv.h"
 #include "apps/cli/exit_code.h"
@@ -35,6 +36,7 @@ constexpr uint32_t kMaxQueries = 4096;
 constexpr uint32_t kMaxTokens = 1 << 20;
 constexpr uint32_t kModelTokens = 16384;
 constexpr uint32_t kSyntheticTokens = 8192;
+constexpr uint64_t kKernelSeed = 1;
 
 struct Input {
   std::string name;  // for people and the report
@@ -191,8 +193,22 @@ base::Status WriteResults(const BenchCodecArgs& args, const std::string& input, 
   return args.svg.empty() ? base::Status::Ok() : CodecPlot(figures, subtitle).WriteSvg(args.svg);
 }
 
+base::Status BenchKernels(const BenchCodecArgs& args) {
+  const MachineInfo machine = ThisMachine();
+  const CpuFamily family = CpuFamilyOf(machine.cpu);
+  fmt::print(stderr, "{}\n", Describe(machine));
+  const auto figures = MeasureKernels(CodecKernelCases(kKernelSeed), CodecKernelRatios(),
+                                      std::max(args.repeats, 1u), args.slice_s);
+  fmt::print(stderr, "median of {} rounds\n\n{}", std::max(args.repeats, 1u), KernelTable(figures, family));
+  if (args.json.empty()) return base::Status::Ok();
+  BenchReport report("codec_kernels", args.command);
+  AddKernelRows(report, figures, family);
+  return report.WriteJson(args.json);
+}
+
 base::Status Bench(const BenchCodecArgs& args) {
   KVPLANE_RETURN_IF_ERROR(ValidateArgs(args));
+  if (args.kernels) return BenchKernels(args);
   const size_t workers = args.threads == 0 ? std::max(std::thread::hardware_concurrency(), 1u) : args.threads;
   base::ThreadPool pool(workers);
   KVPLANE_ASSIGN_OR_RETURN(Input input, LoadInput(args, pool));

@@ -42,9 +42,17 @@ struct LabelRequest {
   double height = 0;
 };
 
-// placed[i]: the box of label i; none: no room. Boxes lie inside `frame`, overlap neither each other, nor the
-// squares of half width `marker` around `markers`, nor a leader line of an earlier label.
-std::vector<std::optional<PlotBox>> PlaceLabels(const PlotBox& frame, std::span<const PlotSpot> markers,
-                                                double marker, std::span<const LabelRequest> labels);
+// What is drawn before the names.
+struct PlotObstacles {
+  PlotBox frame;
+  std::span<const PlotSpot> markers;
+  double marker = 0;               // half of a marker's width
+  std::span<const PlotSpot> line;  // a polyline that names keep off where they can
+};
+
+// placed[i]: the box of label i; none: no room. Boxes lie inside the frame, overlap neither each other, nor
+// the squares of the markers, nor a leader line of an earlier label.
+std::vector<std::optional<PlotBox>> PlaceLabels(const PlotObstacles& obstacles,
+                                                std::span<const LabelRequest> labels);
 
 }  // namespace kvplane::cli

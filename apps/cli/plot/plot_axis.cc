@@ -9,6 +9,7 @@ namespace kvplane::cli {
 namespace {
 
 constexpr double kWantedTicks = 7;
+constexpr double kMargin = 0.03;   // of the range
 constexpr double kLargest = 1e30;  // keeps tick arithmetic far from overflow
 // More decades than this are marked by powers of ten alone.
 constexpr double kDecadesWithSteps = 3;
@@ -51,6 +52,10 @@ void PlotAxis::MakeLinear() {
     low_ -= pad;
     high_ += pad;
   }
+  // Points do not sit on the frame; an axis of magnitudes still begins at 0.
+  const double margin = kMargin * (high_ - low_);
+  low_ = low_ >= 0 ? std::max(low_ - margin, 0.0) : low_ - margin;
+  high_ += margin;
   const double step = NiceStep(high_ - low_);
   const double first = std::floor(low_ / step + 1e-9);
   const double last = std::ceil(high_ / step - 1e-9);

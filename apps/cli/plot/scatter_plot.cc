@@ -199,8 +199,12 @@ class PanelPainter {
       const double width = kNameAdvance * static_cast<double>(shown[i]->name.size());
       requests.push_back({spots[i], width, kNameHeight});
     }
+    std::vector<PlotSpot> line;
+    for (const PlotPoint& point : panel_.line) {
+      if (Shows(point)) line.push_back(At(point.x, point.y));
+    }
     const PlotBox frame{kFrameLeft, kFrameTop, kFrameRight, kFrameBottom};
-    const auto placed = PlaceLabels(frame, spots, kMarker, requests);
+    const auto placed = PlaceLabels({frame, spots, kMarker, line}, requests);
     std::string svg;
     for (size_t i = 0; i < placed.size(); ++i) {
       if (!placed[i]) continue;
@@ -223,6 +227,10 @@ std::string Legend(const ScatterPlot& plot) {
   double x = kFrameLeft;
   for (size_t s = 0; !plot.panels.empty() && s < plot.panels[0].series.size(); ++s) {
     const std::string& name = plot.panels[0].series[s].name;
+    const bool used = std::any_of(plot.panels.begin(), plot.panels.end(), [s](const PlotPanel& panel) {
+      return s < panel.series.size() && !panel.series[s].points.empty();
+    });
+    if (!used) continue;
     svg += Marker(s, {x + kMarker, 66}, name);
     svg += Text(x + 2 * kMarker + 6, 70, "font-size=\"12.5\"", name);
     x += 2 * kMarker + 30 + kLegendAdvance * static_cast<double>(name.size());
