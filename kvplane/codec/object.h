@@ -68,6 +68,10 @@ TileShape ShapeOf(const ObjectInfo& info, const TileRef& tile);
 size_t TileIndex(const ObjectInfo& info, const TileRef& tile);
 TileRef TileAt(const ObjectInfo& info, size_t index);
 TileContext ContextOf(const ObjectInfo& info, uint32_t layer, const TileRef& tile);
+// Bytes of everything but the coded tiles: prefix and tile indexes. Requires: info is valid.
+uint64_t OverheadBytes(const ObjectInfo& info);
+// The most an object of this shape takes: every tile raw. Requires: info is valid.
+uint64_t MaxObjectBytes(const ObjectInfo& info);
 
 class ObjectWriter {
  public:

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kvplane/codec/object.h"
+#include "kvplane/codec/object_layout.h"
 
 namespace kvplane::codec {
 
@@ -55,6 +56,17 @@ TileContext ContextOf(const ObjectInfo& info, uint32_t layer, const TileRef& til
   context.end_position = info.first_token + info.tokens;
   context.quality = info.quality[static_cast<size_t>(tile.side)];
   return context;
+}
+
+uint64_t OverheadBytes(const ObjectInfo& info) {
+  const size_t text_bytes = info.strategy.side(tensor::Side::kKey).ToString().size() +
+                            info.strategy.side(tensor::Side::kValue).ToString().size();
+  return layout::PrefixBytes(text_bytes, info.geometry.layers) +
+         uint64_t{info.geometry.layers} * layout::IndexBytes(info.tiles_per_layer());
+}
+
+uint64_t MaxObjectBytes(const ObjectInfo& info) {
+  return OverheadBytes(info) + info.raw_bytes() + uint64_t{info.geometry.layers} * info.tiles_per_layer();
 }
 
 }  // namespace kvplane::codec
