@@ -18,6 +18,7 @@
 #include "apps/cli/commands/cmd_demo.h"
 #include "apps/cli/commands/cmd_doctor.h"
 #include "apps/cli/commands/cmd_generate.h"
+#include "apps/cli/commands/cmd_profile_fit.h"
 #include "apps/cli/commands/cmd_route.h"
 #include "apps/cli/commands/cmd_serve.h"
 #include "apps/cli/commands/profile_enumerate.h"
@@ -295,9 +296,28 @@ void AddBench(CLI::App& app, const std::string& command, Action& action) {
   pd->callback([&action] { action = [] { return CmdBenchPd(pd_args); }; });
 }
 
+void AddProfileFit(CLI::App* profile, Action& action) {
+  static ProfileFitArgs args;
+  CLI::App* fit = Verb(*profile, "fit", "Fit a profile of a model's KV cache on text");
+  fit->add_option("--model", args.runtime.model, "Model folder");
+  fit->add_option("--threads", args.runtime.threads, "Compute threads; 0: one per CPU");
+  fit->add_option("--compute", args.runtime.compute, "GEMM type; auto: the faster one, measured at start")
+      ->check(CLI::IsMember({"auto", "bf16", "f32"}));
+  fit->add_option("--text", args.text, "Text files, or folders of *.txt: not what quality is judged on")
+      ->required();
+  fit->add_option("--out", args.out, "Where the profile goes")->required();
+  fit->add_option("--prompts", args.prompts, "Stretches of text");
+  fit->add_option("--tokens", args.tokens, "Tokens of each");
+  fit->add_option("--probes", args.probes, "Sequences that sensitivities are measured on");
+  fit->add_option("--max-rank", args.max_rank, "Components kept of every basis; 0: all");
+  fit->add_option("--seed", args.seed, "Seed of the fit");
+  fit->callback([&action] { action = [] { return CmdProfileFit(args); }; });
+}
+
 void AddProfile(CLI::App& app, Action& action) {
   CLI::App* profile = Verb(app, "profile", "Strategies of the space, and what is fitted to a model");
   profile->require_subcommand(1);
+  AddProfileFit(profile, action);
 
   static ProfileEnumerateArgs enumerate_args;
   CLI::App* enumerate = Verb(*profile, "enumerate", "List the legal strategies of a grid, one per line");

@@ -47,7 +47,7 @@ struct SequenceInput {
   bool no_logits = false;                      // a prefill chunk that is not the last one
 };
 
-// Called on the thread that calls Forward.
+// Called on the thread that calls Forward, but for OnProjections.
 class LayerObserver {
  public:
   virtual ~LayerObserver() = default;
@@ -55,6 +55,13 @@ class LayerObserver {
   virtual base::Status BeforeAttention(uint32_t layer) = 0;
   // K and V of this layer of all sequences of the step are in the pages.
   virtual void AfterKvWrite(uint32_t layer) = 0;
+
+  // Whether OnProjections is to be called; asked once per step.
+  virtual bool WantsProjections() const { return false; }
+  // Query, key and value of one row of the step before RoPE (biases and head norms applied), for calibration.
+  // qkv: [(heads + 2 kv_heads) * head_dim] f32, valid during the call. Rows count the step's tokens in the
+  // order of its sequences. Called from the workers, each row once per layer, all before AfterKvWrite(layer).
+  virtual void OnProjections(uint32_t /*layer*/, uint32_t /*row*/, std::span<const float> /*qkv*/) {}
 };
 
 // One weight matrix of the model: y [rows, n] = x [rows, k] * w^T.

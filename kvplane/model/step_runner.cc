@@ -60,6 +60,7 @@ StepRunner::StepRunner(const ModelConfig& config, const Weights& weights, Comput
 base::Status StepRunner::Run(std::span<const SequenceInput> sequences, LayerObserver* observer,
                              std::vector<float>& logits) {
   sequences_ = sequences;
+  projections_ = observer != nullptr && observer->WantsProjections() ? observer : nullptr;
   PlanRows(sequences);
   Reserve();
   const Blocks blocks = PlanBlocks(static_cast<uint32_t>(rows_.size()));
@@ -177,6 +178,7 @@ void StepRunner::BeginLayer(uint32_t layer, const Blocks& blocks, uint32_t first
     float* values = qkv(row);
     if (!w.qkv_bias.empty()) norm_.add(values, w.qkv_bias.data(), qkv_width_);
     if (!w.q_norm.empty()) NormHeads(w, values);
+    if (projections_ != nullptr) projections_->OnProjections(layer, row, {values, qkv_width_});
     WriteKv(layer, rows_[row], values);
   }
 }

@@ -137,6 +137,7 @@ class StepRunner {
   RopeTable table_;
 
   std::span<const SequenceInput> sequences_;  // during Run
+  LayerObserver* projections_ = nullptr;      // during Run: who wants them, null when nobody does
   std::vector<Row> rows_;
   std::vector<uint32_t> logit_rows_;  // ascending
   std::vector<AttentionTask> tasks_;

@@ -205,6 +205,13 @@ bool StoredAsBf16(const Safetensors& files, const ModelConfig& config) {
   return true;
 }
 
+std::vector<float> ReadOutputProjection(const Safetensors& files, const ModelConfig& config, uint32_t layer) {
+  const WeightRows matrix = Matrix(files, LayerName(layer, "self_attn.o_proj.weight"));
+  std::vector<float> values(size_t{config.hidden} * config.query_width());
+  for (size_t i = 0; i < values.size(); ++i) values[i] = ValueAt(matrix.bytes, matrix.dtype, i);
+  return values;
+}
+
 base::Result<Weights> LoadWeights(const Safetensors& files, const ModelConfig& config, Matmul& matmul) {
   Weights weights;
   const StoredTensor& embedding = Get(files, "model.embed_tokens.weight");

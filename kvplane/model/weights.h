@@ -54,6 +54,10 @@ base::Status CheckWeights(const Safetensors& files, const ModelConfig& config);
 // True when all weight matrices are stored as bf16.
 bool StoredAsBf16(const Safetensors& files, const ModelConfig& config);
 
+// The output projection of one layer as it is stored, [hidden, heads head_dim] row-major. Requires:
+// CheckWeights passed.
+std::vector<float> ReadOutputProjection(const Safetensors& files, const ModelConfig& config, uint32_t layer);
+
 // Requires: CheckWeights passed.
 base::Result<Weights> LoadWeights(const Safetensors& files, const ModelConfig& config, Matmul& matmul);
 
