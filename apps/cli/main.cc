@@ -235,6 +235,7 @@ void AddBenchQuality(CLI::App* bench, const std::string& command, Action& action
   verb->add_option("--questions", args.questions, "Questions of each of the 7 tasks; 0: no tasks");
   verb->add_option("--seed", args.seed, "Which questions are drawn");
   verb->add_option("--json", args.json, "Also write the measurements to this file");
+  verb->add_option("--svg", args.svg, "Also draw ratio against quality into this file");
   verb->callback([&action] { action = [] { return CmdBenchQuality(args); }; });
 }
 

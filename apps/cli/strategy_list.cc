@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "kvplane/codec/stage_registry.h"
+#include "kvplane/tensor/kv_view.h"
+
 namespace kvplane::cli {
 namespace {
 
@@ -24,7 +27,41 @@ void AppendSplit(std::string_view list, std::vector<std::string>& names) {
   names.push_back(name);
 }
 
+// Whether either side has a call of this slot or stage.
+template <typename Key>
+bool Uses(const codec::Strategy& strategy, Key key) {
+  return std::any_of(std::begin(tensor::kSides), std::end(tensor::kSides), [&](tensor::Side side) {
+    return codec::FindCall(strategy.side(side).stages(), key) != nullptr;
+  });
+}
+
 }  // namespace
+
+std::string_view Name(StrategyFamily family) {
+  switch (family) {
+    case StrategyFamily::kEntropyCoded:
+      return "entropy-coded steps";
+    case StrategyFamily::kPublished:
+      return "published methods";
+    case StrategyFamily::kTransformed:
+      return "transform and entropy-coded steps";
+    case StrategyFamily::kFixedWidth:
+      return "fixed width";
+    case StrategyFamily::kLossless:
+      return "lossless";
+  }
+  return "?";
+}
+
+StrategyFamily FamilyOf(const codec::Strategy& strategy, bool published) {
+  if (!strategy.lossy()) return StrategyFamily::kLossless;
+  if (published) return StrategyFamily::kPublished;
+  if (!Uses(strategy, codec::kStageEcsq) && !Uses(strategy, codec::kStageTernary)) {
+    return StrategyFamily::kFixedWidth;
+  }
+  return Uses(strategy, codec::Slot::kTransform) ? StrategyFamily::kTransformed
+                                                 : StrategyFamily::kEntropyCoded;
+}
 
 std::string NamedStrategy::Explanation() const {
   return numbered ? fmt::format("{} is {}", label, strategy.ToString()) : "";
@@ -47,12 +84,12 @@ base::Result<std::vector<NamedStrategy>> ReadStrategyLists(std::span<const std::
       NamedStrategy named;
       named.strategy = strategy;
       named.numbered = preset == nullptr;
-      named.published = preset != nullptr && !preset->source.empty();
+      named.family = FamilyOf(strategy, preset != nullptr && !preset->source.empty());
       named.label = preset != nullptr ? text : fmt::format("s{}", ++numbered);
       strategies.push_back(std::move(named));
     } else if (preset != nullptr && same->label != text && !same->numbered) {
       same->label += " = " + text;
-      same->published = same->published || !preset->source.empty();
+      if (!preset->source.empty()) same->family = FamilyOf(strategy, true);
     }
   }
   return strategies;

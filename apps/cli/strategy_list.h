@@ -3,6 +3,7 @@
 // Thread safety: pure functions.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,15 +14,21 @@
 
 namespace kvplane::cli {
 
+// How strategies are grouped in pictures; the order is that of their colours.
+enum class StrategyFamily : uint8_t { kEntropyCoded, kPublished, kTransformed, kFixedWidth, kLossless };
+std::string_view Name(StrategyFamily family);
+// Published: a method of others. Entropy-coded: our steps (ecsq, ternary), with or without a transform.
+StrategyFamily FamilyOf(const codec::Strategy& strategy, bool published);
+
 struct NamedStrategy {
   std::string
       label;  // short enough for tables and plots: names of presets ("kivi-2 = int2"), or "s1", "s2" ...
   codec::Strategy strategy;
-  bool published = false;  // a method of others (Preset::source)
+  StrategyFamily family = StrategyFamily::kLossless;
+  bool numbered = false;  // the label is "s1", "s2" ...
 
   // "s1 is k: ...": for those whose label is no name; else empty.
   std::string Explanation() const;
-  bool numbered = false;
 };
 
 // Each list holds presets' names or strategy texts, separated by commas outside parentheses; no lists stand

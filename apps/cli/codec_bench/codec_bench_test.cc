@@ -306,7 +306,7 @@ TEST(StrategyListUnit, SplitsMergesAndLabels) {
   ASSERT_TRUE(named.ok()) << named.status().ToString();
   ASSERT_EQ(named->size(), 2u);
   EXPECT_EQ((*named)[0].label, "int2 = kivi-2");
-  EXPECT_TRUE((*named)[0].published);
+  EXPECT_EQ((*named)[0].family, StrategyFamily::kPublished);
   EXPECT_EQ((*named)[1].label, "s1");
   EXPECT_NE((*named)[1].Explanation().find("s1 is k: affine(bits=4"), std::string::npos);
   EXPECT_FALSE(ReadStrategyLists(std::vector<std::string>{"int4,nonsense"}).ok());
@@ -363,7 +363,7 @@ TEST(CodecBenchProperty, RaceOfKnownStrategies) {
   figures.label = "int8";
   figures.strategy = true;
   figures.family = FamilyOf(*contestants[4]->strategy(), false);
-  EXPECT_EQ(figures.family, CodecFamily::kFixedWidth);
+  EXPECT_EQ(figures.family, StrategyFamily::kFixedWidth);
   figures.raw_bytes = arena.raw_bytes();
   figures.coded_bytes = contestants[4]->coded_bytes();
   figures.error = CompareValues(arena.inputs()[0], arena.outputs()[0], pool);

@@ -6,27 +6,11 @@
 #include <cmath>
 #include <utility>
 
-#include "kvplane/codec/stage_registry.h"
+#include "apps/cli/plot/strategy_series.h"
 #include "kvplane/stats/quantile.h"
 
 namespace kvplane::cli {
 namespace {
-
-constexpr CodecFamily kFamilies[] = {CodecFamily::kEntropyCoded, CodecFamily::kPublished,
-                                     CodecFamily::kTransformed, CodecFamily::kFixedWidth,
-                                     CodecFamily::kLossless};
-
-bool UsesSlot(const codec::Strategy& strategy, codec::Slot slot) {
-  return std::any_of(std::begin(tensor::kSides), std::end(tensor::kSides), [&](tensor::Side side) {
-    return codec::FindCall(strategy.side(side).stages(), slot) != nullptr;
-  });
-}
-
-bool UsesStage(const codec::Strategy& strategy, uint8_t stage) {
-  return std::any_of(std::begin(tensor::kSides), std::end(tensor::kSides), [&](tensor::Side side) {
-    return codec::FindCall(strategy.side(side).stages(), stage) != nullptr;
-  });
-}
 
 // Median in GB/s; blank where nothing was measured.
 std::string Median(const std::vector<double>& bytes_per_s) {
@@ -73,20 +57,14 @@ BenchCase With(BenchCase where, const std::string& key, BenchValue value) {
   return where;
 }
 
-std::vector<PlotSeries> EmptySeries() {
-  std::vector<PlotSeries> series;
-  for (const CodecFamily family : kFamilies) series.push_back({std::string(Name(family)), {}});
-  return series;
-}
-
 PlotPanel SnrPanel(std::span<const CodecFigures> figures, size_t side) {
   PlotPanel panel{.title = side == 0 ? "Keys" : "Values",
                   .x_label = "bits per value",
                   .y_label = "signal to noise, dB",
-                  .series = EmptySeries(),
+                  .series = FamilySeries(),
                   .line = {}};
   for (const CodecFigures& f : figures) {
-    if (!f.strategy || f.family == CodecFamily::kLossless) continue;
+    if (!f.strategy || f.family == StrategyFamily::kLossless) continue;
     panel.series[static_cast<size_t>(f.family)].points.push_back(
         {f.bits_per_value(side), f.error.SnrDb(side), f.label});
   }
@@ -99,7 +77,7 @@ PlotPanel AttentionPanel(std::span<const CodecFigures> figures) {
                   .x_label = "bits per value, K and V together",
                   .y_label = "relative error, mean over layers",
                   .y_scale = AxisScale::kLog,
-                  .series = EmptySeries(),
+                  .series = FamilySeries(),
                   .line = {}};
   for (const CodecFigures& f : figures) {
     if (!f.strategy || f.attention.empty() || f.attention.Mean() == 0) continue;
@@ -111,31 +89,6 @@ PlotPanel AttentionPanel(std::span<const CodecFigures> figures) {
 }
 
 }  // namespace
-
-std::string_view Name(CodecFamily family) {
-  switch (family) {
-    case CodecFamily::kEntropyCoded:
-      return "entropy-coded steps";
-    case CodecFamily::kPublished:
-      return "published methods";
-    case CodecFamily::kTransformed:
-      return "transform and entropy-coded steps";
-    case CodecFamily::kFixedWidth:
-      return "fixed width";
-    case CodecFamily::kLossless:
-      return "lossless";
-  }
-  return "?";
-}
-
-CodecFamily FamilyOf(const codec::Strategy& strategy, bool published) {
-  if (!strategy.lossy()) return CodecFamily::kLossless;
-  if (published) return CodecFamily::kPublished;
-  if (!UsesStage(strategy, codec::kStageEcsq) && !UsesStage(strategy, codec::kStageTernary)) {
-    return CodecFamily::kFixedWidth;
-  }
-  return UsesSlot(strategy, codec::Slot::kTransform) ? CodecFamily::kTransformed : CodecFamily::kEntropyCoded;
-}
 
 double CodecFigures::ratio() const {
   return static_cast<double>(raw_bytes) / static_cast<double>(coded_bytes[0] + coded_bytes[1]);

@@ -12,17 +12,13 @@
 #include "apps/cli/codec_bench/codec_race.h"
 #include "apps/cli/codec_bench/distortion.h"
 #include "apps/cli/plot/scatter_plot.h"
+#include "apps/cli/strategy_list.h"
 
 namespace kvplane::cli {
 
-// How strategies are grouped in pictures; the order is that of their colours.
-enum class CodecFamily : uint8_t { kEntropyCoded, kPublished, kTransformed, kFixedWidth, kLossless };
-std::string_view Name(CodecFamily family);
-CodecFamily FamilyOf(const codec::Strategy& strategy, bool published);
-
 struct CodecFigures {
   std::string label;
-  CodecFamily family = CodecFamily::kLossless;
+  StrategyFamily family = StrategyFamily::kLossless;
   bool two_way = true;                    // false: a yardstick of which only the encode rate means anything
   bool strategy = false;                  // false: a yardstick
   std::array<uint64_t, 2> coded_bytes{};  // by tensor::Side

@@ -103,7 +103,7 @@ struct Field {
   std::vector<CodecFigures> figures;
 };
 
-void AddContestant(std::unique_ptr<Contestant> contestant, CodecFamily family, Field& field) {
+void AddContestant(std::unique_ptr<Contestant> contestant, StrategyFamily family, Field& field) {
   CodecFigures figures;
   figures.label = contestant->name();
   figures.family = family;
@@ -119,10 +119,10 @@ base::Result<Field> MakeField(const BenchCodecArgs& args, CodecArena& arena, siz
     KVPLANE_ASSIGN_OR_RETURN(profile, ReadProfileFile(args.profile));
   }
   Field field;
-  AddContestant(MakeMemcpyContestant(arena), CodecFamily::kLossless, field);
-  AddContestant(MakeCrcContestant(arena), CodecFamily::kLossless, field);
-  AddContestant(MakeZstdContestant(arena, workers), CodecFamily::kLossless, field);
-  AddContestant(MakeLz4Contestant(arena, workers), CodecFamily::kLossless, field);
+  AddContestant(MakeMemcpyContestant(arena), StrategyFamily::kLossless, field);
+  AddContestant(MakeCrcContestant(arena), StrategyFamily::kLossless, field);
+  AddContestant(MakeZstdContestant(arena, workers), StrategyFamily::kLossless, field);
+  AddContestant(MakeLz4Contestant(arena, workers), StrategyFamily::kLossless, field);
   KVPLANE_ASSIGN_OR_RETURN(const std::vector<NamedStrategy> strategies, ReadStrategyLists(args.strategies));
   std::string left_out;
   for (const NamedStrategy& named : strategies) {
@@ -133,7 +133,7 @@ base::Result<Field> MakeField(const BenchCodecArgs& args, CodecArena& arena, siz
     base::Result<std::unique_ptr<Contestant>> contestant =
         MakeStrategyContestant(arena, workers, named.label, named.strategy, profile);
     if (!contestant.ok()) return contestant.status().Annotate(named.label);
-    AddContestant(*std::move(contestant), FamilyOf(named.strategy, named.published), field);
+    AddContestant(*std::move(contestant), named.family, field);
     if (named.numbered) fmt::print(stderr, "{}\n", named.Explanation());
   }
   if (!left_out.empty()) fmt::print(stderr, "left out, for want of --profile:{}\n", left_out);

@@ -27,7 +27,8 @@ struct BenchQualityArgs {
   uint32_t questions = 200;  // of each task; 0: no tasks
   uint64_t seed = 1;
   std::string command;  // how this run was started, for the report
-  std::string json;
+  std::string json;     // file for the rows; empty: none
+  std::string svg;      // file for the picture; empty: none
 
   BenchQualityArgs() { runtime.step_tokens = 2048; }
 };

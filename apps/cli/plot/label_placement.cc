@@ -51,7 +51,10 @@ bool Crosses(const Leader& leader, const PlotBox& box) {
 
 class Placement {
  public:
-  explicit Placement(const PlotObstacles& obstacles) : frame_(obstacles.frame), marker_(obstacles.marker) {
+  explicit Placement(const PlotObstacles& obstacles)
+      : frame_(obstacles.frame),
+        marker_(obstacles.marker),
+        taken_(obstacles.boxes.begin(), obstacles.boxes.end()) {
     for (const PlotSpot& spot : obstacles.markers) {
       taken_.push_back({spot.x - marker_, spot.y - marker_, spot.x + marker_, spot.y + marker_});
     }

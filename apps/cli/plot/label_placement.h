@@ -48,6 +48,7 @@ struct PlotObstacles {
   std::span<const PlotSpot> markers;
   double marker = 0;               // half of a marker's width
   std::span<const PlotSpot> line;  // a polyline that names keep off where they can
+  std::span<const PlotBox> boxes;  // other text
 };
 
 // placed[i]: the box of label i; none: no room. Boxes lie inside the frame, overlap neither each other, nor

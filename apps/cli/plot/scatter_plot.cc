@@ -36,6 +36,7 @@ text{font-family:system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;f
 .ground{fill:#ffffff}
 .grid{stroke:#d8dee4;stroke-width:1}
 .frame{stroke:#8c959f;fill:none}
+.level{stroke:#8c959f;stroke-width:1.2}
 .leader{stroke:#8c959f;stroke-width:.7}
 .front{stroke:#8c959f;fill:none;stroke-dasharray:5 4}
 .s0{fill:#0072b2}.s1{fill:#d55e00}.s2{fill:#009e73}.s3{fill:#b0488a}.s4{fill:#6e7781}
@@ -44,7 +45,7 @@ text{fill:#e6edf3}
 .faint{fill:#9198a1}
 .ground{fill:#0d1117}
 .grid{stroke:#2a313a}
-.frame,.leader,.front{stroke:#6e7681}
+.frame,.leader,.front,.level{stroke:#6e7681}
 .s0{fill:#56b4e9}.s1{fill:#ff9248}.s2{fill:#3ecf9b}.s3{fill:#e58fc4}.s4{fill:#9ea7b0}
 }
 </style>
@@ -118,6 +119,7 @@ class PanelPainter {
   std::string Paint() {
     std::string svg = Text(kFrameLeft, 22, "font-size=\"14\" font-weight=\"600\"", panel_.title);
     svg += Axes();
+    svg += Levels();
     svg += FrontLine();
     svg += Points();
     return svg;
@@ -168,6 +170,20 @@ class PanelPainter {
     return svg;
   }
 
+  std::string Levels() {
+    std::string svg;
+    for (const PlotTick& level : panel_.levels) {
+      if (!y_.Shows(level.value)) continue;
+      const double y = At(x_.low(), level.value).y;
+      const double width = kNameAdvance * static_cast<double>(level.text.size());
+      const PlotBox box{kFrameLeft + 6, y - 3 - kNameHeight, kFrameLeft + 6 + width, y - 1};
+      level_texts_.push_back(box);
+      svg += Line(kFrameLeft, y, kFrameRight, y, "level");
+      svg += Text(box.left, y - 4, "class=\"name faint\"", level.text);
+    }
+    return svg;
+  }
+
   std::string FrontLine() const {
     std::string points;
     for (const PlotPoint& point : panel_.line) {
@@ -204,7 +220,7 @@ class PanelPainter {
       if (Shows(point)) line.push_back(At(point.x, point.y));
     }
     const PlotBox frame{kFrameLeft, kFrameTop, kFrameRight, kFrameBottom};
-    const auto placed = PlaceLabels({frame, spots, kMarker, line}, requests);
+    const auto placed = PlaceLabels({frame, spots, kMarker, line, level_texts_}, requests);
     std::string svg;
     for (size_t i = 0; i < placed.size(); ++i) {
       if (!placed[i]) continue;
@@ -220,6 +236,7 @@ class PanelPainter {
   const PlotPanel& panel_;
   PlotAxis x_;
   PlotAxis y_;
+  std::vector<PlotBox> level_texts_;
 };
 
 std::string Legend(const ScatterPlot& plot) {

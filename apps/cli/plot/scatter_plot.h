@@ -38,13 +38,14 @@ struct PlotPanel {
   AxisScale y_scale = AxisScale::kLinear;
   std::vector<PlotSeries> series;  // the same names in the same order in all panels; points may be absent
   // A thin line through these, in order: a frontier. May be empty.
-  std::vector<PlotPoint> line;
+  std::vector<PlotPoint> line = {};
+  std::vector<PlotTick> levels = {};  // horizontal lines with a text, where y shows them
 };
 
 struct ScatterPlot {
   std::string title;
   std::string subtitle;  // machine and input, for people
-  std::vector<PlotPanel> panels;
+  std::vector<PlotPanel> panels = {};
 
   // Points that an axis cannot show (infinite, or not positive on a logarithmic one) are left out.
   std::string ToSvg() const;

@@ -82,7 +82,7 @@ TEST(LabelPlacementProperty, NothingOverlaps) {
       spots.push_back({10 + 780 * spread * rng.Uniform(), 10 + 280 * spread * rng.Uniform()});
       labels.push_back({spots.back(), 20 + 80 * rng.Uniform(), 12});
     }
-    const auto placed = PlaceLabels({frame, spots, kHalfMarker, {}}, labels);
+    const auto placed = PlaceLabels({frame, spots, kHalfMarker, {}, {}}, labels);
     ASSERT_EQ(placed.size(), labels.size());
     size_t count = 0;
     for (size_t i = 0; i < placed.size(); ++i) {
@@ -104,20 +104,20 @@ TEST(LabelPlacementProperty, NothingOverlaps) {
 TEST(LabelPlacementUnit, ALoneNameStandsRightOfItsPoint) {
   const PlotSpot spot{50, 50};
   const LabelRequest label{spot, 30, 10};
-  const auto placed = PlaceLabels({{0, 0, 100, 100}, {&spot, 1}, 4, {}}, {&label, 1});
+  const auto placed = PlaceLabels({{0, 0, 100, 100}, {&spot, 1}, 4, {}, {}}, {&label, 1});
   ASSERT_TRUE(placed[0]);
   EXPECT_GT(placed[0]->left, 54);
   EXPECT_LT(placed[0]->left, 64);
   EXPECT_DOUBLE_EQ((placed[0]->top + placed[0]->bottom) / 2, 50);
   // Off a line through the point, unless there is no other place.
   const PlotSpot line[] = {{0, 50}, {100, 50}};
-  const auto off = PlaceLabels({{0, 0, 100, 100}, {&spot, 1}, 4, line}, {&label, 1});
+  const auto off = PlaceLabels({{0, 0, 100, 100}, {&spot, 1}, 4, line, {}}, {&label, 1});
   ASSERT_TRUE(off[0]);
   EXPECT_FALSE(off[0]->top < 50 && 50 < off[0]->bottom);
-  const auto on = PlaceLabels({{0, 42, 100, 58}, {&spot, 1}, 4, line}, {&label, 1});
+  const auto on = PlaceLabels({{0, 42, 100, 58}, {&spot, 1}, 4, line, {}}, {&label, 1});
   ASSERT_TRUE(on[0]);
   // No room at all: no name.
-  EXPECT_FALSE(PlaceLabels({{0, 0, 20, 100}, {&spot, 1}, 4, {}}, {&label, 1})[0]);
+  EXPECT_FALSE(PlaceLabels({{0, 0, 20, 100}, {&spot, 1}, 4, {}, {}}, {&label, 1})[0]);
 }
 
 TEST(ScatterPlotUnit, FrontierKeepsWhatNothingBeats) {
