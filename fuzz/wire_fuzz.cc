@@ -12,8 +12,9 @@
 #include <vector>
 
 #include "kvplane/base/check.h"
-#include "kvplane/codec/tile_codec.h"
+#include "kvplane/codec/strategy.h"
 #include "kvplane/transfer/frame_reader.h"
+#include "kvplane/transfer/peer_capabilities.h"
 #include "kvplane/transfer/tile_grid.h"
 #include "kvplane/transfer/wire_frames.h"
 
@@ -63,13 +64,19 @@ void TakeOver(std::span<const std::byte> head) {
     const auto last = grid->At(2, grid->tiles_per_layer() - 1);
     KVPLANE_CHECK(grid->Find(2, last.side, last.group, last.first_token).has_value());
   }
+  std::vector<codec::Strategy> strategies;
+  bool needed = false;
   for (const auto& [key, value] : open->strategies) {
-    for (const std::string* text : {&key, &value}) {
-      const auto side =
-          codec::TileCodec::FromWire(std::as_bytes(std::span(*text)), kvplane::tensor::Side::kKey);
-      if (side.ok()) KVPLANE_CHECK((*side)->strategy().ToString() == *text);
-    }
+    const auto k = codec::SideStrategy::ParseCanonical(key, kvplane::tensor::Side::kKey);
+    const auto v = codec::SideStrategy::ParseCanonical(value, kvplane::tensor::Side::kValue);
+    if (!k.ok() || !v.ok()) return;
+    KVPLANE_CHECK(k->ToString() == key && v->ToString() == value);
+    strategies.emplace_back(*k, *v);
+    needed = needed || strategies.back().needs_profile();
   }
+  // With no profile loaded, what needs one must not pass, nor may an id that nothing takes.
+  const auto profile = transfer::ProfileOf(*open, strategies, descriptor, {});
+  KVPLANE_CHECK(!profile.ok() || (*profile == nullptr && !needed && open->profile.none()));
 }
 
 void ParseHead(uint8_t type, std::span<const std::byte> head) {

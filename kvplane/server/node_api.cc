@@ -91,6 +91,7 @@ void NodeApi::KvEndpoint(const std::shared_ptr<Exchange>& exchange) {
                {"model_fingerprint", node_.info.model_fingerprint},
                {"max_context", node_.engine.options().max_context},
                {"default_strategy", node_.info.default_strategy},
+               {"profiles", node_.info.profiles},
                {"kv_host", nullptr},
                {"kv_port", nullptr},
                {"queued", stats.queued},

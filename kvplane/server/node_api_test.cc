@@ -208,6 +208,7 @@ TEST_F(NodeApiUnit, SmallRoutes) {
   EXPECT_EQ(endpoint["ready"], true);
   EXPECT_TRUE(endpoint["kv_host"].is_null());
   EXPECT_EQ(endpoint["model_fingerprint"], "demo");
+  EXPECT_EQ(endpoint["profiles"], json::array());
   EXPECT_EQ(endpoint["engine_id"].get<std::string>().size(), 16u);
 }
 
@@ -262,6 +263,19 @@ TEST_F(NodeApiUnit, RefusalsAreOpenAiErrors) {
   RawClient broken(port());
   broken.Send("BROKEN\r\n\r\n");
   EXPECT_EQ(json::parse(broken.ReadResponse().body)["error"]["type"], "invalid_request_error");
+}
+
+// The profile is not there, and the request says so before anything is computed.
+TEST(NodeApiProfileUnit, AStrategyWithoutItsProfileIsRefusedByRule) {
+  testing::DemoNodeOptions prefill;
+  prefill.role = "prefill";
+  const testing::DemoNode node(prefill);
+  const json answer =
+      PostJson(node.port(), "/v1/completions",
+               R"({"prompt": "x", "kv_transfer_params": {"do_remote_decode": true, "transfer_id": "t"},
+                   "kvplane": {"strategy": "heads(ratio=50) | levels(m=16,low=2) | pack"}})",
+               400);
+  EXPECT_NE(answer["error"]["message"].get<std::string>().find("L4"), std::string::npos) << answer;
 }
 
 TEST_F(NodeApiUnit, ClientsThatLeaveAreCancelled) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kvplane/base/clock.h"
 #include "kvplane/engine/engine.h"
@@ -20,8 +21,9 @@ struct NodeInfo {
   std::string engine_id;         // empty: a random one is made
   std::string kv_host;           // where this node serves KV; empty: it does not
   uint16_t kv_port = 0;
-  std::string model_fingerprint;  // hexadecimal; a router pairs only nodes that agree
-  std::string default_strategy;   // canonical text, of transfers that name none
+  std::string model_fingerprint;      // hexadecimal; a router pairs only nodes that agree
+  std::string default_strategy;       // canonical text, of transfers that name none
+  std::vector<std::string> profiles;  // ids of the loaded model profiles, hexadecimal
 };
 
 struct NodeContext {

@@ -131,7 +131,8 @@ TEST(TransferDiff, LossyEqualsLocalCoding) {
 // KV has: what arrives is what such an object decodes to.
 TEST(TransferDiff, TilesKnowTheirPlace) {
   constexpr uint32_t kTokens = 150;
-  const auto geometry = Geometry(3, 8, 16);
+  const auto geometry =
+      Geometry(3, 10, 16);  // two groups of heads, but for strategies that code all together
   const auto profile = ProfileFor(geometry);
   auto transport = transport::CreateInprocTransport();
   KvReceiverOptions receive;
@@ -139,7 +140,9 @@ TEST(TransferDiff, TilesKnowTheirPlace) {
   Ends ends(*transport, kInproc, {}, receive);
   for (const std::string_view strategy : {"protect(sinks=4,recent=30) | affine(bits=2,group=8) | pack",
                                           "layers(low=last,ratio=34) | levels(m=16,low=2) | pack",
-                                          "heads(ratio=50) | levels(m=16,low=2) | pack"}) {
+                                          "heads(ratio=50) | levels(m=16,low=2) | pack",
+                                          "k: unrope | centre(scope=static) | affine(bits=4,group=8) | pack; "
+                                          "v: pca(scope=layer) | affine(bits=4,group=8) | pack"}) {
     TestTransfer transfer(geometry, kTokens, 32, kTokens);
     KvOffer offer = transfer.MakeOffer("a", strategy);
     offer.profile = profile;
@@ -147,11 +150,14 @@ TEST(TransferDiff, TilesKnowTheirPlace) {
     ASSERT_TRUE(ends.receiver->Pull(transfer.MakePull(kInproc, "a")).ok());
     transfer.PostAll(*session, 40);
     ExpectAgreement(transfer.sender_done.Wait(), transfer.receiver_done.Wait());
+    const codec::Strategy parsed = *codec::Strategy::Parse(strategy);
+    const uint32_t groups = parsed.needs_all_heads() ? 1 : 2;
+    EXPECT_EQ(transfer.receiver_done.Wait().tiles, 3u * 2 * 3 * groups) << strategy;
 
     codec::ObjectInfo info;
     info.geometry = geometry;
     info.tokens = kTokens;
-    info.strategy = *codec::Strategy::Parse(strategy);
+    info.strategy = parsed;
     codec::Workspace workspace;
     codec::ObjectWriter writer = *codec::ObjectWriter::Create(info, profile);
     for (const tensor::LayerPages& pages : transfer.sent.layers()) {

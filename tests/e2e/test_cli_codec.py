@@ -5,8 +5,8 @@ import json
 import numpy
 import pytest
 
-from kv_arrays import HEAD_DIM, KV_HEADS, LAYERS, decode, encode, make_cache, round_trip, save, to_f32
-from kvplane_process import run
+from kv_arrays import HEAD_DIM, KV_HEADS, LAYERS, decode, encode, make_cache, round_trip, save, to_bf16, to_f32
+from kvplane_process import SOURCE, run
 from model_folder import as_golden, golden
 
 TILE = 64  # tokens
@@ -119,6 +119,41 @@ def test_inspect_json_and_verify(tmp_path):
 def test_a_lossless_object_says_so(tmp_path):
     encoded = encode(save(tmp_path, make_cache(10)), tmp_path / "cache.kvo", "off")
     assert json.loads(run("inspect", "--json", encoded).stdout)["lossy"] is False
+
+
+PROFILE = SOURCE / "fuzz" / "corpus" / "profile" / "full"  # of 2 layers, 2 KV heads, head_dim 2
+PROFILED = "heads(ratio=50) | levels(m=256,low=16) | pack"
+
+
+def small_cache(tokens):
+    return to_bf16(numpy.random.default_rng(3).normal(size=(2, 2, tokens, 2, 2)))
+
+
+def test_a_profile_is_needed_named_and_found(tmp_path):
+    source, target, back = save(tmp_path, small_cache(300)), tmp_path / "cache.kvo", tmp_path / "back.npy"
+    refused = run("encode", source, "--output", target, "--strategy", PROFILED)
+    assert refused.returncode == 1 and "L4" in refused.stderr, refused.stderr
+    done = run("encode", source, "--output", target, "--strategy", PROFILED, "--profile", PROFILE)
+    assert done.returncode == 0, done.stderr
+    profile = json.loads(run("inspect", "--json", target).stdout)["profile"]
+    assert len(profile) == 32 and profile != 32 * "0"
+    for verb in (("verify",), ("decode", "--output", back)):
+        missing = run(*verb, target)
+        assert missing.returncode == 1 and profile in missing.stderr, missing.stderr
+        found = run(*verb, "--profile", PROFILE.with_name("tiny"), "--profile", PROFILE, target)
+        assert found.returncode == 0, found.stderr
+    error = abs(to_f32(numpy.load(back).view(numpy.uint16)) - to_f32(small_cache(300)))
+    assert 0 < error.max() < 1
+
+
+def test_a_profile_of_another_model_or_no_profile_is_refused(tmp_path):
+    source, target = save(tmp_path, make_cache(10)), tmp_path / "cache.kvo"
+    done = run("encode", source, "--output", target, "--strategy", PROFILED, "--profile", PROFILE)
+    assert done.returncode == 1 and "another model" in done.stderr, done.stderr
+    done = run("encode", source, "--output", target, "--profile", source)
+    assert done.returncode == 3 and "cache.npy" in done.stderr, done.stderr
+    done = run("encode", source, "--output", target, "--profile", tmp_path / "nowhere")
+    assert done.returncode == 4 and "nowhere" in done.stderr, done.stderr
 
 
 def test_generate_prints_the_golden_text():

@@ -39,6 +39,7 @@ server::NodeInfo DescribeNode(const ServeArgs& args, NodeRuntime& runtime) {
   info.role = args.runtime.role;
   info.model_fingerprint = Hex(runtime.model().fingerprint());
   info.default_strategy = runtime.default_strategy().ToString();
+  for (const auto& profile : runtime.profiles().all()) info.profiles.push_back(profile->id().ToHex());
   // "tcp://HOST:PORT", as the sender prints its own endpoint.
   const std::string endpoint = runtime.kv_endpoint();
   const size_t colon = endpoint.rfind(':');

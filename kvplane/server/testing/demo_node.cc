@@ -38,6 +38,7 @@ DemoNode::DemoNode(const DemoNodeOptions& options) {
   NodeInfo info;
   info.role = options.role;
   info.model_fingerprint = "demo";
+  for (const auto& profile : options.engine.profiles.all()) info.profiles.push_back(profile->id().ToHex());
   transport_ = Need(transport::CreateTransport("tcp"));
   if (options.role == "prefill") {
     sender_ = Need(transfer::KvSender::Create(*transport_, {}));
@@ -45,7 +46,9 @@ DemoNode::DemoNode(const DemoNodeOptions& options) {
     info.kv_host = endpoint.host;
     info.kv_port = endpoint.port;
   } else if (options.role == "decode") {
-    receiver_ = Need(transfer::KvReceiver::Create(*transport_, {}));
+    transfer::KvReceiverOptions receive;
+    receive.profiles = options.engine.profiles;
+    receiver_ = Need(transfer::KvReceiver::Create(*transport_, receive));
   }
   engine_ = Need(engine::Engine::Create(engine::DemoModel(options.model_copy), options.engine, sender_.get(),
                                         receiver_.get()));
