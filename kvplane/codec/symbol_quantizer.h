@@ -14,9 +14,12 @@
 #include "kvplane/codec/stage_registry.h"
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/codec/tile_context.h"
+#include "kvplane/codec/tile_rows.h"
 #include "kvplane/tensor/kv_view.h"
 
 namespace kvplane::codec {
+
+class HeadwiseQuantizer;
 
 class SymbolQuantizer {
  public:
@@ -41,6 +44,31 @@ class SymbolQuantizer {
   // checked before the first write.
   virtual base::Status Decode(const TileContext& context, const std::byte* side, const uint8_t* symbols,
                               Workspace& workspace, const tensor::TileView& out) const = 0;
+
+  // This quantiser when it can work head by head, or null: coders then keep the symbols of one head in the
+  // nearest cache.
+  virtual const HeadwiseQuantizer* headwise() const { return nullptr; }
+};
+
+// A quantiser whose heads do not depend on each other.
+class HeadwiseQuantizer : public SymbolQuantizer {
+ public:
+  // side: of the whole tile; symbols: [tokens, head_dim] of head `head`. False: as Encode().
+  virtual bool EncodeHead(const TileContext& context, const TileShape& shape, uint32_t head,
+                          const TileRows<const uint16_t>& rows, std::byte* side, uint8_t* symbols) const = 0;
+  // kCorrupt: illegal side information.
+  virtual base::Status CheckSide(const TileContext& context, const TileShape& shape,
+                                 const std::byte* side) const = 0;
+  // Requires: CheckSide(), symbols below their alphabet.
+  virtual void DecodeHead(const TileContext& context, const TileShape& shape, uint32_t head,
+                          const std::byte* side, const uint8_t* symbols,
+                          const TileRows<uint16_t>& rows) const = 0;
+
+  bool Encode(const TileContext& context, const tensor::ConstTileView& in, Workspace& workspace,
+              std::byte* side, uint8_t* symbols) const final;
+  base::Status Decode(const TileContext& context, const std::byte* side, const uint8_t* symbols,
+                      Workspace& workspace, const tensor::TileView& out) const final;
+  const HeadwiseQuantizer* headwise() const final { return this; }
 };
 
 // Whether the chain has a quantiser that makes byte symbols: what a code stage validates by.

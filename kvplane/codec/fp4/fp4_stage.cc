@@ -75,7 +75,7 @@ class Nvfp4Quantizer final : public SymbolQuantizer {
   }
 };
 
-class Mxfp4Quantizer final : public SymbolQuantizer {
+class Mxfp4Quantizer final : public HeadwiseQuantizer {
  public:
   uint32_t Alphabet(const TileContext&, uint32_t) const override { return kSymbols; }
   uint32_t MaxAlphabet() const override { return kSymbols; }
@@ -83,31 +83,23 @@ class Mxfp4Quantizer final : public SymbolQuantizer {
     return shape.heads * HeadScales(shape, kernel::kMxfp4Block);
   }
 
-  bool Encode(const TileContext&, const tensor::ConstTileView& in, Workspace&, std::byte* side,
-              uint8_t* symbols) const override {
-    for (uint32_t head = 0; head < in.heads; ++head) {
-      const TileRows<const uint16_t> rows(in, head);
-      if (head + 1 < in.heads) PrefetchHead(rows, in.head_stride);
-      if (!kernel::Codebooks().encode_mxfp4(rows.data(), in.tokens, in.head_dim, side, symbols)) return false;
-      side += HeadScales(ShapeOf(in), kernel::kMxfp4Block);
-      symbols += size_t{in.tokens} * in.head_dim;
-    }
-    return true;
+  bool EncodeHead(const TileContext&, const TileShape& shape, uint32_t head,
+                  const TileRows<const uint16_t>& rows, std::byte* side, uint8_t* symbols) const override {
+    return kernel::Codebooks().encode_mxfp4(rows.data(), shape.tokens, shape.head_dim,
+                                            side + head * HeadScales(shape, kernel::kMxfp4Block), symbols);
   }
 
-  base::Status Decode(const TileContext&, const std::byte* side, const uint8_t* symbols, Workspace&,
-                      const tensor::TileView& out) const override {
-    const size_t head_scales = HeadScales(ShapeOf(out), kernel::kMxfp4Block);
-    if (!AllAtMost(side, out.heads * head_scales, kernel::kMxfp4ScaleLimit)) {
-      return base::Corrupt("mxfp4: a scale lies outside the format's range");
+  base::Status CheckSide(const TileContext&, const TileShape& shape, const std::byte* side) const override {
+    if (AllAtMost(side, shape.heads * HeadScales(shape, kernel::kMxfp4Block), kernel::kMxfp4ScaleLimit)) {
+      return base::Status::Ok();
     }
-    for (uint32_t head = 0; head < out.heads; ++head) {
-      kernel::Codebooks().decode_mxfp4(side, symbols, out.tokens, out.head_dim,
-                                       TileRows<uint16_t>(out, head).data());
-      side += head_scales;
-      symbols += size_t{out.tokens} * out.head_dim;
-    }
-    return base::Status::Ok();
+    return base::Corrupt("mxfp4: a scale lies outside the format's range");
+  }
+
+  void DecodeHead(const TileContext&, const TileShape& shape, uint32_t head, const std::byte* side,
+                  const uint8_t* symbols, const TileRows<uint16_t>& rows) const override {
+    kernel::Codebooks().decode_mxfp4(side + head * HeadScales(shape, kernel::kMxfp4Block), symbols,
+                                     shape.tokens, shape.head_dim, rows.data());
   }
 };
 

@@ -25,7 +25,7 @@ base::Status Validate(Chain chain, size_t at) {
   return base::Status::Ok();
 }
 
-class LevelsQuantizer final : public SymbolQuantizer {
+class LevelsQuantizer final : public HeadwiseQuantizer {
  public:
   LevelsQuantizer(const LevelsConfig& config, Chain chain, std::shared_ptr<const ModelProfile> profile)
       : config_(config), chain_(chain), profile_(std::move(profile)) {}
@@ -39,39 +39,31 @@ class LevelsQuantizer final : public SymbolQuantizer {
     return 2 * PlaneBytes(shape);
   }
 
-  bool Encode(const TileContext& context, const tensor::ConstTileView& in, Workspace&, std::byte* side,
-              uint8_t* symbols) const override {
-    const TileShape shape = ShapeOf(in);
+  bool EncodeHead(const TileContext& context, const TileShape& shape, uint32_t head,
+                  const TileRows<const uint16_t>& rows, std::byte* side, uint8_t* symbols) const override {
     const Planes planes(*this, shape);
-    for (uint32_t head = 0; head < in.heads; ++head) {
-      const TileRows<const uint16_t> rows(in, head);
-      if (head + 1 < in.heads) PrefetchHead(rows, in.head_stride);
-      if (!config_.groups.Encode(rows, TopOf(context, head), 8, side + planes.zeros(head),
-                                 side + planes.scales(head),
-                                 reinterpret_cast<std::byte*>(symbols + planes.symbols(head)))) {
-        return false;
-      }
-    }
-    return true;
+    return config_.groups.Encode(rows, TopOf(context, head), 8, side + planes.zeros(head),
+                                 side + planes.scales(head), reinterpret_cast<std::byte*>(symbols));
   }
 
-  base::Status Decode(const TileContext& context, const std::byte* side, const uint8_t* symbols, Workspace&,
-                      const tensor::TileView& out) const override {
-    const TileShape shape = ShapeOf(out);
+  base::Status CheckSide(const TileContext& context, const TileShape& shape,
+                         const std::byte* side) const override {
     const Planes planes(*this, shape);
-    for (uint32_t head = 0; head < out.heads; ++head) {
+    for (uint32_t head = 0; head < shape.heads; ++head) {
       if (!kernel::Quantize().params_valid(side + planes.zeros(head), side + planes.scales(head),
                                            config_.groups.PerHead(shape),
                                            kernel::AffineScaleLimit(TopOf(context, head)))) {
         return base::Corrupt("levels: a zero or scale lies outside the format's range");
       }
     }
-    for (uint32_t head = 0; head < out.heads; ++head) {
-      config_.groups.Decode(side + planes.zeros(head), side + planes.scales(head),
-                            reinterpret_cast<const std::byte*>(symbols + planes.symbols(head)), 8,
-                            TileRows<uint16_t>(out, head));
-    }
     return base::Status::Ok();
+  }
+
+  void DecodeHead(const TileContext&, const TileShape& shape, uint32_t head, const std::byte* side,
+                  const uint8_t* symbols, const TileRows<uint16_t>& rows) const override {
+    const Planes planes(*this, shape);
+    config_.groups.Decode(side + planes.zeros(head), side + planes.scales(head),
+                          reinterpret_cast<const std::byte*>(symbols), 8, rows);
   }
 
  private:
@@ -79,12 +71,10 @@ class LevelsQuantizer final : public SymbolQuantizer {
   struct Planes {
     Planes(const LevelsQuantizer& quantizer, const TileShape& shape)
         : head_bytes(quantizer.config_.groups.PerHead(shape) * sizeof(uint16_t)),
-          plane_bytes(quantizer.PlaneBytes(shape)),
-          head_values(size_t{shape.tokens} * shape.head_dim) {}
+          plane_bytes(quantizer.PlaneBytes(shape)) {}
     size_t zeros(size_t head) const { return head * head_bytes; }
     size_t scales(size_t head) const { return plane_bytes + head * head_bytes; }
-    size_t symbols(size_t head) const { return head * head_values; }
-    size_t head_bytes, plane_bytes, head_values;
+    size_t head_bytes, plane_bytes;
   };
 
   size_t PlaneBytes(const TileShape& shape) const {

@@ -1,8 +1,6 @@
 #include "kvplane/codec/lloyd/lloyd_stage.h"
 
 #include "kvplane/base/endian.h"
-#include "kvplane/codec/levels/level_groups.h"
-#include "kvplane/codec/tile_rows.h"
 #include "kvplane/kernel/codebook/codebook.h"
 
 namespace kvplane::codec {
@@ -10,7 +8,7 @@ namespace {
 
 base::Status Validate(Chain, size_t) { return base::Status::Ok(); }
 
-class LloydQuantizer final : public SymbolQuantizer {
+class LloydQuantizer final : public HeadwiseQuantizer {
  public:
   explicit LloydQuantizer(uint32_t bits) : bits_(bits) {}
 
@@ -20,37 +18,32 @@ class LloydQuantizer final : public SymbolQuantizer {
     return size_t{shape.heads} * shape.tokens * sizeof(uint16_t);
   }
 
-  bool Encode(const TileContext&, const tensor::ConstTileView& in, Workspace&, std::byte* side,
-              uint8_t* symbols) const override {
-    for (uint32_t head = 0; head < in.heads; ++head) {
-      const TileRows<const uint16_t> rows(in, head);
-      if (head + 1 < in.heads) PrefetchHead(rows, in.head_stride);
-      if (!kernel::Codebooks().encode_lloyd(rows.data(), in.tokens, in.head_dim, bits_, side, symbols)) {
-        return false;
-      }
-      side += in.tokens * sizeof(uint16_t);
-      symbols += size_t{in.tokens} * in.head_dim;
-    }
-    return true;
+  bool EncodeHead(const TileContext&, const TileShape& shape, uint32_t head,
+                  const TileRows<const uint16_t>& rows, std::byte* side, uint8_t* symbols) const override {
+    return kernel::Codebooks().encode_lloyd(rows.data(), shape.tokens, shape.head_dim, bits_,
+                                            side + NormsAt(shape, head), symbols);
   }
 
-  base::Status Decode(const TileContext&, const std::byte* side, const uint8_t* symbols, Workspace&,
-                      const tensor::TileView& out) const override {
-    for (size_t i = 0; i < size_t{out.heads} * out.tokens; ++i) {
+  base::Status CheckSide(const TileContext&, const TileShape& shape, const std::byte* side) const override {
+    for (size_t i = 0; i < size_t{shape.heads} * shape.tokens; ++i) {
       if (base::LoadLe<uint16_t>(side + i * sizeof(uint16_t)) >= kernel::kLloydNormLimit) {
         return base::Corrupt("lloyd: a norm lies outside the format's range");
       }
     }
-    for (uint32_t head = 0; head < out.heads; ++head) {
-      kernel::Codebooks().decode_lloyd(side, symbols, out.tokens, out.head_dim, bits_,
-                                       TileRows<uint16_t>(out, head).data());
-      side += out.tokens * sizeof(uint16_t);
-      symbols += size_t{out.tokens} * out.head_dim;
-    }
     return base::Status::Ok();
   }
 
+  void DecodeHead(const TileContext&, const TileShape& shape, uint32_t head, const std::byte* side,
+                  const uint8_t* symbols, const TileRows<uint16_t>& rows) const override {
+    kernel::Codebooks().decode_lloyd(side + NormsAt(shape, head), symbols, shape.tokens, shape.head_dim,
+                                     bits_, rows.data());
+  }
+
  private:
+  static size_t NormsAt(const TileShape& shape, uint32_t head) {
+    return size_t{head} * shape.tokens * sizeof(uint16_t);
+  }
+
   uint32_t bits_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kvplane/codec/levels/level_groups.h"
 #include "kvplane/codec/pack/packed_rows.h"
 
 namespace kvplane::codec {
@@ -21,13 +22,21 @@ class SymbolPackCoder final : public TileCoder {
     const TileShape shape = ShapeOf(in);
     const size_t bytes = PayloadBytes(context, shape);
     if (bytes >= out.size()) return 0;
-    uint8_t* symbols = SymbolsOf(shape, workspace);
-    if (!quantizer_->Encode(context, in, workspace, out.data(), symbols)) return 0;
+    const size_t head_values = size_t{shape.tokens} * shape.head_dim;
+    const HeadwiseQuantizer* headwise = quantizer_->headwise();
+    uint8_t* symbols = SymbolsOf(headwise == nullptr ? shape.values() : head_values, workspace);
+    if (headwise == nullptr && !quantizer_->Encode(context, in, workspace, out.data(), symbols)) return 0;
     std::byte* packed = out.data() + quantizer_->SideBytes(context, shape);
-    for (uint32_t head = 0; head < shape.heads; ++head, symbols += size_t{shape.tokens} * shape.head_dim) {
+    for (uint32_t head = 0; head < shape.heads; ++head) {
+      if (headwise != nullptr) {
+        const TileRows<const uint16_t> rows(in, head);
+        if (head + 1 < shape.heads) PrefetchHead(rows, in.head_stride);
+        if (!headwise->EncodeHead(context, shape, head, rows, out.data(), symbols)) return 0;
+      }
       const uint32_t bits = PackedWidth(quantizer_->Alphabet(context, head));
       PackHead(symbols, shape, bits, packed);
       packed += PackedHeadBytes(shape, bits);
+      if (headwise == nullptr) symbols += head_values;
     }
     return bytes;
   }
@@ -39,24 +48,33 @@ class SymbolPackCoder final : public TileCoder {
     if (in.size() != bytes) {
       return base::Corrupt("pack: payload of {} bytes, its shape makes {}", in.size(), bytes);
     }
-    uint8_t* const symbols = SymbolsOf(shape, workspace);
+    const size_t head_values = size_t{shape.tokens} * shape.head_dim;
+    const HeadwiseQuantizer* headwise = quantizer_->headwise();
+    if (headwise != nullptr) KVPLANE_RETURN_IF_ERROR(headwise->CheckSide(context, shape, in.data()));
+    uint8_t* const first = SymbolsOf(headwise == nullptr ? shape.values() : head_values, workspace);
+    uint8_t* symbols = first;
     const std::byte* packed = in.data() + quantizer_->SideBytes(context, shape);
     for (uint32_t head = 0; head < shape.heads; ++head) {
       const uint32_t alphabet = quantizer_->Alphabet(context, head);
       const uint32_t bits = PackedWidth(alphabet);
-      const uint8_t largest =
-          UnpackHead(packed, shape, bits, symbols + head * size_t{shape.tokens} * shape.head_dim);
+      const uint8_t largest = UnpackHead(packed, shape, bits, symbols);
       if (largest >= alphabet) {
         return base::Corrupt("pack: symbol {} of an alphabet of {}", largest, alphabet);
       }
       packed += PackedHeadBytes(shape, bits);
+      if (headwise == nullptr) {
+        symbols += head_values;
+      } else {
+        headwise->DecodeHead(context, shape, head, in.data(), symbols, TileRows<uint16_t>(out, head));
+      }
     }
-    return quantizer_->Decode(context, in.data(), symbols, workspace, out);
+    if (headwise != nullptr) return base::Status::Ok();
+    return quantizer_->Decode(context, in.data(), first, workspace, out);
   }
 
  private:
-  static uint8_t* SymbolsOf(const TileShape& shape, Workspace& workspace) {
-    return reinterpret_cast<uint8_t*>(workspace.Scratch(shape.values(), Workspace::Use::kSymbols).data());
+  static uint8_t* SymbolsOf(size_t count, Workspace& workspace) {
+    return reinterpret_cast<uint8_t*>(workspace.Scratch(count, Workspace::Use::kSymbols).data());
   }
   size_t PayloadBytes(const TileContext& context, const TileShape& shape) const {
     size_t bytes = quantizer_->SideBytes(context, shape);

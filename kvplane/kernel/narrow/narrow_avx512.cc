@@ -117,10 +117,64 @@ KVPLANE_TARGET_AVX512 void Encode(const uint16_t* const* rows, uint32_t tokens, 
   }
 }
 
+// Format::Value() of codes without a sign, 16 at a time.
+template <typename Format>
+KVPLANE_INLINE_AVX512 __m512 MagnitudesOf(__m512i codes) {
+  constexpr int kFirstNormal = 1 << (23 - Format::kShift);
+  const __mmask16 small = _mm512_cmplt_epu32_mask(codes, _mm512_set1_epi32(kFirstNormal));
+  const __m512i lifted = _mm512_mask_add_epi32(codes, small, codes, _mm512_set1_epi32(kFirstNormal));
+  const __m512i rebiased = _mm512_add_epi32(lifted, _mm512_set1_epi32(Format::kRebias));
+  const __m512 values = _mm512_castsi512_ps(_mm512_slli_epi32(rebiased, Format::kShift));
+  return _mm512_mask_sub_ps(values, small, values, _mm512_set1_ps(Format::kSmallestNormal));
+}
+
+KVPLANE_INLINE_AVX512 __m256i RoundToWords(__m512 x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+
+// The scaled values of the 32 codes from `first` on.
+template <typename Format>
+KVPLANE_INLINE_AVX512 __m512i ScaledValues(int first, __m512 scale) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i low = _mm512_add_epi32(lanes, _mm512_set1_epi32(first));
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
+  const __m256i low_words = RoundToWords(_mm512_mul_ps(MagnitudesOf<Format>(low), scale));
+  const __m256i high_words = RoundToWords(_mm512_mul_ps(MagnitudesOf<Format>(high), scale));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low_words), high_words, 1);
+}
+
+// Floats: the 128 scaled magnitudes lie in four registers and are looked up.
 template <typename Format>
 KVPLANE_TARGET_AVX512 void Decode(const std::byte* codes, uint32_t tokens, uint32_t channels, float scale,
                                   uint16_t* const* rows) {
-  DecodeBody<Format>(codes, tokens, channels, scale, rows);
+  const __m512 factor = _mm512_set1_ps(scale);
+  const __m512i tables[] = {ScaledValues<Format>(0, factor), ScaledValues<Format>(32, factor),
+                            ScaledValues<Format>(64, factor), ScaledValues<Format>(96, factor)};
+  for (uint32_t t = 0; t < tokens; ++t, codes += channels) {
+    for (uint32_t c = 0; c < channels; c += kLanes) {
+      const __mmask32 mask = LaneMask(channels - c);
+      const __m512i code = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, codes + c));
+      const __m512i low = _mm512_permutex2var_epi16(tables[0], code, tables[1]);
+      const __m512i high = _mm512_permutex2var_epi16(tables[2], code, tables[3]);
+      const __mmask32 above = _mm512_test_epi16_mask(code, _mm512_set1_epi16(0x40));
+      const __m512i sign = _mm512_slli_epi16(_mm512_srli_epi16(code, 7), 15);
+      const __m512i value = _mm512_or_si512(_mm512_mask_mov_epi16(low, above, high), sign);
+      if (mask == 0xffffffffu) {
+        _mm512_storeu_si512(rows[t] + c, value);
+      } else {
+        _mm512_mask_storeu_epi16(rows[t] + c, mask, value);
+      }
+    }
+  }
+}
+
+template <>
+KVPLANE_TARGET_AVX512 void Decode<Int8Format>(const std::byte* codes, uint32_t tokens, uint32_t channels,
+                                              float scale, uint16_t* const* rows) {
+  DecodeBody<Int8Format>(codes, tokens, channels, scale, rows);
 }
 
 template <typename Format>
