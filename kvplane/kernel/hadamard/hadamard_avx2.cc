@@ -1,4 +1,4 @@
-#include "kvplane/kernel/hadamard/hadamard_definition.h"
+#include "kvplane/kernel/hadamard/hadamard_lanes.h"
 
 namespace kvplane::kernel::internal {
 namespace {
@@ -6,13 +6,13 @@ namespace {
 template <bool kRope, bool kMean>
 KVPLANE_TARGET_AVX2 void Forward(const HadamardPlan& plan, const uint16_t* const* rows, uint32_t tokens,
                                  const RowFrame& frame, const float* gains, uint16_t* out, size_t stride) {
-  ForwardRows<kRope, kMean>(plan, rows, tokens, frame, gains, out, stride);
+  ForwardInLanes<8, kRope, kMean>(plan, rows, tokens, frame, gains, out, stride);
 }
 
 template <bool kRope, bool kMean>
 KVPLANE_TARGET_AVX2 void Inverse(const HadamardPlan& plan, const uint16_t* in, size_t stride, uint32_t tokens,
                                  const RowFrame& frame, const float* gains, uint16_t* const* rows) {
-  InverseRows<kRope, kMean>(plan, in, stride, tokens, frame, gains, rows);
+  InverseInLanes<8, kRope, kMean>(plan, in, stride, tokens, frame, gains, rows);
 }
 
 }  // namespace

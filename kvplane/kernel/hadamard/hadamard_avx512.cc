@@ -1,7 +1,8 @@
-// 64, 128 and 256 channels live in registers from the load to the store; other sizes take the definition.
+// 64, 128 and 256 channels live in registers from the load to the store; other sizes go through a row in L1
+// (hadamard_lanes.h).
 #include <immintrin.h>
 
-#include "kvplane/kernel/hadamard/hadamard_definition.h"
+#include "kvplane/kernel/hadamard/hadamard_lanes.h"
 
 namespace kvplane::kernel::internal {
 namespace {
@@ -148,7 +149,7 @@ KVPLANE_TARGET_AVX512 void Forward(const HadamardPlan& plan, const uint16_t* con
   if (n == 64) return ForwardInRegisters<4, kRope, kMean>(rows, tokens, frame, gains, out, stride);
   if (n == 128) return ForwardInRegisters<8, kRope, kMean>(rows, tokens, frame, gains, out, stride);
   if (n == 256) return ForwardInRegisters<16, kRope, kMean>(rows, tokens, frame, gains, out, stride);
-  ForwardRows<kRope, kMean>(plan, rows, tokens, frame, gains, out, stride);
+  ForwardInLanes<16, kRope, kMean>(plan, rows, tokens, frame, gains, out, stride);
 }
 
 template <bool kRope, bool kMean>
@@ -159,7 +160,7 @@ KVPLANE_TARGET_AVX512 void Inverse(const HadamardPlan& plan, const uint16_t* in,
   if (n == 64) return InverseInRegisters<4, kRope, kMean>(in, stride, tokens, frame, gains, rows);
   if (n == 128) return InverseInRegisters<8, kRope, kMean>(in, stride, tokens, frame, gains, rows);
   if (n == 256) return InverseInRegisters<16, kRope, kMean>(in, stride, tokens, frame, gains, rows);
-  InverseRows<kRope, kMean>(plan, in, stride, tokens, frame, gains, rows);
+  InverseInLanes<16, kRope, kMean>(plan, in, stride, tokens, frame, gains, rows);
 }
 
 }  // namespace

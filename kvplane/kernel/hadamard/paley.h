@@ -66,6 +66,27 @@ inline constexpr std::array<PaleyMatrix, 2> kPaley12 = {PaleyOne(11), Transposed
 inline constexpr std::array<PaleyMatrix, 2> kPaley20 = {PaleyOne(19), Transposed(PaleyOne(19))};
 inline constexpr std::array<PaleyMatrix, 2> kPaley28 = {PaleyTwo(13), Transposed(PaleyTwo(13))};
 
+// The same as factors.
+using PaleySigns = std::array<std::array<float, kMaxPaleyOrder>, kMaxPaleyOrder>;
+
+constexpr PaleySigns SignsOf(const PaleyMatrix& matrix) {
+  PaleySigns signs{};
+  for (uint32_t r = 0; r < kMaxPaleyOrder; ++r) {
+    for (uint32_t c = 0; c < kMaxPaleyOrder; ++c) signs[r][c] = (matrix[r] >> c & 1u) != 0 ? -1.0f : 1.0f;
+  }
+  return signs;
+}
+
+inline constexpr std::array<PaleySigns, 2> kPaleySigns12 = {SignsOf(kPaley12[0]), SignsOf(kPaley12[1])};
+inline constexpr std::array<PaleySigns, 2> kPaleySigns20 = {SignsOf(kPaley20[0]), SignsOf(kPaley20[1])};
+inline constexpr std::array<PaleySigns, 2> kPaleySigns28 = {SignsOf(kPaley28[0]), SignsOf(kPaley28[1])};
+
+inline const PaleySigns& PaleySignsOf(uint32_t order, bool transposed) {
+  const size_t which = transposed ? 1 : 0;
+  if (order == 12) return kPaleySigns12[which];
+  return order == 20 ? kPaleySigns20[which] : kPaleySigns28[which];
+}
+
 inline const PaleyMatrix& PaleyOf(uint32_t order, bool transposed) {
   const size_t which = transposed ? 1 : 0;
   if (order == 12) return kPaley12[which];
