@@ -191,7 +191,7 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
 void AddDemoFlags(CLI::App* verb, DemoArgs& args) {
   verb->add_option("--model", args.model, "Model folder");
   verb->add_option("--prompts", args.prompts, "Folder of text files the prompts are cut from");
-  verb->add_option("--modes", args.modes, "Presets or strategies to compare")->delimiter(',');
+  verb->add_option("--modes", args.modes, "Presets or strategies to compare, comma-separated or repeated");
   verb->add_option("--profile", args.profiles, "Profile of the model, for modes that take one; repeatable")
       ->allow_extra_args(false);
   verb->add_option("--count", args.count, "Prompts");
@@ -245,7 +245,7 @@ void AddBenchCodec(CLI::App* bench, const std::string& command, Action& action) 
   CLI::App* verb = Verb(*bench, "codec", "Bytes, error and speed of strategies beside memcpy, zstd and lz4");
   verb->add_option("--strategies", args.strategies,
                    "Presets or strategies to measure, comma-separated or repeated; default: all presets");
-  verb->add_option("--profile", args.profile, "Profile of the model, for strategies that take one");
+  verb->add_option("--profile", args.profile, "Profile of the model, for strategies that take one; synthetic KV brings its own");
   verb->add_option("--model", args.model, "Measure on the KV of this model folder on --text");
   verb->add_option("--text", args.text, "Text file, or folder of *.txt, for --model");
   verb->add_option("--kv", args.kv, "Measure on raw KV (.npy)");
@@ -255,7 +255,7 @@ void AddBenchCodec(CLI::App* bench, const std::string& command, Action& action) 
       ->expected(0, 1)
       ->default_str("");
   verb->add_option("--tokens", args.tokens,
-                   "Tokens of --model (in sequences of its context) or synthetic; 0: 16384 and 8192");
+                   "Tokens of --model (in sequences of its context) or synthetic; 0: 16384");
   verb->add_option("--queries", args.queries, "Queries per sequence of --model, for the error of attention");
   verb->add_option("--repeats", args.repeats,
                    "Rounds; the median is reported; 0: sizes and errors, no speed");

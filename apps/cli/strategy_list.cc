@@ -37,6 +37,12 @@ bool Uses(const codec::Strategy& strategy, Key key) {
 
 }  // namespace
 
+std::vector<std::string> SplitStrategyLists(std::span<const std::string> lists) {
+  std::vector<std::string> names;
+  for (const std::string& list : lists) AppendSplit(list, names);
+  return names;
+}
+
 std::string_view Name(StrategyFamily family) {
   switch (family) {
     case StrategyFamily::kEntropyCoded:

@@ -31,6 +31,9 @@ struct NamedStrategy {
   std::string Explanation() const;
 };
 
+// The entries of lists that are separated by commas outside parentheses, as they are written.
+std::vector<std::string> SplitStrategyLists(std::span<const std::string> lists);
+
 // Each list holds presets' names or strategy texts, separated by commas outside parentheses; no lists stand
 // for all presets. Equal strategies are merged, at the place of the first. kInvalidArgument: not a strategy.
 base::Result<std::vector<NamedStrategy>> ReadStrategyLists(std::span<const std::string> lists);

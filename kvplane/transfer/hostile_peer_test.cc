@@ -522,6 +522,47 @@ TEST_F(VersionSkewUnit, ALaterMinorVersionIsUnderstood) {
   EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
 }
 
+// `frame` as minor version 0 wrote it: without the last `bytes` of its head.
+template <typename Frame>
+Bytes WithoutTheLast(size_t bytes, uint32_t stream, const Frame& message) {
+  Bytes frame(kFrameHeaderBytes);
+  base::ByteWriter out(frame);
+  Append(message, out);
+  frame.resize(frame.size() - bytes);
+  SealFrame(Frame::kType, stream, 0, frame);
+  return frame;
+}
+
+TEST_F(VersionSkewUnit, PeersOfMinorVersion0AreUnderstoodAndGetNoProfiles) {
+  HelloFrame old_hello = MakeHello(kRoleSender, 0);
+  old_hello.minor = 0;
+  OpenFrame open;
+  open.tokens = kTokens;
+  open.group_heads = 2;
+  open.strategies = {{"store", "store"}};
+  TestTransfer received(SmallGeometry(), kTokens);
+  Frames frames = SenderSession(received);
+  frames[0] = WithoutTheLast(1, 0, old_hello);
+  frames[1] = WithoutTheLast(16, kStream, open);
+  const TransferOutcome outcome = Receive(received, frames, kTestPatience);
+  EXPECT_TRUE(outcome.status.ok()) << outcome.status.ToString();
+
+  KvSenderOptions options;
+  options.endpoint = kInproc;
+  auto sender = *KvSender::Create(*transport_, options);
+  TestTransfer sent(SmallGeometry(), kTokens);
+  KvOffer offer = sent.MakeOffer("a", "heads(ratio=50) | levels(m=16,low=2) | pack");
+  offer.profile = ProfileFor(SmallGeometry());
+  auto session = *sender->Offer(std::move(offer));
+  old_hello = MakeHello(kRoleReceiver, 1 << 20);
+  old_hello.minor = 0;
+  const auto heard = Talk({WithoutTheLast(1, 0, old_hello), ReceiverSession(sent)[1]}, FrameType::kAbort);
+  ASSERT_FALSE(heard.empty());
+  ASSERT_EQ(heard.back().first, FrameType::kAbort);
+  EXPECT_EQ(ParseAbort(heard.back().second)->status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(sent.sender_done.Wait().status.code(), StatusCode::kFailedPrecondition);
+}
+
 TEST_F(VersionSkewUnit, AnUnknownFrameThatMustNotBeSkippedEndsTheConnection) {
   TestTransfer transfer(SmallGeometry(), kTokens);
   Frames frames = SenderSession(transfer);

@@ -457,7 +457,7 @@ TEST_F(TransferFaultsUnit, HalfAHelloEndsWithTheConnectTimeout) {
   receive.connect_timeout = std::chrono::milliseconds(50);
   Ends ends(*mute, *inner, kInproc, {}, receive);
   TestTransfer transfer(Geometry(1, 1, 8), 10);
-  auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a", AfterMs(3000)));
+  auto pulled = *ends.receiver->Pull(transfer.MakePull(kInproc, "a"));
   const base::Status status = transfer.receiver_done.Wait().status;
   EXPECT_EQ(status.code(), StatusCode::kDeadlineExceeded);
   EXPECT_NE(status.message().find("connection to"), std::string::npos) << status.ToString();

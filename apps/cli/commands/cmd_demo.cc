@@ -18,6 +18,7 @@
 #include "apps/cli/pd_cluster.h"
 #include "apps/cli/pd_run.h"
 #include "apps/cli/prompt_source.h"
+#include "apps/cli/strategy_list.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/base/units.h"
 #include "kvplane/codec/strategy.h"
@@ -150,7 +151,9 @@ base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>
   return identical;
 }
 
-int RunAndReport(const DemoArgs& args, const std::vector<std::string>& rates, std::string_view bench) {
+int RunAndReport(const DemoArgs& as_given, const std::vector<std::string>& rates, std::string_view bench) {
+  DemoArgs args = as_given;
+  args.modes = SplitStrategyLists(args.modes);
   base::Result<LogFolder> logs = LogFolder::Create();
   if (!logs.ok()) {
     fmt::print(stderr, "kvplane {}: {}\n", bench, logs.status().ToString());
