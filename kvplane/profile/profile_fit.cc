@@ -206,8 +206,10 @@ std::vector<uint16_t> RankHeads(const SensitivityTable& sensitivities) {
   }
   std::vector<uint16_t> order(importance.size());
   std::iota(order.begin(), order.end(), uint16_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](uint16_t a, uint16_t b) { return importance[a] < importance[b]; });
+  // Equals by place: what std::stable_sort gives, which clang-19 does not compile with libstdc++ 12.
+  std::sort(order.begin(), order.end(), [&](uint16_t a, uint16_t b) {
+    return importance[a] != importance[b] ? importance[a] < importance[b] : a < b;
+  });
   std::vector<uint16_t> rank(order.size());
   for (size_t place = 0; place < order.size(); ++place) rank[order[place]] = static_cast<uint16_t>(place);
   return rank;

@@ -78,7 +78,9 @@ std::vector<uint32_t> Sorted(std::span<const uint32_t> kept, std::span<const Lan
     const auto last =
         std::find_if(first, lanes.end(), [window](uint32_t e) { return e / kOrderWindow != window; });
     const bool falling = window % 2 == 0;
-    std::stable_sort(first, last, [&logs, falling](uint32_t a, uint32_t b) {
+    // Equals by element: what std::stable_sort gives, which clang-19 does not compile with libstdc++ 12.
+    std::sort(first, last, [&logs, falling](uint32_t a, uint32_t b) {
+      if (logs[a].ratio == logs[b].ratio) return a < b;
       return falling ? logs[a].ratio > logs[b].ratio : logs[a].ratio < logs[b].ratio;
     });
     first = last;
@@ -101,17 +103,18 @@ void OrderLanes(std::span<const LaneLogs> logs, bool may_drop, EcsqPlan& plan) {
   plan.element_of_lane =
       gain >= kOrderPays * static_cast<int64_t>(kept.size()) ? std::move(sorted) : std::move(kept);
   plan.lanes = static_cast<uint32_t>(plan.element_of_lane.size());
+  for (const uint32_t e : plan.element_of_lane) plan.slot_of_lane.push_back(plan.slot_of_element[e]);
   plan.lane_of_element.resize(plan.elements);
   KVPLANE_CHECK(kernel::InvertRansOrder(plan.element_of_lane, plan.lane_of_element));
   plan.ordered = plan.lanes != plan.elements ||
                  !std::is_sorted(plan.element_of_lane.begin(), plan.element_of_lane.end());
   if (!plan.ordered) return;
   plan.lane_picks.resize(plan.groups());
-  const bool lanes_aligned = kernel::BuildRansPicks(plan.element_of_lane, plan.lane_picks.data());
+  const bool lanes_at_home = kernel::BuildRansPicks(plan.element_of_lane, plan.lane_picks.data());
   plan.element_picks.resize((plan.elements + kernel::kRansLanes - 1) / kernel::kRansLanes);
-  const bool elements_aligned = kernel::BuildRansPicks(plan.lane_of_element, plan.element_picks.data());
+  const bool elements_at_home = kernel::BuildRansPicks(plan.lane_of_element, plan.element_picks.data());
   plan.order = {plan.element_of_lane.data(), plan.lane_of_element.data(), plan.lane_picks.data(),
-                plan.element_picks.data(), lanes_aligned && elements_aligned};
+                plan.element_picks.data(), lanes_at_home && elements_at_home};
 }
 
 // The rung of every group by the mean ratio of its lanes.
@@ -169,7 +172,7 @@ SlotFloats::SlotFloats(size_t slots, float value) : blocks_(slots / kernel::Ecsq
 }
 
 size_t EcsqPlan::bytes() const {
-  const size_t per_element = sizeof(uint32_t) * 4 + sizeof(float) * 3;
+  const size_t per_element = sizeof(uint32_t) * 5 + sizeof(float) * 3;
   const size_t per_group = sizeof(kernel::RansScale) + 2 * sizeof(kernel::RansPick);
   return sizeof(EcsqPlan) + elements * per_element + (elements / kernel::kRansLanes + 1) * per_group;
 }
