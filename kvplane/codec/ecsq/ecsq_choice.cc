@@ -1,6 +1,7 @@
 #include "kvplane/codec/ecsq/ecsq_choice.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 
@@ -15,6 +16,10 @@ using kernel::kEcsqLadder;
 
 // The profile's deviations count as much as this many tokens.
 constexpr float kPriorTokens = 4.0f;
+// Choosing rungs takes every fourth token of a full tile: the statistics of 32 lanes stand on enough of them,
+// and whatever they miss comes back as an escape.
+constexpr uint32_t kSampleStride = 4;
+constexpr uint32_t kLeastSampled = 12;
 constexpr uint32_t kPowerOfThree[] = {1, 3, 9, 27};
 // Head scales are 1/8 octaves around 1.
 constexpr int32_t kScaleCentre = 128;
@@ -31,16 +36,17 @@ struct Tile {
   const EcsqConfig& config;
   const tensor::ConstTileView& in;
   const uint16_t* const* rows;
+  uint32_t sampled;     // tokens that were measured
   float* largest;       // [slots], in levels of the finest step
   float* energy;        // [slots], sums of squared levels
   uint8_t* deviation;   // [slots], rows of kEcsqCost
   float* inverse_head;  // [heads], with tile scales: 1 / step
 
   uint32_t unit() const { return kPowerOfThree[config.layers]; }
-  // The largest level that rung k codes or clips to, in levels of the finest step.
+  // The largest level, of the finest step, that rung k codes or clips to.
   float Reach(uint32_t k) const {
-    const auto highest = static_cast<float>(kernel::RansLadderRung(k).max_level());
-    return highest * static_cast<float>(unit()) + static_cast<float>(unit() / 2) + kernel::kEcsqEscapeExcess;
+    const float narrow = static_cast<float>(kernel::kEcsqRungScale[k].narrow) / 64;
+    return config.layers > 0 ? EcsqReach(k, unit()) : EcsqReach(k, 1) / narrow;
   }
 };
 
@@ -66,7 +72,7 @@ bool ScaleHeads(Tile& tile, std::span<uint8_t> codes) {
   for (uint32_t h = 0; h < shape.heads; ++h) {
     double sum = 0;
     for (uint32_t c = 0; c < shape.head_dim; ++c) sum += tile.energy[shape.slot(h, c)];
-    const double values = static_cast<double>(tile.in.tokens) * shape.head_dim;
+    const double values = static_cast<double>(tile.sampled) * shape.head_dim;
     if (!ScaleCode(sum / values, codes[h])) return false;
     const float inverse = EcsqExp2(-TileStepLog(tile.plan, h, codes[h]));
     tile.inverse_head[h] = inverse;
@@ -83,7 +89,7 @@ bool ScaleHeads(Tile& tile, std::span<uint8_t> codes) {
 // pattern of the variance (linear between powers of two, which is close enough). The largest value is left
 // out: it is what an escape would take.
 void RateDeviations(const Tile& tile) {
-  const float tokens = static_cast<float>(tile.in.tokens) - 1 + kPriorTokens;
+  const float tokens = static_cast<float>(tile.sampled) - 1 + kPriorTokens;
   const auto unit = static_cast<float>(tile.unit());
   const float per_token = 1.0f / (tokens * unit * unit);
   const float* prior = tile.plan.prior.data();
@@ -98,88 +104,121 @@ void RateDeviations(const Tile& tile) {
   }
 }
 
-struct GroupChoice {
-  uint32_t rung = 0;
-  uint64_t cost = 0;      // 1/256 bits
-  uint64_t foretold = 0;  // of the foretold rung
-};
-
-// Bits that values beyond a rung's reach take, of lanes whose largest level is beyond that of `least`.
-class EscapeCosts {
- public:
-  EscapeCosts(const Tile& tile, std::span<const uint32_t> lanes) : tile_(tile) {
-    for (const uint32_t element : lanes) {
-      const uint32_t slot = tile.plan.slot_of_element[element];
-      largest_ = std::max(largest_, tile.largest[slot]);
-      slots_[count_++] = slot;
+// The costs of rungs k - 1, k and k + 1 in one word each, so that one addition a lane tries all three. 32
+// lanes of 16 bits fit into the 21 bits of each.
+constexpr uint32_t kTripleShift = 21;
+constexpr uint64_t kTripleMask = (uint64_t{1} << kTripleShift) - 1;
+struct CostTriples {
+  uint64_t of[kernel::kEcsqCostRows][kEcsqLadder] = {};
+  constexpr CostTriples() {
+    constexpr uint64_t kNever = 65535;
+    for (uint32_t j = 0; j < kernel::kEcsqCostRows; ++j) {
+      for (uint32_t k = 0; k < kEcsqLadder; ++k) {
+        const uint64_t below = k > 0 ? kEcsqCost[j][k - 1] : kNever;
+        const uint64_t above = k + 1 < kEcsqLadder ? kEcsqCost[j][k + 1] : kNever;
+        of[j][k] = below | uint64_t{kEcsqCost[j][k]} << kTripleShift | above << (2 * kTripleShift);
+      }
     }
   }
-  uint64_t Of(uint32_t k) const {
-    const float reach = tile_.Reach(k);
-    if (largest_ <= reach) return 0;
-    uint64_t escapes = 0;
+};
+constexpr CostTriples kCostTriples;
+
+// What the rungs cost one group, in 1/256 bits.
+class GroupCosts {
+ public:
+  GroupCosts(const Tile& tile, uint32_t g) : tile_(tile) {
+    const uint32_t first = g * kernel::kRansLanes;
+    count_ = std::min(kernel::kRansLanes, tile.plan.lanes - first);
+    slots_ = tile.plan.slot_of_lane.data() + first;
     for (uint32_t i = 0; i < count_; ++i) {
-      if (tile_.largest[slots_[i]] <= reach) continue;
-      const float bound = tile_.energy[slots_[i]] / (reach * reach);
-      const auto tokens = static_cast<float>(tile_.in.tokens);
-      escapes += static_cast<uint64_t>(bound < tokens ? std::max(bound, 1.0f) : tokens);
+      rows_[i] = tile.deviation[slots_[i]];
+      most_ = std::max(most_, tile.largest[slots_[i]]);
     }
-    return escapes * kernel::kEcsqEscapeBits * kernel::kEcsqCostUnits;
+  }
+
+  uint64_t Of(uint32_t k) const {
+    return (Triple(k) >> kTripleShift & kTripleMask) * tile_.in.tokens + Escapes(k);
+  }
+
+  // The cheapest rung and its cost, from `start` downhill: without escapes costs have one valley.
+  uint32_t Least(uint32_t start, uint64_t& cost) const {
+    uint32_t k = start;
+    for (uint64_t triple = Triple(k);;) {
+      const uint64_t below = triple & kTripleMask;
+      const uint64_t here = triple >> kTripleShift & kTripleMask;
+      const uint64_t above = triple >> (2 * kTripleShift);
+      cost = here * tile_.in.tokens;
+      if (below < here && k > 0 && below <= above) {
+        --k;
+      } else if (above < here && k + 1 < kEcsqLadder) {
+        ++k;
+      } else {
+        break;
+      }
+      triple = Triple(k);
+    }
+    return WithEscapes(k, cost);
   }
 
  private:
-  const Tile& tile_;
-  uint32_t slots_[kernel::kRansLanes] = {};
-  uint32_t count_ = 0;
-  float largest_ = 0;
-};
+  uint64_t Triple(uint32_t k) const {
+    uint64_t triple = 0;
+    for (uint32_t i = 0; i < count_; ++i) triple += kCostTriples.of[rows_[i]][k];
+    return triple;
+  }
 
-GroupChoice ChooseRung(const Tile& tile, uint32_t g) {
-  const EcsqPlan& plan = tile.plan;
-  const uint32_t first = g * kernel::kRansLanes;
-  const std::span<const uint32_t> lanes(plan.element_of_lane.data() + first,
-                                        std::min(kernel::kRansLanes, plan.lanes - first));
-  uint8_t rows[kernel::kRansLanes];
-  uint32_t least = kernel::kEcsqCostRows;
-  uint32_t most = 0;
-  for (size_t i = 0; i < lanes.size(); ++i) {
-    rows[i] = tile.deviation[plan.slot_of_element[lanes[i]]];
-    least = std::min<uint32_t>(least, rows[i]);
-    most = std::max<uint32_t>(most, rows[i]);
+  // Where values lie beyond the reach of rung k, a wider one may be cheaper.
+  uint32_t WithEscapes(uint32_t k, uint64_t& cost) const {
+    if (most_ <= tile_.Reach(k)) return k;
+    uint32_t best = k;
+    cost = Of(k);
+    for (++k; k < kEcsqLadder; ++k) {
+      const uint64_t wider = Of(k);
+      if (wider < cost) {
+        cost = wider;
+        best = k;
+      }
+      if (most_ <= tile_.Reach(k)) break;
+    }
+    return best;
   }
-  const uint32_t tokens = tile.in.tokens;
-  const auto cost_of = [&](uint32_t k) {
-    uint64_t cost = 0;
-    for (size_t i = 0; i < lanes.size(); ++i) cost += kEcsqCost[rows[i]][k];
-    return cost * tokens;
-  };
-  const EscapeCosts escapes(tile, lanes);
-  GroupChoice choice;
-  choice.cost = ~uint64_t{0};
-  // The best rung of a mixture lies between those of its parts; one of foretold lanes lies a little below.
-  const uint32_t begin = least > 3 ? std::min(least - 3, kEcsqLadder - 1) : 0;
-  const uint32_t end = std::min(most + 1, kEcsqLadder - 1);
-  for (uint32_t k = begin; k <= end || (k < kEcsqLadder && escapes.Of(k - 1) > 0); ++k) {
-    const uint64_t cost = cost_of(k) + escapes.Of(k);
-    if (cost >= choice.cost) continue;
-    choice.cost = cost;
-    choice.rung = k;
+
+  // Of values beyond the rung's reach: at least one a lane, at most what its energy allows.
+  uint64_t Escapes(uint32_t k) const {
+    const float reach = tile_.Reach(k);
+    if (most_ <= reach) return 0;
+    const auto sampled = static_cast<float>(tile_.sampled);
+    float escapes = 0;
+    for (uint32_t i = 0; i < count_; ++i) {
+      if (tile_.largest[slots_[i]] <= reach) continue;
+      const float bound = tile_.energy[slots_[i]] / (reach * reach);
+      escapes += bound < sampled ? std::max(bound, 1.0f) : sampled;
+    }
+    const auto count = static_cast<uint64_t>(escapes * static_cast<float>(tile_.in.tokens) / sampled);
+    return count * kernel::kEcsqEscapeBits * kernel::kEcsqCostUnits;
   }
-  if (!plan.foretold.empty()) {
-    choice.foretold = cost_of(plan.foretold[g]) + escapes.Of(plan.foretold[g]);
-  }
-  return choice;
-}
+
+  const Tile& tile_;
+  const uint32_t* slots_ = nullptr;
+  uint32_t count_ = 0;
+  uint8_t rows_[kernel::kRansLanes] = {};
+  float most_ = 0;
+};
 
 // All rungs; the foretold ones where writing others down costs more than they save. Returns bits, about.
 uint64_t ChooseRungs(const Tile& tile, std::span<uint8_t> ladder, RungForm& form) {
   uint64_t chosen = 0;
   uint64_t foretold = 0;
+  uint32_t start = kEcsqLadder / 3;
   for (uint32_t g = 0; g < ladder.size(); ++g) {
-    const GroupChoice choice = ChooseRung(tile, g);
-    ladder[g] = static_cast<uint8_t>(choice.rung);
-    chosen += choice.cost;
-    foretold += choice.foretold;
+    const GroupCosts costs(tile, g);
+    if (!tile.plan.foretold.empty()) start = tile.plan.foretold[g];
+    uint64_t cost = 0;
+    const uint32_t rung = costs.Least(start, cost);
+    if (!tile.plan.foretold.empty()) foretold += costs.Of(start);
+    ladder[g] = static_cast<uint8_t>(rung);
+    chosen += cost;
+    start = rung;
   }
   form = RungFormOf(tile.plan, ladder);
   const size_t bytes = form == RungForm::kNibbles ? (ladder.size() + 1) / 2 : ladder.size();
@@ -189,39 +228,6 @@ uint64_t ChooseRungs(const Tile& tile, std::span<uint8_t> ladder, RungForm& form
     form = RungForm::kForetold;
   }
   return chosen / kernel::kEcsqCostUnits;
-}
-
-// Values beyond the reach of their rung. False: more than the format holds.
-bool FindEscapes(const Tile& tile, std::span<const uint8_t> ladder, std::span<EcsqEscape>& escapes) {
-  const EcsqPlan& plan = tile.plan;
-  const kernel::EcsqRows& shape = plan.rows;
-  size_t count = 0;
-  const auto scan = [&](uint32_t element, float reach) {
-    const uint32_t slot = plan.slot_of_element[element];
-    if (tile.largest[slot] <= reach) return true;
-    const uint32_t head = element / shape.head_dim;
-    const float inverse = tile.config.tile_scale ? tile.inverse_head[head] : plan.inverse_step.data()[slot];
-    const size_t at = head * tile.in.head_stride + element % shape.head_dim;
-    for (uint32_t t = 0; t < tile.in.tokens; ++t) {
-      const uint16_t bits = tile.rows[t][at];
-      const float level = (tensor::Bf16ToFloat(bits) - plan.mean.data()[slot]) * inverse;
-      if (!(std::fabs(level) > reach)) continue;
-      if (count == escapes.size()) return false;
-      escapes[count++] = {t * plan.elements + element, bits};
-    }
-    return true;
-  };
-  for (uint32_t lane = 0; lane < plan.lanes; ++lane) {
-    const float reach = tile.Reach(ladder[lane / kernel::kRansLanes]);
-    if (!scan(plan.element_of_lane[lane], reach)) return false;
-  }
-  for (const uint32_t element : plan.dropped) {
-    if (!scan(element, kernel::kEcsqEscapeExcess)) return false;
-  }
-  escapes = escapes.first(count);
-  std::sort(escapes.begin(), escapes.end(),
-            [](const EcsqEscape& a, const EcsqEscape& b) { return a.position < b.position; });
-  return true;
 }
 
 // log2 of the streams: as many as the size pays for and the tokens divide into.
@@ -242,6 +248,14 @@ T* Take(std::byte*& at, size_t count) {
 
 }  // namespace
 
+float EcsqReach(uint32_t k, uint32_t unit) {
+  const auto highest = static_cast<float>(kernel::RansLadderRung(k).max_level());
+  if (unit > 1) {
+    return highest * static_cast<float>(unit) + static_cast<float>(unit / 2) + kernel::kEcsqEscapeExcess;
+  }
+  return (highest + kernel::kEcsqEscapeExcess) * static_cast<float>(kernel::kEcsqRungScale[k].narrow) / 64;
+}
+
 int32_t TileStepLog(const EcsqPlan& plan, uint32_t head, uint8_t code) {
   if (code == 0) return 0;
   return kScalePitch * (int32_t{code} - kScaleCentre) + kEcsqStepOfDeviation - plan.shift_of_head[head];
@@ -251,31 +265,81 @@ bool ChooseEcsq(const EcsqPlan& plan, const EcsqConfig& config, const tensor::Co
                 const uint16_t* const* rows, Workspace& workspace, EcsqChoice& choice) {
   const size_t slots = plan.rows.slots();
   const size_t max_escapes = in.values() / kEcsqValuesPerEscape;
-  const size_t bytes = slots * (2 * sizeof(float) + 1) + plan.rows.heads * (sizeof(float) + 1) +
-                       plan.groups() + max_escapes * sizeof(EcsqEscape) + 8 * 64;
+  const size_t lanes = size_t{plan.groups()} * kernel::kRansLanes;
+  const size_t bytes = (2 * slots + lanes + plan.rows.heads) * sizeof(float) + slots + plan.rows.heads +
+                       plan.groups() + max_escapes * sizeof(EcsqEscape) + 9 * 64;
   std::byte* at = workspace.Scratch(bytes, Workspace::Use::kQuantizer).data();
-  Tile tile{plan, config, in, rows, nullptr, nullptr, nullptr, nullptr};
+  Tile tile{plan, config, in, rows, in.tokens, nullptr, nullptr, nullptr, nullptr};
   tile.largest = Take<float>(at, slots);
   tile.energy = Take<float>(at, slots);
   tile.deviation = Take<uint8_t>(at, slots);
   tile.inverse_head = Take<float>(at, plan.rows.heads);
+  choice.lane_largest = {Take<float>(at, lanes), lanes};
+  choice.slot_largest = {tile.largest, slots};
   choice.head_scales = {Take<uint8_t>(at, plan.rows.heads), config.tile_scale ? plan.rows.heads : 0};
   choice.ladder = {Take<uint8_t>(at, plan.groups()), plan.groups()};
   choice.escapes = {Take<EcsqEscape>(at, max_escapes), max_escapes};
 
+  // Elements without a lane are not seen again, and head scales are exact: both take every token.
+  const bool sample =
+      plan.dropped.empty() && !config.tile_scale && in.tokens >= kSampleStride * kLeastSampled;
+  std::array<const uint16_t*, tensor::kTileTokens> sampled;
+  if (sample) {
+    tile.sampled = 0;
+    for (uint32_t t = 0; t < in.tokens; t += kSampleStride) sampled[tile.sampled++] = rows[t];
+  }
   kernel::EcsqRows shape = plan.rows;
-  shape.tokens = in.tokens;
+  shape.tokens = tile.sampled;
   shape.head_stride = in.head_stride;
-  if (!kernel::EcsqMeasure()(shape, rows, {plan.mean.data(), plan.inverse_step.data()},
-                             {tile.largest, tile.energy})) {
+  if (!kernel::EcsqMeasure()(shape, sample ? sampled.data() : rows,
+                             {plan.mean.data(), plan.inverse_step.data()}, {tile.largest, tile.energy})) {
     return false;
   }
   if (config.tile_scale && !ScaleHeads(tile, choice.head_scales)) return false;
   RateDeviations(tile);
   const uint64_t bits = ChooseRungs(tile, choice.ladder, choice.head.form);
-  if (!FindEscapes(tile, choice.ladder, choice.escapes)) return false;
-  choice.head.has_escapes = !choice.escapes.empty();
   choice.head.streams_log = StreamsLog(plan, in.tokens, bits);
+  std::fill(choice.lane_largest.begin(), choice.lane_largest.end(), 0.0f);
+  return true;
+}
+
+bool FindEscapes(const EcsqPlan& plan, const EcsqLaneTables& tables, uint32_t unit,
+                 const tensor::ConstTileView& in, const uint16_t* const* rows, EcsqChoice& choice) {
+  size_t count = 0;
+  const auto scan = [&](uint32_t element, float mean, float inverse, float reach) {
+    const size_t at = element / plan.rows.head_dim * in.head_stride + element % plan.rows.head_dim;
+    for (uint32_t t = 0; t < in.tokens; ++t) {
+      const uint16_t bits = rows[t][at];
+      const float level = (tensor::Bf16ToFloat(bits) - mean) * inverse;
+      if (!(std::fabs(level) > reach)) continue;
+      if (count == choice.escapes.size()) return false;
+      choice.escapes[count++] = {t * plan.elements + element, bits};
+    }
+    return true;
+  };
+  for (uint32_t g = 0; g < plan.groups(); ++g) {
+    const float reach = EcsqReach(choice.ladder[g], unit);
+    const float* largest = choice.lane_largest.data() + g * kernel::kRansLanes;
+    uint32_t beyond = 0;
+    for (uint32_t i = 0; i < kernel::kRansLanes; ++i) beyond += largest[i] > reach ? 1 : 0;
+    if (beyond == 0) continue;
+    const kernel::RansScale& scale = tables.scales[g];
+    const uint32_t first = g * kernel::kRansLanes;
+    for (uint32_t lane = first; lane < std::min(first + kernel::kRansLanes, plan.lanes); ++lane) {
+      const uint32_t i = kernel::RansScale::index(lane - first);
+      if (largest[i] <= reach) continue;
+      if (!scan(plan.element_of_lane[lane], scale.mean[i], scale.inverse_step[i], reach)) return false;
+    }
+  }
+  for (const uint32_t element : plan.dropped) {
+    const uint32_t slot = plan.slot_of_element[element];
+    if (choice.slot_largest[slot] <= kernel::kEcsqEscapeExcess) continue;
+    if (!scan(element, plan.mean[slot], plan.inverse_step[slot], kernel::kEcsqEscapeExcess)) return false;
+  }
+  choice.escapes = choice.escapes.first(count);
+  choice.head.has_escapes = count > 0;
+  std::sort(choice.escapes.begin(), choice.escapes.end(),
+            [](const EcsqEscape& a, const EcsqEscape& b) { return a.position < b.position; });
   return true;
 }
 

@@ -74,13 +74,15 @@ size_t EcsqCoder::Encode(const TileContext& context, const tensor::ConstTileView
   EcsqChoice choice;
   if (!ChooseEcsq(*plan, plans_.config(), in, tokens.rows.data(), workspace, choice)) return 0;
   PayloadWriter writer(out);
+  const EcsqLaneTables tables = MakeLaneTables(*plan, choice.ladder, choice.head_scales, workspace);
   if (plan->lanes == 0) {
+    if (!FindEscapes(*plan, tables, 1, in, tokens.rows.data(), choice)) return 0;
     WriteEcsqHead(choice.head, *plan, choice.head_scales, {}, choice.escapes, writer);
     return writer.size();
   }
 
-  const EcsqLaneTables tables = MakeLaneTables(*plan, choice.ladder, choice.head_scales, workspace);
-  const kernel::RansRows layout = tables.Rows(*plan, in.head_stride);
+  kernel::RansRows layout = tables.Rows(*plan, in.head_stride);
+  layout.largest = choice.lane_largest.data();
   Streams streams;
   streams.count = 1u << choice.head.streams_log;
   streams.shape = tables.Shape(*plan, in.tokens / streams.count);
@@ -95,6 +97,7 @@ size_t EcsqCoder::Encode(const TileContext& context, const tensor::ConstTileView
   }
   if (kernel::Rans().encode_rows(streams.shape, layout, streams.count, rows, ends, sizes) != 0) return 0;
   for (uint32_t v = 0; v < streams.count; ++v) streams.bytes[v] = {ends[v] - sizes[v], sizes[v]};
+  if (!FindEscapes(*plan, tables, 1, in, tokens.rows.data(), choice)) return 0;
   choice.head.raw = TryRaw(streams, workspace);
 
   WriteEcsqHead(choice.head, *plan, choice.head_scales, choice.ladder, choice.escapes, writer);

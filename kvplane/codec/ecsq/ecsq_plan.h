@@ -75,6 +75,7 @@ struct EcsqPlan {
 
   uint32_t lanes = 0;
   std::vector<uint32_t> element_of_lane;  // [lanes]
+  std::vector<uint32_t> slot_of_lane;     // [lanes]
   std::vector<uint32_t> lane_of_element;  // [elements]; kernel::kRansNoLane
   std::vector<uint32_t> dropped;          // elements without a lane
   bool ordered = false;                   // lanes are not simply the elements

@@ -20,11 +20,12 @@ KVPLANE_INLINE_AVX512 void Add(Accumulator& to, __m512i bits, __m512 mean, __m51
   to.energy = _mm512_add_ps(to.energy, _mm512_mul_ps(level, level));
 }
 
-// Tokens [first, first + kTokens) into the measures: the measures pass through registers once for all of
-// them.
+// kTokens tokens into the measures, which pass through registers once for all of them. The rows behind them,
+// `ahead` of them, are fetched meanwhile: rows of a few KiB at a stride are too short for the hardware to
+// see.
 template <uint32_t kTokens>
-KVPLANE_TARGET_AVX512 void MeasureTokens(const EcsqRows& shape, const uint16_t* const* rows, bool fresh,
-                                         const EcsqLanes& lanes, const EcsqMeasures& measures,
+KVPLANE_TARGET_AVX512 void MeasureTokens(const EcsqRows& shape, const uint16_t* const* rows, uint32_t ahead,
+                                         bool fresh, const EcsqLanes& lanes, const EcsqMeasures& measures,
                                          __m512i& magnitude) {
   const __m512i odd_mask = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
   const __m512i magnitude_mask = _mm512_set1_epi16(0x7fff);
@@ -49,6 +50,7 @@ KVPLANE_TARGET_AVX512 void MeasureTokens(const EcsqRows& shape, const uint16_t* 
         magnitude = _mm512_max_epu16(magnitude, _mm512_and_si512(row, magnitude_mask));
         Add(even, _mm512_slli_epi32(row, 16), even_mean, even_inverse);
         Add(odd, _mm512_and_si512(row, odd_mask), odd_mean, odd_inverse);
+        if (t < ahead) _mm_prefetch(rows[kTokens + t] + h * shape.head_stride + c, _MM_HINT_T0);
       }
       _mm512_store_ps(measures.largest + slot, even.largest);
       _mm512_store_ps(measures.largest + slot + 16, odd.largest);
@@ -65,9 +67,10 @@ KVPLANE_TARGET_AVX512 bool EcsqMeasureAvx512(const EcsqRows& shape, const uint16
   __m512i magnitude = _mm512_setzero_si512();
   uint32_t t = 0;
   for (; t + 4 <= shape.tokens; t += 4) {
-    MeasureTokens<4>(shape, rows + t, t == 0, lanes, measures, magnitude);
+    MeasureTokens<4>(shape, rows + t, shape.tokens - t - 4, t == 0, lanes, measures, magnitude);
   }
-  for (; t < shape.tokens; ++t) MeasureTokens<1>(shape, rows + t, t == 0, lanes, measures, magnitude);
+  for (; t < shape.tokens; ++t)
+    MeasureTokens<1>(shape, rows + t, shape.tokens - t - 1, t == 0, lanes, measures, magnitude);
   const __m512i limit = _mm512_set1_epi16(static_cast<short>(kRansMagnitudeLimit));
   return _mm512_cmpge_epu16_mask(magnitude, limit) == 0;
 }

@@ -31,7 +31,7 @@ bool InvertRansOrder(std::span<const uint32_t> order, std::span<uint32_t> invers
 
 bool BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks) {
   constexpr uint32_t kWindow = 128;
-  bool aligned_all = true;
+  bool windowed = true;
   for (size_t first = 0; first < sources.size(); first += kRansLanes) {
     const auto part = sources.subspan(first, std::min<size_t>(kRansLanes, sources.size() - first));
     uint32_t least = kRansNoLane;
@@ -43,11 +43,14 @@ bool BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks) {
       most = std::max(most, part[i]);
       pick.live |= 1u << i;
     }
-    if (pick.live == 0) least = 0;
-    // An aligned window where one fits: its loads then match the stores that filled the row.
-    const uint32_t window = least / kWindow * kWindow;
+    if (pick.live == 0) least = most = static_cast<uint32_t>(first) / kWindow * kWindow;
+    // Its own window where that holds all sources, else an aligned start: loads then match the stores that
+    // filled the row.
+    const uint32_t own = static_cast<uint32_t>(first) / kWindow * kWindow;
     const uint32_t aligned = least / kRansLanes * kRansLanes;
-    pick.base = most - window < kWindow ? window : most - aligned < kWindow ? aligned : least;
+    const bool at_home = pick.live == 0 || (least >= own && most - own < kWindow);
+    windowed &= at_home;
+    pick.base = at_home ? own : most - aligned < kWindow ? aligned : least;
     pick.local = most - pick.base < kWindow;
     if (pick.local) {
       for (size_t i = 0; i < part.size(); ++i) {
@@ -56,10 +59,9 @@ bool BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks) {
         if (pick.index[i] >= kWindow / 2) pick.upper |= 1u << i;
       }
     }
-    aligned_all &= pick.local && pick.base % kRansLanes == 0;
     picks[first / kRansLanes] = pick;
   }
-  return aligned_all;
+  return windowed;
 }
 
 const RansKernels& Rans(Isa isa) {

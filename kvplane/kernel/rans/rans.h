@@ -131,14 +131,14 @@ struct RansOrder {
   const uint32_t* lane_of_element = nullptr;  // [elements], the inverse; kRansNoLane
   const RansPick* lane_picks = nullptr;       // [groups], of element_of_lane
   const RansPick* element_picks = nullptr;    // [ceil(elements / 32)], of lane_of_element
-  // All picks are local and start at multiples of 32 (what BuildRansPicks() returned for both): rows whose
-  // heads are whole groups are then permuted on their way, not copied first.
-  bool aligned = false;
+  // All picks stay in their window (what BuildRansPicks() returned for both): rows whose heads are whole
+  // groups are then permuted on their way, not copied first.
+  bool windowed = false;
 };
 // False (and `inverse` undefined) unless the entries of `order` are different and below the size of
 // `inverse`.
 bool InvertRansOrder(std::span<const uint32_t> order, std::span<uint32_t> inverse);
-// picks: [ceil(size / 32)]. Whether all are local and start at multiples of 32.
+// picks: [ceil(size / 32)]. Whether every source lies in the same aligned window of 128 as its output.
 bool BuildRansPicks(std::span<const uint32_t> sources, RansPick* picks);
 
 // How bf16 rows map to the lanes of a stream. Requires: elements() == channels of the shape, or an order of
@@ -153,6 +153,9 @@ struct RansRows {
   std::byte* scratch = nullptr;
   // Decoding: write around the caches where rows are 64-byte aligned. Pays when the rows exceed the caches.
   bool streaming_stores = false;
+  // Encoding: [groups][32], in RansScale's order, or null. Gets the larger of what it held and the largest
+  // magnitude of (x - mean) * inverse_step: what was clamped and by how much.
+  float* largest = nullptr;
 
   uint32_t elements() const { return heads * head_dim; }  // of a token
 };

@@ -187,19 +187,25 @@ KVPLANE_TARGET_AVX2 void EncodeLevelsLoop(EncodeJob& job) {
 
 // The rounded level in the low bits; `mean` and `inverse_step` of these 8 lanes.
 KVPLANE_INLINE_AVX2 __m256i RoundedLevels(__m256i row, const float* mean, const float* inverse_step,
-                                          __m256 lowest, __m256 highest) {
+                                          __m256 lowest, __m256 highest, float* largest) {
   const __m256 centred = _mm256_sub_ps(_mm256_castsi256_ps(row), _mm256_load_ps(mean));
   const __m256 scaled = _mm256_mul_ps(centred, _mm256_load_ps(inverse_step));
+  if (largest != nullptr) {
+    const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), scaled);
+    _mm256_store_ps(largest, _mm256_max_ps(_mm256_load_ps(largest), magnitude));
+  }
   const __m256 clamped = _mm256_min_ps(_mm256_max_ps(scaled, lowest), highest);
   return _mm256_castps_si256(_mm256_add_ps(clamped, _mm256_set1_ps(kRoundingMagic)));
 }
 KVPLANE_INLINE_AVX2 __m256i LevelWords(__m256i row, const RansScale& scale, uint32_t first, __m256 lowest,
-                                       __m256 highest) {
+                                       __m256 highest, float* largest) {
+  if (largest != nullptr) largest += first;
   const __m256i even = RoundedLevels(_mm256_slli_epi32(row, 16), scale.mean + first,
-                                     scale.inverse_step + first, lowest, highest);
+                                     scale.inverse_step + first, lowest, highest, largest);
   const __m256i high_halves = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  if (largest != nullptr) largest += 16;
   const __m256i odd = RoundedLevels(_mm256_and_si256(row, high_halves), scale.mean + 16 + first,
-                                    scale.inverse_step + 16 + first, lowest, highest);
+                                    scale.inverse_step + 16 + first, lowest, highest, largest);
   return _mm256_blend_epi16(even, _mm256_slli_epi32(odd, 16), 0xaa);
 }
 
@@ -216,6 +222,7 @@ KVPLANE_INLINE_AVX2 void EncodeTokenRows(Encoder<kWidth>& encoder, const EncodeJ
       const RansScale& scale = job.layout->scales[g];
       const __m256 lowest = _mm256_set1_ps(static_cast<float>(group.rung.min_level()));
       const __m256 highest = _mm256_set1_ps(static_cast<float>(group.rung.max_level()));
+      float* const largest = job.layout->largest == nullptr ? nullptr : job.layout->largest + g * kRansLanes;
       bypass_at -= group.rung.bypass() * sizeof(uint32_t);
       for (uint32_t v = 0; v < kWidth; ++v) {
         Pair row = LoadPair(rows[v] + at);
@@ -226,8 +233,8 @@ KVPLANE_INLINE_AVX2 void EncodeTokenRows(Encoder<kWidth>& encoder, const EncodeJ
         const __m256i positive = Words(0x7fff);
         magnitude = _mm256_max_epu16(magnitude, _mm256_max_epu16(_mm256_and_si256(row.low, positive),
                                                                  _mm256_and_si256(row.high, positive)));
-        const Pair levels = {LevelWords(row.low, scale, 0, lowest, highest),
-                             LevelWords(row.high, scale, kEight, lowest, highest)};
+        const Pair levels = {LevelWords(row.low, scale, 0, lowest, highest, largest),
+                             LevelWords(row.high, scale, kEight, lowest, highest, largest)};
         const Pair symbols = SymbolsOf<kGeneral>(levels, group, job.bypass[v] + bypass_at);
         Push<kGeneral, false>(encoder.x[v], encoder.at[v], symbols, group);
       }

@@ -86,9 +86,12 @@ inline uint16_t* LaneRow(const RansRows& layout, uint32_t stream) {
 }
 inline uint16_t* ElementRow(const RansRows& layout) { return LaneRow(layout, kRansMaxStreams); }
 
-// Whether picks reach right into rows: a group of 32 elements is then one piece of memory.
+// Whether picks reach right into rows: all windows are whole, a group of 32 elements is one piece of memory.
+constexpr uint32_t kRansWindow = 128;
+constexpr uint32_t kRansWindowGroups = kRansWindow / kRansLanes;
 inline bool PicksRows(const RansRows& layout) {
-  return layout.order != nullptr && layout.order->aligned && layout.head_dim % kRansLanes == 0;
+  return layout.order != nullptr && layout.order->windowed && layout.head_dim % kRansLanes == 0 &&
+         layout.elements() % kRansWindow == 0;
 }
 
 // Between a token's row in a page and its lane row. Core::Pick permutes 32 values at a time. A staged row is
@@ -127,9 +130,6 @@ template <typename Core>
 void StageOut(const RansRows& layout, uint32_t stream, uint16_t* row, uint16_t* next) {
   uint16_t* const lanes = LaneRow(layout, stream);
   if (next != nullptr && !layout.streaming_stores) PrefetchRow(layout, next);
-  if constexpr (Core::kPicksRows) {
-    if (PicksRows(layout)) return Core::PickOut(layout, lanes, row);
-  }
   uint16_t* const elements = layout.order == nullptr ? lanes : ElementRow(layout);
   if (layout.order != nullptr) {
     Core::Pick(layout.order->element_picks, layout.order->lane_of_element, layout.elements(), lanes,

@@ -64,9 +64,9 @@ TEST(RansDiff, OrdersThatLeaveElementsOutAgreeOnEveryIsa) {
     std::vector<uint32_t> inverse(elements);
     ASSERT_TRUE(InvertRansOrder(kept, inverse));
     std::vector<RansPick> lane_picks(groups), element_picks((elements + 31) / 32);
-    const bool aligned =
+    const bool windowed =
         BuildRansPicks(kept, lane_picks.data()) & BuildRansPicks(inverse, element_picks.data());
-    const RansOrder order{kept.data(), inverse.data(), lane_picks.data(), element_picks.data(), aligned};
+    const RansOrder order{kept.data(), inverse.data(), lane_picks.data(), element_picks.data(), windowed};
     std::vector<Line<std::byte>> scratch(RansScratchBytes(elements) / 64 + 1);
     RansRows layout;
     layout.scales = scales.data();

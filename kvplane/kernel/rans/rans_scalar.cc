@@ -39,7 +39,9 @@ void DecodeStep(DecodeState& state, int32_t* levels, uint32_t live, RansRung run
   bypass += bits * sizeof(uint32_t);
 }
 
-bool Quantize(const uint16_t* row, const RansScale& scale, uint32_t live, RansRung rung, int32_t* levels) {
+// `largest`: of the group, or null.
+bool Quantize(const uint16_t* row, const RansScale& scale, uint32_t live, RansRung rung, int32_t* levels,
+              float* largest) {
   const auto lowest = static_cast<float>(rung.min_level());
   const auto highest = static_cast<float>(rung.max_level());
   for (uint32_t lane = 0; lane < live; ++lane) {
@@ -47,6 +49,7 @@ bool Quantize(const uint16_t* row, const RansScale& scale, uint32_t live, RansRu
     const uint32_t i = RansScale::index(lane);
     const float centred = tensor::Bf16ToFloat(row[lane]) - scale.mean[i];
     const float scaled = centred * scale.inverse_step[i];
+    if (largest != nullptr) largest[i] = std::max(largest[i], std::fabs(scaled));
     // Clamping to integers before rounding equals clamping after.
     levels[lane] = static_cast<int32_t>(std::nearbyintf(std::min(std::max(scaled, lowest), highest)));
   }
@@ -125,7 +128,8 @@ struct ScalarCore {
                                 size_t{g % job.pieces.head_groups} * kRansLanes;
         const uint32_t live = LiveLanes(shape, g);
         int32_t levels[kRansLanes];
-        if (!Quantize(group, job.layout->scales[g], live, shape.rungs[g], levels)) return false;
+        float* largest = job.layout->largest == nullptr ? nullptr : job.layout->largest + g * kRansLanes;
+        if (!Quantize(group, job.layout->scales[g], live, shape.rungs[g], levels, largest)) return false;
         EncodeStep(state, levels, live, shape.rungs[g], bypass);
       }
     }
