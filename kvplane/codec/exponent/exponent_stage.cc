@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kvplane/codec/exponent/exponent_streams.h"
 #include "kvplane/codec/tile_rows.h"
 #include "kvplane/kernel/exponent/exponent.h"
 
@@ -87,8 +88,16 @@ base::Status Decode(Chain, std::span<const std::byte> in, Workspace&, const tens
   return base::Status::Ok();
 }
 
+base::Result<std::unique_ptr<TileCoder>> Bind(Chain chain, tensor::Side,
+                                              std::shared_ptr<const ModelProfile>) {
+  if (static_cast<ExponentMode>(chain.back().params[0]) == ExponentMode::kRans) {
+    return MakeExponentStreamCoder();
+  }
+  return base::Unimplemented("windows keep nothing between tiles");
+}
+
 }  // namespace
 
-constinit const StageFunctions kExponentFunctions = {CheckTakesValues, LeastBytes, Encode, Decode};
+constinit const StageFunctions kExponentFunctions = {CheckTakesValues, LeastBytes, Encode, Decode, Bind};
 
 }  // namespace kvplane::codec

@@ -1,4 +1,4 @@
-// Stage `exponent`: lossless; a few bits for the exponent, sign and mantissa as they are. spec.md in this
+// Stage `exponent`: lossless; few bits for the exponent, sign and mantissa as they are. spec.md in this
 // folder is normative.
 #pragma once
 
@@ -9,10 +9,12 @@
 
 namespace kvplane::codec {
 
-inline constexpr std::string_view kExponentModeNames[] = {"window"};
+enum class ExponentMode : uint32_t { kWindow = 0, kRans = 1 };
+inline constexpr std::string_view kExponentModeNames[] = {"window", "rans"};
 inline constexpr ParamSpec kExponentParams[] = {
     {.name = "mode",
-     .meaning = "how exponents are coded: 4 bits in a window of 15, the others escape",
+     .meaning =
+         "how exponents are coded: window: 4 bits in a window of 15, the others escape; rans: entropy-coded",
      .choices = kExponentModeNames,
      .allowed = {}},
 };

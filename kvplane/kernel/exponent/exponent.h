@@ -7,6 +7,7 @@
 //   Encode / Decode a window of 15 exponents in 4 bits (SplitZip, 2026: 16 exponents by a table and escapes
 //                   with positions; a contiguous window needs no table, and escapes in order no positions):
 //                   code = exponent - base if that is 0..14, else 15 and the exponent itself as a byte
+//   EncodeWide / DecodeWide the same with a window of any width and a code per byte, for an entropy coder
 //
 // Every pattern, NaN included, comes back. All instruction sets give the same bytes.
 //
@@ -24,7 +25,9 @@ namespace kvplane::kernel {
 constexpr uint8_t kEscapeCode = 15;
 // Largest base: base + 14 is the last exponent of finite values.
 constexpr uint8_t kMaxWindowBase = 240;
-// Encode() ran out of room for escapes.
+// A window must not end beyond the last exponent.
+constexpr uint32_t kExponents = 256;
+// An encoder ran out of room for escapes, a decoder out of escapes.
 constexpr size_t kNoEscapeRoom = ~size_t{0};
 
 // A row of window codes takes ceil(channels / 2) bytes: code 2i in the low, 2i + 1 in the high half of byte
@@ -50,6 +53,16 @@ struct ExponentKernels {
   // The inverse of encode(); returns the number of escapes it took. What count_escapes() says must be there.
   size_t (*decode)(const std::byte* rests, const std::byte* codes, const std::byte* escapes, uint8_t base,
                    uint32_t tokens, uint32_t channels, uint16_t* const* rows);
+
+  // As encode() with codes [tokens, channels], one per byte: exponent - base if that is below `width`, else
+  // `width`. 1 <= width <= kExponents - base.
+  size_t (*encode_wide)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint8_t base,
+                        uint8_t width, std::byte* rests, uint8_t* codes, std::byte* escapes, size_t room);
+  // The inverse of encode_wide(), for codes up to `width`; returns the number of escapes it took, or
+  // kNoEscapeRoom (rows are garbage then) when more than `available` are needed.
+  size_t (*decode_wide)(const std::byte* rests, const uint8_t* codes, const std::byte* escapes,
+                        size_t available, uint8_t base, uint8_t width, uint32_t tokens, uint32_t channels,
+                        uint16_t* const* rows);
 };
 
 const ExponentKernels& Exponent(Isa isa);

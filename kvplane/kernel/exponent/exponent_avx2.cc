@@ -175,8 +175,64 @@ KVPLANE_TARGET_AVX2 size_t Decode(const std::byte* rests, const std::byte* codes
   return static_cast<size_t>(at - escapes);
 }
 
+KVPLANE_TARGET_AVX2 size_t EncodeWide(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
+                                      uint8_t base, uint8_t width, std::byte* rests, uint8_t* codes,
+                                      std::byte* escapes, size_t room) {
+  const __m256i bases = _mm256_set1_epi8(static_cast<char>(base));
+  const __m256i escape_code = _mm256_set1_epi8(static_cast<char>(width));
+  std::byte* at = escapes;
+  const std::byte* end = escapes + room;
+  for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += channels) {
+    uint32_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) {
+      const Planes planes = LoadPlanes(rows[t] + c);
+      const __m256i code = _mm256_min_epu8(_mm256_sub_epi8(planes.exponent, bases), escape_code);
+      Store(rests + c, planes.rest);
+      Store(codes + c, code);
+      auto escape = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(code, escape_code)));
+      if (escape == 0) continue;
+      if (static_cast<ptrdiff_t>(std::popcount(escape)) > end - at) return kNoEscapeRoom;
+      for (; escape != 0; escape &= escape - 1) {
+        *at++ =
+            static_cast<std::byte>(ExponentOf(rows[t][c + static_cast<uint32_t>(std::countr_zero(escape))]));
+      }
+    }
+    if (!EncodeWideRow(rows[t], c, channels, base, width, rests, codes, at, end)) return kNoEscapeRoom;
+  }
+  return static_cast<size_t>(at - escapes);
+}
+
+KVPLANE_TARGET_AVX2 size_t DecodeWide(const std::byte* rests, const uint8_t* codes, const std::byte* escapes,
+                                      size_t available, uint8_t base, uint8_t width, uint32_t tokens,
+                                      uint32_t channels, uint16_t* const* rows) {
+  const __m256i bases = _mm256_set1_epi8(static_cast<char>(base));
+  const __m256i escape_code = _mm256_set1_epi8(static_cast<char>(width));
+  const std::byte* at = escapes;
+  const std::byte* end = escapes + available;
+  for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += channels) {
+    uint32_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) {
+      const __m256i code = Load(codes + c);
+      __m256i exponent = _mm256_add_epi8(code, bases);
+      auto escape = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(code, escape_code)));
+      if (escape != 0) {
+        if (static_cast<ptrdiff_t>(std::popcount(escape)) > end - at) return kNoEscapeRoom;
+        std::array<std::byte, kLanes> lanes;
+        Store(lanes.data(), exponent);
+        for (; escape != 0; escape &= escape - 1)
+          lanes[static_cast<size_t>(std::countr_zero(escape))] = *at++;
+        exponent = Load(lanes.data());
+      }
+      StoreValues({Load(rests + c), exponent}, rows[t] + c);
+    }
+    if (!DecodeWideRow(rests, codes, at, end, base, width, c, channels, rows[t])) return kNoEscapeRoom;
+  }
+  return static_cast<size_t>(at - escapes);
+}
+
 }  // namespace
 
-constinit const ExponentKernels kExponentAvx2 = {Split, Join, LargestExponent, Encode, CountEscapes, Decode};
+constinit const ExponentKernels kExponentAvx2 = {Split,        Join,   LargestExponent, Encode,
+                                                 CountEscapes, Decode, EncodeWide,      DecodeWide};
 
 }  // namespace kvplane::kernel::internal

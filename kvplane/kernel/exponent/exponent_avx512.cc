@@ -173,9 +173,108 @@ KVPLANE_TARGET_AVX512 size_t Decode(const std::byte* rests, const std::byte* cod
   return taken;
 }
 
+// Escapes are in every other vector of a narrow window, so no branch foresees them; whole vectors with room
+// for 64 escapes go without masks.
+struct WideWindow {
+  __m512i base, escape_code;
+};
+KVPLANE_INLINE_AVX512 WideWindow WindowOf(uint8_t base, uint8_t width) {
+  return {_mm512_set1_epi8(static_cast<char>(base)), _mm512_set1_epi8(static_cast<char>(width))};
+}
+
+KVPLANE_INLINE_AVX512 size_t EncodeWhole(const uint16_t* row, const WideWindow& window, std::byte* rests,
+                                         uint8_t* codes, std::byte* escapes) {
+  const Planes planes = LoadPlanes(row, ~uint64_t{0});
+  const __m512i code = _mm512_min_epu8(_mm512_sub_epi8(planes.exponent, window.base), window.escape_code);
+  _mm512_storeu_si512(rests, planes.rest);
+  _mm512_storeu_si512(codes, code);
+  const __mmask64 escape = _mm512_cmpeq_epi8_mask(code, window.escape_code);
+  _mm512_storeu_si512(escapes, _mm512_maskz_compress_epi8(escape, planes.exponent));
+  return static_cast<size_t>(_mm_popcnt_u64(escape));
+}
+
+// The values of `mask`; kNoEscapeRoom when their escapes do not fit.
+KVPLANE_INLINE_AVX512 size_t EncodeMasked(const uint16_t* row, uint64_t mask, const WideWindow& window,
+                                          std::byte* rests, uint8_t* codes, std::byte* escapes, size_t room) {
+  const Planes planes = LoadPlanes(row, mask);
+  const __m512i code = _mm512_min_epu8(_mm512_sub_epi8(planes.exponent, window.base), window.escape_code);
+  _mm512_mask_storeu_epi8(rests, mask, planes.rest);
+  _mm512_mask_storeu_epi8(codes, mask, code);
+  const __mmask64 escape = _mm512_mask_cmpeq_epi8_mask(mask, code, window.escape_code);
+  const auto count = static_cast<size_t>(_mm_popcnt_u64(escape));
+  if (count > room) return kNoEscapeRoom;
+  _mm512_mask_storeu_epi8(escapes, FirstBits(count), _mm512_maskz_compress_epi8(escape, planes.exponent));
+  return count;
+}
+
+KVPLANE_TARGET_AVX512 size_t EncodeWide(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
+                                        uint8_t base, uint8_t width, std::byte* rests, uint8_t* codes,
+                                        std::byte* escapes, size_t room) {
+  const WideWindow window = WindowOf(base, width);
+  size_t escaped = 0;
+  for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += channels) {
+    for (uint32_t c = 0; c < channels; c += kLanes) {
+      if (channels - c >= kLanes && room - escaped >= kLanes) {
+        escaped += EncodeWhole(rows[t] + c, window, rests + c, codes + c, escapes + escaped);
+        continue;
+      }
+      const size_t count = EncodeMasked(rows[t] + c, FirstBits(channels - c), window, rests + c, codes + c,
+                                        escapes + escaped, room - escaped);
+      if (count == kNoEscapeRoom) return kNoEscapeRoom;
+      escaped += count;
+    }
+  }
+  return escaped;
+}
+
+KVPLANE_INLINE_AVX512 size_t DecodeWhole(const std::byte* rests, const uint8_t* codes,
+                                         const std::byte* escapes, const WideWindow& window, uint16_t* row) {
+  const __m512i code = _mm512_loadu_si512(codes);
+  const __mmask64 escape = _mm512_cmpeq_epi8_mask(code, window.escape_code);
+  const __m512i exponent =
+      _mm512_mask_expand_epi8(_mm512_add_epi8(code, window.base), escape, _mm512_loadu_si512(escapes));
+  StoreValues({_mm512_loadu_si512(rests), exponent}, row, ~uint64_t{0});
+  return static_cast<size_t>(_mm_popcnt_u64(escape));
+}
+
+// The values of `mask`; kNoEscapeRoom when more escapes are needed than there are.
+KVPLANE_INLINE_AVX512 size_t DecodeMasked(const std::byte* rests, const uint8_t* codes,
+                                          const std::byte* escapes, size_t available, uint64_t mask,
+                                          const WideWindow& window, uint16_t* row) {
+  const __m512i code = _mm512_maskz_loadu_epi8(mask, codes);
+  const __mmask64 escape = _mm512_mask_cmpeq_epi8_mask(mask, code, window.escape_code);
+  const auto count = static_cast<size_t>(_mm_popcnt_u64(escape));
+  if (count > available) return kNoEscapeRoom;
+  const __m512i dense = _mm512_maskz_loadu_epi8(FirstBits(count), escapes);
+  const __m512i exponent = _mm512_mask_expand_epi8(_mm512_add_epi8(code, window.base), escape, dense);
+  StoreValues({_mm512_maskz_loadu_epi8(mask, rests), exponent}, row, mask);
+  return count;
+}
+
+KVPLANE_TARGET_AVX512 size_t DecodeWide(const std::byte* rests, const uint8_t* codes,
+                                        const std::byte* escapes, size_t available, uint8_t base,
+                                        uint8_t width, uint32_t tokens, uint32_t channels,
+                                        uint16_t* const* rows) {
+  const WideWindow window = WindowOf(base, width);
+  size_t taken = 0;
+  for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += channels) {
+    for (uint32_t c = 0; c < channels; c += kLanes) {
+      if (channels - c >= kLanes && available - taken >= kLanes) {
+        taken += DecodeWhole(rests + c, codes + c, escapes + taken, window, rows[t] + c);
+        continue;
+      }
+      const size_t count = DecodeMasked(rests + c, codes + c, escapes + taken, available - taken,
+                                        FirstBits(channels - c), window, rows[t] + c);
+      if (count == kNoEscapeRoom) return kNoEscapeRoom;
+      taken += count;
+    }
+  }
+  return taken;
+}
+
 }  // namespace
 
-constinit const ExponentKernels kExponentAvx512 = {Split,  Join,         LargestExponent,
-                                                   Encode, CountEscapes, Decode};
+constinit const ExponentKernels kExponentAvx512 = {Split,        Join,   LargestExponent, Encode,
+                                                   CountEscapes, Decode, EncodeWide,      DecodeWide};
 
 }  // namespace kvplane::kernel::internal

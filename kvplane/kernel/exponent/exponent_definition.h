@@ -58,6 +58,34 @@ inline size_t CountEscapesFrom(size_t first, const std::byte* codes, size_t coun
   return escapes;
 }
 
+// The channels from `first` on of one row of wide codes; as EncodeWindowRow().
+inline bool EncodeWideRow(const uint16_t* row, uint32_t first, uint32_t channels, uint8_t base, uint8_t width,
+                          std::byte* rests, uint8_t* codes, std::byte*& escapes, const std::byte* end) {
+  for (uint32_t c = first; c < channels; ++c) {
+    const uint8_t exponent = ExponentOf(row[c]);
+    const auto code = static_cast<uint8_t>(exponent - base);
+    rests[c] = RestOf(row[c]);
+    codes[c] = code < width ? code : width;
+    if (codes[c] == width) {
+      if (escapes == end) return false;
+      *escapes++ = static_cast<std::byte>(exponent);
+    }
+  }
+  return true;
+}
+
+inline bool DecodeWideRow(const std::byte* rests, const uint8_t* codes, const std::byte*& escapes,
+                          const std::byte* end, uint8_t base, uint8_t width, uint32_t first,
+                          uint32_t channels, uint16_t* row) {
+  for (uint32_t c = first; c < channels; ++c) {
+    if (codes[c] == width && escapes == end) return false;
+    const auto exponent =
+        codes[c] == width ? static_cast<uint8_t>(*escapes++) : static_cast<uint8_t>(base + codes[c]);
+    row[c] = ValueOf(rests[c], exponent);
+  }
+  return true;
+}
+
 extern const ExponentKernels kExponentScalar;
 extern const ExponentKernels kExponentAvx2;
 extern const ExponentKernels kExponentAvx512;

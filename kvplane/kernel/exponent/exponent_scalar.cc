@@ -59,9 +59,31 @@ size_t Decode(const std::byte* rests, const std::byte* codes, const std::byte* e
   return static_cast<size_t>(at - escapes);
 }
 
+size_t EncodeWide(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint8_t base,
+                  uint8_t width, std::byte* rests, uint8_t* codes, std::byte* escapes, size_t room) {
+  std::byte* at = escapes;
+  for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += channels) {
+    if (!EncodeWideRow(rows[t], 0, channels, base, width, rests, codes, at, escapes + room)) {
+      return kNoEscapeRoom;
+    }
+  }
+  return static_cast<size_t>(at - escapes);
+}
+
+size_t DecodeWide(const std::byte* rests, const uint8_t* codes, const std::byte* escapes, size_t available,
+                  uint8_t base, uint8_t width, uint32_t tokens, uint32_t channels, uint16_t* const* rows) {
+  const std::byte* at = escapes;
+  for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += channels) {
+    if (!DecodeWideRow(rests, codes, at, escapes + available, base, width, 0, channels, rows[t])) {
+      return kNoEscapeRoom;
+    }
+  }
+  return static_cast<size_t>(at - escapes);
+}
+
 }  // namespace
 
-constinit const ExponentKernels kExponentScalar = {Split,  Join,         LargestExponent,
-                                                   Encode, CountEscapes, Decode};
+constinit const ExponentKernels kExponentScalar = {Split,        Join,   LargestExponent, Encode,
+                                                   CountEscapes, Decode, EncodeWide,      DecodeWide};
 
 }  // namespace kvplane::kernel::internal

@@ -135,5 +135,69 @@ TEST(ExponentDiff, EveryIsaGivesTheScalarBytesAndComesBack) {
   }
 }
 
+TEST(ExponentUnit, WideByHand) {
+  // The values of WindowByHand; a window of two exponents from 127 on.
+  const uint16_t values[] = {0x3f80, 0xc000, 0x3900, 0x3880, 0xffc1};
+  const uint16_t* rows[] = {values};
+  for (const Isa isa : AvailableIsas()) {
+    std::vector<std::byte> rests(5), escapes(3);
+    std::vector<uint8_t> codes(5);
+    EXPECT_EQ(Exponent(isa).encode_wide(rows, 1, 5, 127, 2, rests.data(), codes.data(), escapes.data(), 3),
+              3u);
+    EXPECT_EQ(rests, Bytes({0x00, 0x80, 0x00, 0x00, 0xc1}));
+    EXPECT_EQ(codes, std::vector<uint8_t>({0, 1, 2, 2, 2}));
+    EXPECT_EQ(escapes, Bytes({114, 113, 255}));
+  }
+}
+
+TEST(ExponentDiff, WideCodesOfEveryIsaAreTheScalarsAndComeBack) {
+  base::Rng rng(33);
+  for (int round = 0; round < 600; ++round) {
+    const auto tokens = static_cast<uint32_t>(1 + rng.Below(5));
+    const auto channels = static_cast<uint32_t>(1 + rng.Below(200));
+    const auto base = static_cast<uint8_t>(rng.Below(2) == 0 ? 110 + rng.Below(30) : rng.Below(256));
+    const auto width = static_cast<uint8_t>(1 + rng.Below(std::min<uint64_t>(kExponents - base, 40)));
+    const uint64_t odd = rng.Below(3) * rng.Below(50);
+    Rows rows(tokens, channels);
+    for (auto& row : rows.memory) {
+      for (uint16_t& v : row) v = RandomValue(rng, odd);
+    }
+    const size_t n = size_t{tokens} * channels;
+    std::vector<std::byte> rests(n), escapes(n);
+    std::vector<uint8_t> codes(n);
+    const size_t escaped = Exponent(Isa::kScalar)
+                               .encode_wide(rows.in.data(), tokens, channels, base, width, rests.data(),
+                                            codes.data(), escapes.data(), n);
+    ASSERT_NE(escaped, kNoEscapeRoom);
+    escapes.resize(escaped);
+    escapes.shrink_to_fit();
+    for (const Isa isa : AvailableIsas()) {
+      const ExponentKernels& kernels = Exponent(isa);
+      std::vector<std::byte> rests2(n), escapes2(escaped);
+      std::vector<uint8_t> codes2(n);
+      ASSERT_EQ(kernels.encode_wide(rows.in.data(), tokens, channels, base, width, rests2.data(),
+                                    codes2.data(), escapes2.data(), escaped),
+                escaped);
+      ASSERT_EQ(rests2, rests);
+      ASSERT_EQ(codes2, codes);
+      ASSERT_EQ(escapes2, escapes);
+      Rows back(tokens, channels);
+      ASSERT_EQ(kernels.decode_wide(rests.data(), codes.data(), escapes.data(), escaped, base, width, tokens,
+                                    channels, back.out.data()),
+                escaped);
+      ASSERT_EQ(back.memory, rows.memory);
+      if (escaped == 0) continue;
+      ASSERT_EQ(kernels.encode_wide(rows.in.data(), tokens, channels, base, width, rests2.data(),
+                                    codes2.data(), escapes2.data(), escaped - 1),
+                kNoEscapeRoom);
+      escapes2.resize(escaped - 1);
+      escapes2.shrink_to_fit();
+      ASSERT_EQ(kernels.decode_wide(rests.data(), codes.data(), escapes2.data(), escaped - 1, base, width,
+                                    tokens, channels, back.out.data()),
+                kNoEscapeRoom);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvplane::kernel
