@@ -13,6 +13,7 @@
 #include "apps/cli/codec_bench/codec_race.h"
 #include "apps/cli/codec_bench/contestant.h"
 #include "apps/cli/codec_bench/distortion.h"
+#include "apps/cli/codec_bench/generator_profile.h"
 #include "apps/cli/codec_bench/kernel_bars.h"
 #include "apps/cli/codec_bench/kv_capture.h"
 #include "apps/cli/codec_bench/synthetic_kv.h"
@@ -73,10 +74,7 @@ TEST(SyntheticKvProperty, MomentsAreThoseOfTheConstants) {
   spec.geometry.kv_heads = 1;
   base::ThreadPool pool(1);
   const PagedKv kv = SyntheticKv(spec, pool);
-  // The stream of the first head of the first layer's keys.
-  base::Rng root(spec.seed);
-  base::Rng rng = root.Split();
-  const SyntheticHead head = DrawSyntheticHead(spec.key, 64, rng);
+  const SyntheticHead head = SyntheticHeads(spec)[0];
   const Moments moments = MomentsOf(kv, tensor::Side::kKey, 0, spec.sinks);
   uint32_t outliers = 0;
   for (size_t c = 0; c < 64; ++c) {
@@ -166,6 +164,61 @@ TEST(SyntheticKvProperty, SameOnAnyNumberOfThreadsAndRotationKeepsPairs) {
       EXPECT_NEAR(b[i], a[i] * std::cos(angle) - a[i + 32] * std::sin(angle), 0.015 * energy);
     }
     EXPECT_EQ(Row(plain, 0, tensor::Side::kValue, t, 1), Row(rotated, 0, tensor::Side::kValue, t, 1));
+  }
+}
+
+TEST(SyntheticKvProperty, DrawsAndLayersShareConstantsOnly) {
+  SyntheticSpec spec = SmallSpec();
+  spec.geometry.layers = 2;
+  spec.tokens = 3000;
+  base::ThreadPool pool(2);
+  const PagedKv first = SyntheticKv(spec, pool);
+  spec.draw = 1;
+  const PagedKv second = SyntheticKv(spec, pool);
+  EXPECT_NE(Row(first, 0, tensor::Side::kKey, 9, 0), Row(second, 0, tensor::Side::kKey, 9, 0));
+  EXPECT_NE(Row(first, 0, tensor::Side::kKey, 9, 0), Row(first, 1, tensor::Side::kKey, 9, 0));
+  const Moments a = MomentsOf(first, tensor::Side::kKey, 0, 4);
+  const Moments b = MomentsOf(second, tensor::Side::kKey, 0, 4);
+  for (size_t c = 0; c < 64; ++c) {
+    EXPECT_NEAR(a.covariance[c * 65] / b.covariance[c * 65], 1, 0.2);
+    EXPECT_NEAR(a.mean[c], b.mean[c], 0.15 * std::sqrt(a.covariance[c * 65]));
+  }
+}
+
+// What the profile says of the generator, and that strategies run with it.
+TEST(GeneratorProfileProperty, HoldsTheConstantsAndServesEveryPreset) {
+  SyntheticSpec spec = SmallSpec();
+  spec.geometry.layers = 2;
+  spec.rope_theta = 10'000;
+  spec.tokens = 256;
+  base::ThreadPool pool(2);
+  const auto profile = FitGeneratorProfile(spec, pool);
+  ASSERT_TRUE(profile.ok()) << profile.status().ToString();
+  const std::vector<SyntheticHead> heads = SyntheticHeads(spec);
+  const codec::SpaceData& keys = *(*profile)->space(1, codec::KvSpace::kKeyUnrotated);
+  for (size_t c = 0; c < 64; ++c) {
+    double variance = 0;
+    for (size_t i = 0; i < 64; ++i) variance += double{heads[1].mix[c * 64 + i]} * heads[1].mix[c * 64 + i];
+    EXPECT_NEAR(tensor::Bf16ToFloat(keys.mean[64 + c]), heads[1].mean[c],
+                0.08 * std::sqrt(variance) + 0.01 * std::abs(heads[1].mean[c]));
+    const int16_t log = keys.bases[0]->lanes[64 + c].deviation;
+    EXPECT_NEAR(std::exp2(log / 64.0), std::sqrt(variance), 0.08 * std::sqrt(variance));
+  }
+  std::vector<PagedKv> sequences;
+  sequences.push_back(SyntheticKv(spec, pool));
+  CodecArena arena(std::move(sequences));
+  CodecRace race(arena, pool, 1e-4);
+  const auto strategies = ReadStrategyLists({});
+  ASSERT_TRUE(strategies.ok()) << strategies.status().ToString();
+  for (const NamedStrategy& named : *strategies) {
+    auto contestant = MakeStrategyContestant(arena, 2, named.label, named.strategy, *profile);
+    ASSERT_TRUE(contestant.ok()) << named.label << ": " << contestant.status().ToString();
+    const base::Status status = race.WarmUp(**contestant);
+    ASSERT_TRUE(status.ok()) << named.label << ": " << status.ToString();
+    const SquaredError error = CompareValues(arena.inputs()[0], arena.outputs()[0], pool);
+    EXPECT_EQ(std::isinf(error.SnrDb(0)), !named.strategy.side(tensor::Side::kKey).lossy()) << named.label;
+    EXPECT_GT(error.SnrDb(0), 5) << named.label;
+    EXPECT_GT(error.SnrDb(1), 3) << named.label;
   }
 }
 

@@ -61,6 +61,7 @@ PlotPanel SnrPanel(std::span<const CodecFigures> figures, size_t side) {
   PlotPanel panel{.title = side == 0 ? "Keys" : "Values",
                   .x_label = "bits per value",
                   .y_label = "signal to noise, dB",
+                  .x_scale = AxisScale::kLog,
                   .series = FamilySeries(),
                   .line = {}};
   for (const CodecFigures& f : figures) {
@@ -76,6 +77,7 @@ PlotPanel AttentionPanel(std::span<const CodecFigures> figures) {
   PlotPanel panel{.title = "Attention output",
                   .x_label = "bits per value, K and V together",
                   .y_label = "relative error, mean over layers",
+                  .x_scale = AxisScale::kLog,
                   .y_scale = AxisScale::kLog,
                   .series = FamilySeries(),
                   .line = {}};

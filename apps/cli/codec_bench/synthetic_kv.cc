@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "kvplane/tensor/dtype.h"
@@ -106,55 +107,43 @@ uint32_t SlowChannel(uint32_t head_dim, base::Rng& rng) {
 }
 
 // Half-split RoPE (Su et al., 2021) of one head's vector.
-class Rotation {
- public:
-  Rotation(double theta, uint32_t head_dim) : half_(head_dim / 2) {
-    for (uint32_t i = 0; i < half_; ++i) frequencies_.push_back(std::pow(theta, -2.0 * i / head_dim));
+void Rotate(std::span<const float> frequencies, uint32_t position, float* x) {
+  const size_t half = frequencies.size();
+  for (size_t i = 0; i < half; ++i) {
+    const float angle = static_cast<float>(position) * frequencies[i];
+    const float c = std::cos(angle);
+    const float s = std::sin(angle);
+    const float a = x[i];
+    const float b = x[i + half];
+    x[i] = a * c - b * s;
+    x[i + half] = b * c + a * s;
   }
-  void Apply(uint32_t position, float* x) const {
-    for (uint32_t i = 0; i < half_; ++i) {
-      const double angle = position * frequencies_[i];
-      const auto c = static_cast<float>(std::cos(angle));
-      const auto s = static_cast<float>(std::sin(angle));
-      const float a = x[i];
-      const float b = x[i + half_];
-      x[i] = a * c - b * s;
-      x[i + half_] = b * c + a * s;
-    }
-  }
-
- private:
-  uint32_t half_;
-  std::vector<double> frequencies_;
-};
+}
 
 // x += row * weight over contiguous columns: mix is transposed so that this vectorises.
 void Accumulate(const float* column, float weight, uint32_t n, float* x) {
   for (uint32_t c = 0; c < n; ++c) x[c] += weight * column[c];
 }
 
-void FillHead(const SyntheticSpec& spec, uint32_t layer, tensor::Side side, uint32_t head, base::Rng rng,
-              PagedKv& kv) {
+void FillHead(const SyntheticSpec& spec, const SyntheticHead& constants, uint32_t layer, tensor::Side side,
+              uint32_t head, base::Rng rng, PagedKv& kv) {
   const bool keys = side == tensor::Side::kKey;
-  const SyntheticSide& shape = keys ? spec.key : spec.value;
+  const double sigma = keys ? spec.key.token_gain : spec.value.token_gain;
   const uint32_t n = spec.geometry.head_dim;
-  const SyntheticHead constants = DrawSyntheticHead(shape, n, rng);
   std::vector<float> columns(constants.mix.size());
   for (size_t c = 0; c < n; ++c) {
     for (size_t i = 0; i < n; ++i) columns[i * n + c] = constants.mix[c * n + i];
   }
-  const bool rotate = keys && spec.rope_theta > 0;
-  const Rotation rotation(rotate ? spec.rope_theta : 1, n);
+  const std::vector<float> frequencies = SyntheticRopeFrequencies(spec);
   std::vector<float> x(n);
   for (uint32_t t = 0; t < spec.tokens; ++t) {
-    const double sigma = shape.token_gain;
     const auto gain = static_cast<float>(std::exp(sigma * rng.Normal() - sigma * sigma));
     std::fill(x.begin(), x.end(), 0.0f);
     for (size_t i = 0; i < n; ++i) {
       Accumulate(columns.data() + i * n, gain * static_cast<float>(rng.Normal()), n, x.data());
     }
     for (uint32_t c = 0; c < n; ++c) x[c] += constants.mean[c];
-    if (rotate) rotation.Apply(t, x.data());
+    if (keys && spec.rope_theta > 0) Rotate(frequencies, t, x.data());
     const auto scale = static_cast<float>(t < spec.sinks ? spec.sink_gain : 1);
     uint16_t* row = kv.row(layer, side, t, head);
     for (uint32_t c = 0; c < n; ++c) row[c] = tensor::FloatToBf16(scale * x[c]);
@@ -287,16 +276,39 @@ double Participation(const SyntheticHead& head) {
   return trace * trace / squares;
 }
 
+std::vector<SyntheticHead> SyntheticHeads(const SyntheticSpec& spec) {
+  base::Rng root(spec.seed);
+  std::vector<SyntheticHead> heads;
+  for (const SyntheticSide* side : {&spec.key, &spec.value}) {
+    for (uint32_t h = 0; h < spec.geometry.kv_heads; ++h) {
+      base::Rng rng = root.Split();
+      heads.push_back(DrawSyntheticHead(*side, spec.geometry.head_dim, rng));
+    }
+  }
+  return heads;
+}
+
+std::vector<float> SyntheticRopeFrequencies(const SyntheticSpec& spec) {
+  std::vector<float> frequencies;
+  const double n = spec.geometry.head_dim;
+  for (uint32_t i = 0; i < spec.geometry.head_dim / 2; ++i) {
+    frequencies.push_back(static_cast<float>(std::pow(spec.rope_theta, -2.0 * i / n)));
+  }
+  return frequencies;
+}
+
 PagedKv SyntheticKv(const SyntheticSpec& spec, base::ThreadPool& pool) {
   PagedKv kv(spec.geometry, spec.tokens);
-  base::Rng root(spec.seed);
+  const std::vector<SyntheticHead> constants = SyntheticHeads(spec);
+  const uint64_t mixed = spec.seed + 0x9e3779b97f4a7c15 * (uint64_t{spec.draw} + 1);
+  base::Rng root(mixed);
   std::vector<base::Rng> streams;
-  const size_t heads = size_t{spec.geometry.layers} * 2 * spec.geometry.kv_heads;
-  for (size_t i = 0; i < heads; ++i) streams.push_back(root.Split());
-  pool.ParallelFor(heads, [&](size_t i, size_t) {
-    const auto layer = static_cast<uint32_t>(i / (2 * spec.geometry.kv_heads));
-    const auto side = static_cast<tensor::Side>(i / spec.geometry.kv_heads % 2);
-    FillHead(spec, layer, side, static_cast<uint32_t>(i % spec.geometry.kv_heads), streams[i], kv);
+  for (size_t i = 0; i < spec.geometry.layers * constants.size(); ++i) streams.push_back(root.Split());
+  pool.ParallelFor(streams.size(), [&](size_t i, size_t) {
+    const size_t which = i % constants.size();
+    FillHead(spec, constants[which], static_cast<uint32_t>(i / constants.size()),
+             static_cast<tensor::Side>(which / spec.geometry.kv_heads),
+             static_cast<uint32_t>(which % spec.geometry.kv_heads), streams[i], kv);
   });
   return kv;
 }

@@ -15,8 +15,9 @@
 //       all, by sink_gain
 //
 // Keys are then rotated by RoPE at their position, as they lie in a cache; outlier means sit in the slower
-// half of the rotation pairs, where they are found in models. Every layer, side and head has a stream of
-// random numbers of its own: the same values on any number of threads.
+// half of the rotation pairs, where they are found in models. D, R and m belong to a side and head and are
+// the same in all layers, so that one layer's profile serves all; every layer, side and head has a stream of
+// random numbers of its own, so the values are the same on any number of threads.
 //
 // Participation (of a covariance S over its channels) is trace(S)^2 / trace(S^2): how many directions carry
 // the energy. It is that of the unrotated, centred values, deviations included.
@@ -43,15 +44,16 @@ struct SyntheticSide {
 };
 
 struct SyntheticSpec {
-  // A quarter of the layers of an 8B model, at its width: 268 MB at 8,192 tokens, beyond the caches.
-  tensor::KvGeometry geometry = {.layers = 8, .kv_heads = 8, .head_dim = 128};
-  uint32_t tokens = 8192;
+  // A few layers at the width of an 8B model: 268 MB, beyond the caches.
+  tensor::KvGeometry geometry = {.layers = 4, .kv_heads = 8, .head_dim = 128};
+  uint32_t tokens = 16384;
   SyntheticSide key = {.spread = 0.6, .outliers = 3, .token_gain = 0.2, .participation = 24};
   SyntheticSide value = {.spread = 0.3, .outliers = 0, .token_gain = 0.3, .participation = 45};
   uint32_t sinks = 4;
   double sink_gain = 0.1;
   double rope_theta = 500'000;  // 0: keys are not rotated
   uint64_t seed = 1;
+  uint32_t draw = 0;  // other values from the same constants: what a profile is fitted on
 
   base::Status Validate() const;
 };
@@ -72,6 +74,11 @@ struct SyntheticHead {
   std::vector<float> mix;   // [head_dim, head_dim]: D R
 };
 SyntheticHead DrawSyntheticHead(const SyntheticSide& side, uint32_t head_dim, base::Rng& rng);
+// Those of a spec, [2 * kv_heads]: keys, then values.
+std::vector<SyntheticHead> SyntheticHeads(const SyntheticSpec& spec);
+
+// [head_dim / 2] radians per position; angles are position * frequency in binary32.
+std::vector<float> SyntheticRopeFrequencies(const SyntheticSpec& spec);
 
 // trace(S)^2 / trace(S^2) of S = mix mix^T.
 double Participation(const SyntheticHead& head);

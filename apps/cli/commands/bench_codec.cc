@@ -16,6 +16,7 @@
 #include "apps/cli/codec_bench/codec_race.h"
 #include "apps/cli/codec_bench/contestant.h"
 #include "apps/cli/codec_bench/distortion.h"
+#include "apps/cli/codec_bench/generator_profile.h"
 #include "apps/cli/codec_bench/kernel_bars.h"
 #include "apps/cli/codec_bench/kv_capture.h"
 #include "apps/cli/codec_bench/synthetic_kv.h"
@@ -35,13 +36,13 @@ constexpr uint32_t kMaxThreads = 1024;
 constexpr uint32_t kMaxQueries = 4096;
 constexpr uint32_t kMaxTokens = 1 << 20;
 constexpr uint32_t kModelTokens = 16384;
-constexpr uint32_t kSyntheticTokens = 8192;
 constexpr uint64_t kKernelSeed = 1;
 
 struct Input {
   std::string name;  // for people and the report
   std::vector<PagedKv> sequences;
   std::vector<SampledQueries> queries;  // [sequences]; empty: none
+  std::shared_ptr<const codec::ModelProfile> profile;
 };
 
 base::Status ValidateArgs(const BenchCodecArgs& args) {
@@ -90,10 +91,13 @@ base::Result<Input> LoadInput(const BenchCodecArgs& args, base::ThreadPool& pool
     return input;
   }
   KVPLANE_ASSIGN_OR_RETURN(SyntheticSpec spec, ParseSyntheticSpec(args.synthetic.value_or("")));
-  spec.tokens = args.tokens == 0 ? kSyntheticTokens : args.tokens;
+  if (args.tokens != 0) spec.tokens = args.tokens;
   KVPLANE_RETURN_IF_ERROR(spec.Validate());
   input.name = args.synthetic.value_or("").empty() ? "synthetic" : "synthetic " + *args.synthetic;
   input.sequences.push_back(SyntheticKv(spec, pool));
+  if (args.profile.empty()) {
+    KVPLANE_ASSIGN_OR_RETURN(input.profile, FitGeneratorProfile(spec, pool));
+  }
   return input;
 }
 
@@ -113,11 +117,9 @@ void AddContestant(std::unique_ptr<Contestant> contestant, StrategyFamily family
   field.contestants.push_back(std::move(contestant));
 }
 
-base::Result<Field> MakeField(const BenchCodecArgs& args, CodecArena& arena, size_t workers) {
-  std::shared_ptr<const codec::ModelProfile> profile;
-  if (!args.profile.empty()) {
-    KVPLANE_ASSIGN_OR_RETURN(profile, ReadProfileFile(args.profile));
-  }
+base::Result<Field> MakeField(const BenchCodecArgs& args,
+                              const std::shared_ptr<const codec::ModelProfile>& profile, CodecArena& arena,
+                              size_t workers) {
   Field field;
   AddContestant(MakeMemcpyContestant(arena), StrategyFamily::kLossless, field);
   AddContestant(MakeCrcContestant(arena), StrategyFamily::kLossless, field);
@@ -212,10 +214,13 @@ base::Status Bench(const BenchCodecArgs& args) {
   const size_t workers = args.threads == 0 ? std::max(std::thread::hardware_concurrency(), 1u) : args.threads;
   base::ThreadPool pool(workers);
   KVPLANE_ASSIGN_OR_RETURN(Input input, LoadInput(args, pool));
+  if (!args.profile.empty()) {
+    KVPLANE_ASSIGN_OR_RETURN(input.profile, ReadProfileFile(args.profile));
+  }
   CodecArena arena(std::move(input.sequences));
   const std::string described = DescribeInput(input.name, arena);
   fmt::print(stderr, "{}\n{}\n", Describe(ThisMachine()), described);
-  KVPLANE_ASSIGN_OR_RETURN(Field field, MakeField(args, arena, workers));
+  KVPLANE_ASSIGN_OR_RETURN(Field field, MakeField(args, input.profile, arena, workers));
   CodecRace race(arena, pool, args.slice_s);
   KVPLANE_RETURN_IF_ERROR(MeasureErrors(input, arena, race, pool, field));
   KVPLANE_RETURN_IF_ERROR(MeasureSpeed(args, race, workers, field));

@@ -13,14 +13,15 @@ namespace kvplane::cli {
 
 struct BenchCodecArgs {
   std::vector<std::string> strategies;  // each a list, separated by commas; empty: all presets
-  std::string profile;                  // file of the profile that strategies take; empty: none
+  // File of the profile that strategies take; empty: none, but for synthetic values one of the generator.
+  std::string profile;
 
   // The input: one of a model on text, a file, or (when neither is named) synthetic values.
   std::string model;                     // folder
   std::string text = "prompts";          // a text file, or a folder of *.txt
   std::string kv;                        // .npy
   std::optional<std::string> synthetic;  // specification (codec_bench/synthetic_kv.h), "": all defaults
-  uint32_t tokens = 0;                   // of a model or synthetic; 0: 16,384 and 8,192
+  uint32_t tokens = 0;                   // of a model or synthetic; 0: 16,384
   uint32_t queries = 48;                 // per sequence of a model, for the attention error; 0: none
 
   uint32_t repeats = 7;   // rounds; 0: sizes and errors only

@@ -13,6 +13,8 @@ constexpr double kMargin = 0.03;   // of the range
 constexpr double kLargest = 1e30;  // keeps tick arithmetic far from overflow
 // More decades than this are marked by powers of ten alone.
 constexpr double kDecadesWithSteps = 3;
+// Up to so many, more steps fit.
+constexpr double kDecadesWithMany = 1.3;
 
 // The largest of 1, 2, 5 times a power of ten that gives at least kWantedTicks steps, or nearly so.
 double NiceStep(double range) {
@@ -73,11 +75,16 @@ void PlotAxis::MakeLog() {
   high_ *= margin;
   const int first = static_cast<int>(std::floor(std::log10(low_)));
   const int last = static_cast<int>(std::ceil(std::log10(high_)));
-  const bool steps = std::log10(high_ / low_) <= kDecadesWithSteps;
+  const double decades = std::log10(high_ / low_);
+  constexpr double kFew[] = {1, 2, 5};
+  constexpr double kMany[] = {1, 1.5, 2, 3, 4, 5, 6, 8};
+  const std::span<const double> factors = decades > kDecadesWithSteps  ? std::span(kFew).first(1)
+                                          : decades > kDecadesWithMany ? std::span(kFew)
+                                                                       : std::span<const double>(kMany);
   for (int power = first; power <= last; ++power) {
-    for (const double factor : {1.0, 2.0, 5.0}) {
+    for (const double factor : factors) {
       const double value = factor * std::pow(10.0, power);
-      if (value < low_ || value > high_ || (factor != 1 && !steps)) continue;
+      if (value < low_ || value > high_) continue;
       ticks_.push_back({value, fmt::format("{:.6g}", value)});
     }
   }

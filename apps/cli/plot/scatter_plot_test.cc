@@ -31,6 +31,10 @@ TEST(PlotAxisUnit, RoundTicksAroundTheValues) {
   EXPECT_DOUBLE_EQ(linear.Share(1.5), 0.25);
   const PlotAxis log(AxisScale::kLog, std::vector<double>{0.012, 0.3});
   EXPECT_EQ(Texts(log), (std::vector<std::string>{"0.02", "0.05", "0.1", "0.2"}));
+  const PlotAxis decade(AxisScale::kLog, std::vector<double>{1.2, 7});
+  EXPECT_EQ(Texts(decade), (std::vector<std::string>{"1.5", "2", "3", "4", "5", "6", "8"}));
+  const PlotAxis wide(AxisScale::kLog, std::vector<double>{0.9, 20'000});
+  EXPECT_EQ(Texts(wide), (std::vector<std::string>{"1", "10", "100", "1000", "10000"}));
   EXPECT_TRUE(log.Shows(0.012));
   EXPECT_NEAR(log.Share(std::sqrt(log.low() * log.high())), 0.5, 1e-12);
 }
