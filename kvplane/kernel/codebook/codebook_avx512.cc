@@ -64,16 +64,40 @@ KVPLANE_INLINE_AVX512 __m512i RoundToWords(__m512 x) {
   return UpperHalves(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))));
 }
 
-// Words base + j, j in 1..7, of `thresholds` are those of a lane; returns base + the magnitude. `base` is 0
-// or a multiple of 8.
-KVPLANE_INLINE_AVX512 __m512i Search(__m512i magnitudes, __m512i thresholds, __m512i base) {
-  __m512i index = base;
-  for (const short bit : {short{4}, short{2}, short{1}}) {
-    const __m512i next = _mm512_or_si512(index, _mm512_set1_epi16(bit));
-    const __m512i threshold = _mm512_permutexvar_epi16(next, thresholds);
-    index = _mm512_mask_mov_epi16(index, _mm512_cmpge_epu16_mask(magnitudes, threshold), next);
-  }
-  return index;
+// Keeps a constant in a register: GCC 12 builds constants anew in every iteration, through a general
+// register.
+KVPLANE_INLINE_AVX512 __m512i Keep(__m512i x) {
+  asm("" : "+v"(x));
+  return x;
+}
+KVPLANE_INLINE_AVX512 __m512 Keep(__m512 x) {
+  asm("" : "+v"(x));
+  return x;
+}
+KVPLANE_INLINE_AVX512 __m512i KeepWords(int word) {
+  return Keep(_mm512_set1_epi16(static_cast<short>(word)));
+}
+
+struct SearchConstants {
+  __m512i magnitude, four, two, one;
+};
+KVPLANE_INLINE_AVX512 SearchConstants MakeSearchConstants() {
+  return {KeepWords(0x7fff), KeepWords(4), KeepWords(2), KeepWords(1)};
+}
+
+KVPLANE_INLINE_AVX512 __m512i SearchStep(__m512i magnitudes, __m512i thresholds, __m512i index, __m512i bit) {
+  const __m512i next = _mm512_or_si512(index, bit);
+  const __mmask32 reached = _mm512_cmpge_epu16_mask(magnitudes, _mm512_permutexvar_epi16(next, thresholds));
+  return _mm512_mask_mov_epi16(index, reached, next);
+}
+
+// The magnitude of every lane: words base + j, j in 1..7, of `thresholds` are those of a lane; returns base +
+// the magnitude. `base` is 0 or a multiple of 8.
+KVPLANE_INLINE_AVX512 __m512i Search(__m512i x, __m512i thresholds, __m512i base, const SearchConstants& k) {
+  const __m512i magnitudes = _mm512_and_si512(x, k.magnitude);
+  __m512i index = SearchStep(magnitudes, thresholds, base, k.four);
+  index = SearchStep(magnitudes, thresholds, index, k.two);
+  return SearchStep(magnitudes, thresholds, index, k.one);
 }
 
 // ---- lloyd
@@ -102,14 +126,15 @@ constexpr uint32_t kRowBatch = 8;
 
 // The codes of one row; returns their energy.
 KVPLANE_INLINE_AVX512 uint32_t EncodeLloydRow(const uint16_t* row, uint32_t channels, __m512i thresholds,
-                                              __m512i energies, __m512i half, uint8_t* symbols) {
+                                              __m512i energies, __m512i half, const SearchConstants& k,
+                                              uint8_t* symbols) {
   __m512i energy = _mm512_setzero_si512();
   for (uint32_t c = 0; c < channels; c += kLanes) {
     const __mmask32 mask = LaneMask(channels - c);
     const __m512i x = LoadValues(row + c, mask);
-    const __m512i magnitude = Search(Absolute(x), thresholds, _mm512_setzero_si512());
+    const __m512i magnitude = Search(x, thresholds, _mm512_setzero_si512(), k);
     const __m512i squared = _mm512_maskz_permutexvar_epi16(mask, magnitude, energies);
-    energy = _mm512_dpwssd_epi32(energy, squared, _mm512_set1_epi16(1));
+    energy = _mm512_dpwssd_epi32(energy, squared, k.one);
     // -1 - magnitude below zero
     const __m512i signed_index = _mm512_xor_si512(magnitude, _mm512_srai_epi16(x, 15));
     StoreSymbols(symbols + c, mask, _mm512_add_epi16(half, signed_index));
@@ -122,6 +147,7 @@ KVPLANE_TARGET_AVX512 bool EncodeLloyd(const uint16_t* const* rows, uint32_t tok
   const __m512 midpoints = Twice(kLloydMidpoints[bits - 1]);
   const __m512i energies = Words(kLloydEnergies[bits - 1]);
   const __m512i half = _mm512_set1_epi16(static_cast<short>(1 << (bits - 1)));
+  const SearchConstants k = MakeSearchConstants();
   const __m256 inverse_channels = _mm256_set1_ps(1.0f / static_cast<float>(channels));
   for (uint32_t first = 0; first < tokens; first += kRowBatch) {
     const uint32_t count = std::min(kRowBatch, tokens - first);
@@ -142,7 +168,7 @@ KVPLANE_TARGET_AVX512 bool EncodeLloyd(const uint16_t* const* rows, uint32_t tok
           _mm512_add_epi32(_mm512_castps_si512(scaled), _mm512_set1_epi32(static_cast<int>(kAtLeast)));
       const __mmask32 never = (zero >> r & 1) != 0 ? 0xffffffffu : 0;
       const __m512i thresholds = _mm512_mask_mov_epi16(UpperHalves(rounded), never, _mm512_set1_epi16(-1));
-      energy[r] = EncodeLloydRow(rows[first + r], channels, thresholds, energies, half, symbols);
+      energy[r] = EncodeLloydRow(rows[first + r], channels, thresholds, energies, half, k, symbols);
     }
     const __m256 totals =
         _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(energy))),
@@ -175,25 +201,78 @@ KVPLANE_TARGET_AVX512 void DecodeLloyd(const std::byte* norms, const uint8_t* sy
 
 // ---- fp4
 
-// The greatest word of each half, in all words of it.
-KVPLANE_INLINE_AVX512 __m512i LargestOfHalves(__m512i x) {
-  x = _mm512_max_epu16(x, _mm512_shuffle_i64x2(x, x, 0xb1));
-  x = _mm512_max_epu16(x, _mm512_shuffle_epi32(x, _MM_PERM_BADC));
-  x = _mm512_max_epu16(x, _mm512_shuffle_epi32(x, _MM_PERM_CDAB));
-  return _mm512_max_epu16(x, _mm512_rol_epi32(x, 16));
+// Four vectors: what is worked on together, so that the scales of its blocks are one vector.
+constexpr uint32_t kStripVectors = 4;
+constexpr uint32_t kStrip = kStripVectors * kLanes;
+
+struct Strip {
+  __mmask32 masks[kStripVectors];
+  __m512i values[kStripVectors];
+};
+
+template <bool kFull>
+KVPLANE_INLINE_AVX512 Strip LoadStrip(const uint16_t* row, uint32_t left) {
+  Strip strip;
+  for (uint32_t v = 0; v < kStripVectors; ++v) {
+    if constexpr (kFull) {
+      strip.masks[v] = 0xffffffffu;
+      strip.values[v] = _mm512_loadu_si512(row + v * kLanes);
+      continue;
+    }
+    strip.masks[v] = left > v * kLanes ? LaneMask(left - v * kLanes) : 0;
+    strip.values[v] = LoadValues(row + (strip.masks[v] != 0 ? v * kLanes : 0), strip.masks[v]);
+  }
+  return strip;
+}
+
+// The largest magnitudes of the eight half vectors, in all words of the quadwords 0, 4, 1, 5, 2, 6, 3, 7 (by
+// number of the half).
+KVPLANE_INLINE_AVX512 __m512i LargestOfHalves(const Strip& strip) {
+  __m512i quarters[2];  // the halves of two vectors, 128 bits each
+  for (uint32_t i = 0; i < 2; ++i) {
+    const __m512i x = Absolute(strip.values[2 * i]);
+    const __m512i y = Absolute(strip.values[2 * i + 1]);
+    quarters[i] = _mm512_max_epu16(_mm512_shuffle_i64x2(x, y, 0x88), _mm512_shuffle_i64x2(x, y, 0xdd));
+  }
+  const __m512i quads = _mm512_max_epu16(_mm512_unpacklo_epi64(quarters[0], quarters[1]),
+                                         _mm512_unpackhi_epi64(quarters[0], quarters[1]));
+  const __m512i pairs = _mm512_max_epu16(quads, _mm512_shuffle_epi32(quads, _MM_PERM_CDAB));
+  return _mm512_max_epu16(pairs, _mm512_rol_epi32(pairs, 16));
+}
+
+// The words of quadwords 0, 4, 1, 5, ... of `largest` as eight binary32 patterns of halves 0, 1, 2, ...
+KVPLANE_INLINE_AVX512 __m512i InOrder(__m512i largest) {
+  // Lane i of the result: the quadword that half i lies in, shifted to the upper half of a doubleword.
+  const __m512i quadword = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  const __m256i words = _mm512_cvtepi64_epi32(_mm512_permutexvar_epi64(quadword, largest));
+  return _mm512_zextsi256_si512(_mm256_slli_epi32(words, 16));
+}
+
+struct E2m1Constants {
+  SearchConstants search;
+  __m512 midpoints;
+  __m512i rounding, base, never, seven, eight;
+};
+KVPLANE_INLINE_AVX512 E2m1Constants MakeE2m1Constants() {
+  return {MakeSearchConstants(),
+          Keep(Twice(kE2m1Midpoints)),
+          Keep(Twice(kE2m1Rounding)),
+          Keep(_mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(8), 1)),
+          KeepWords(-1),
+          KeepWords(7),
+          KeepWords(8)};
 }
 
 // E2M1 codes of 32 values; lanes 0..7 of `scale` belong to the lower 16, lanes 8..15 to the upper.
-KVPLANE_INLINE_AVX512 __m512i E2m1Codes(__m512i x, __m512 scale) {
-  const __m512i patterns = _mm512_castps_si512(_mm512_mul_ps(Twice(kE2m1Midpoints), scale));
-  const __mmask16 zero = _mm512_cmp_ps_mask(scale, _mm512_setzero_ps(), _CMP_EQ_OQ);
-  const __m512i rounded = _mm512_add_epi32(patterns, Twice(kE2m1Rounding));
-  const __m512i thresholds = UpperHalves(_mm512_mask_mov_epi32(rounded, zero, _mm512_set1_epi32(-1)));
-  const __m512i base = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(8), 1);
-  const __m512i index = Search(Absolute(x), thresholds, base);
-  const __m512i sign = _mm512_and_si512(_mm512_srli_epi16(x, 12), _mm512_set1_epi16(8));
+KVPLANE_INLINE_AVX512 __m512i E2m1Codes(__m512i x, __m512 scale, const E2m1Constants& k) {
+  const __m512i patterns = _mm512_castps_si512(_mm512_mul_ps(k.midpoints, scale));
+  const __mmask16 zero = _mm512_testn_epi32_mask(_mm512_castps_si512(scale), _mm512_castps_si512(scale));
+  const __m512i rounded = _mm512_add_epi32(patterns, k.rounding);
+  const __m512i thresholds = UpperHalves(_mm512_mask_mov_epi32(rounded, zero, k.never));
+  const __m512i index = Search(x, thresholds, k.base, k.search);
+  const __m512i sign = _mm512_and_si512(_mm512_srli_epi16(x, 12), k.eight);
   // (index & 7) | sign
-  return _mm512_ternarylogic_epi32(index, _mm512_set1_epi16(7), sign, 0xea);
+  return _mm512_ternarylogic_epi32(index, k.seven, sign, 0xea);
 }
 
 KVPLANE_INLINE_AVX512 __m512i E2m1Values(__m512i symbols, __m512 scale) {
@@ -232,23 +311,55 @@ KVPLANE_INLINE_AVX512 __m512 E4m3Values(__m512i codes) {
   return _mm512_mask_sub_ps(value, small, value, _mm512_set1_ps(E4m3Format::kSmallestNormal));
 }
 
+// Lanes 0..7: lane 2 v of `scales`; lanes 8..15: lane 2 v + 1.
+KVPLANE_INLINE_AVX512 __m512 ScalesOfVector(__m512 scales, uint32_t v) {
+  const auto lower = static_cast<int>(2 * v);
+  return _mm512_permutexvar_ps(
+      _mm512_mask_mov_epi32(_mm512_set1_epi32(lower), 0xff00, _mm512_set1_epi32(lower + 1)), scales);
+}
+
+template <bool kFull>
+KVPLANE_INLINE_AVX512 void StoreCodes(const Strip& strip, __m512 scales, const E2m1Constants& k,
+                                      uint8_t* symbols) {
+  for (uint32_t v = 0; v < kStripVectors; ++v) {
+    if (!kFull && strip.masks[v] == 0) return;
+    const __m512i codes = E2m1Codes(strip.values[v], ScalesOfVector(scales, v), k);
+    StoreSymbols(symbols + v * kLanes, kFull ? 0xffffffffu : strip.masks[v], codes);
+  }
+}
+
+// Stores the low bytes of the first `count` of eight lanes.
+KVPLANE_INLINE_AVX512 void StoreScales(std::byte* scales, uint32_t count, __m128i bytes) {
+  _mm_mask_storeu_epi8(scales, static_cast<__mmask16>((1u << count) - 1), bytes);
+}
+
+// A strip of a row; returns how many scales it has.
+template <bool kFull>
+KVPLANE_INLINE_AVX512 uint32_t EncodeNvfp4Strip(const uint16_t* row, uint32_t left, __m512 inverse,
+                                                __m512 tensor_scale, const E2m1Constants& k,
+                                                std::byte* scales, uint8_t* symbols) {
+  const Strip strip = LoadStrip<kFull>(row, left);
+  const __m512i largest = InOrder(LargestOfHalves(strip));
+  const __m512i codes = E4m3Codes(_mm512_mul_ps(_mm512_castsi512_ps(largest), inverse));
+  const uint32_t blocks = (std::min(kStrip, left) + kNvfp4Block - 1) / kNvfp4Block;
+  StoreScales(scales, blocks, _mm512_cvtepi32_epi8(codes));
+  StoreCodes<kFull>(strip, _mm512_mul_ps(E4m3Values(codes), tensor_scale), k, symbols);
+  return blocks;
+}
+
 KVPLANE_TARGET_AVX512 void EncodeNvfp4(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
                                        float tensor_scale, std::byte* scales, uint8_t* symbols) {
   const __m512 inverse = _mm512_set1_ps(Nvfp4InverseOf(tensor_scale));
-  const __m512 tensor_scales = _mm512_set1_ps(tensor_scale);
+  const __m512 factor = _mm512_set1_ps(tensor_scale);
+  const E2m1Constants k = MakeE2m1Constants();
   for (uint32_t t = 0; t < tokens; ++t, symbols += channels) {
     if (t + kPrefetchRows < tokens) PrefetchRow(rows[t + kPrefetchRows], channels);
-    for (uint32_t c = 0; c < channels; c += kLanes) {
-      const __mmask32 mask = LaneMask(channels - c);
-      const __m512i x = LoadValues(rows[t] + c, mask);
-      const __m512 largest = _mm512_castsi512_ps(_mm512_slli_epi32(LargestOfHalves(Absolute(x)), 16));
-      const __m512i codes = E4m3Codes(_mm512_mul_ps(largest, inverse));
-      *scales++ = static_cast<std::byte>(_mm_cvtsi128_si32(_mm512_castsi512_si128(codes)));
-      if (channels - c > kNvfp4Block) {
-        *scales++ = static_cast<std::byte>(_mm_cvtsi128_si32(_mm512_extracti32x4_epi32(codes, 2)));
-      }
-      StoreSymbols(symbols + c, mask, E2m1Codes(x, _mm512_mul_ps(E4m3Values(codes), tensor_scales)));
+    uint32_t c = 0;
+    for (; c + kStrip <= channels; c += kStrip) {
+      scales += EncodeNvfp4Strip<true>(rows[t] + c, kStrip, inverse, factor, k, scales, symbols + c);
     }
+    if (c == channels) continue;
+    scales += EncodeNvfp4Strip<false>(rows[t] + c, channels - c, inverse, factor, k, scales, symbols + c);
   }
 }
 
@@ -268,26 +379,38 @@ KVPLANE_TARGET_AVX512 void DecodeNvfp4(const std::byte* scales, const uint8_t* s
   }
 }
 
+// As EncodeNvfp4Strip(); adds the magnitudes seen to `worst`.
+template <bool kFull>
+KVPLANE_INLINE_AVX512 uint32_t EncodeMxfp4Strip(const uint16_t* row, uint32_t left, const E2m1Constants& k,
+                                                __m512i& worst, std::byte* scales, uint8_t* symbols) {
+  const Strip strip = LoadStrip<kFull>(row, left);
+  const __m512i halves = LargestOfHalves(strip);
+  worst = _mm512_max_epu16(worst, halves);
+  // The halves of a vector are two 128-bit neighbours.
+  const __m512i largest = InOrder(_mm512_max_epu16(halves, _mm512_shuffle_i64x2(halves, halves, 0xb1)));
+  const __m512i biased = _mm512_max_epu32(_mm512_srli_epi32(largest, 23), _mm512_set1_epi32(2));
+  const __m512i exponents = _mm512_sub_epi32(biased, _mm512_set1_epi32(2));
+  const uint32_t blocks = (std::min(kStrip, left) + kMxfp4Block - 1) / kMxfp4Block;
+  StoreScales(scales, blocks, _mm512_cvtepi64_epi8(exponents));  // of every other lane
+  const __m512i powers = _mm512_slli_epi32(exponents, 23);
+  const __mmask16 subnormal = _mm512_testn_epi32_mask(powers, powers);
+  const __m512i patterns = _mm512_mask_mov_epi32(powers, subnormal, _mm512_set1_epi32(0x00400000));
+  StoreCodes<kFull>(strip, _mm512_castsi512_ps(patterns), k, symbols);
+  return blocks;
+}
+
 KVPLANE_TARGET_AVX512 bool EncodeMxfp4(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
                                        std::byte* scales, uint8_t* symbols) {
+  const E2m1Constants k = MakeE2m1Constants();
   __m512i worst = _mm512_setzero_si512();
   for (uint32_t t = 0; t < tokens; ++t, symbols += channels) {
     if (t + kPrefetchRows < tokens) PrefetchRow(rows[t + kPrefetchRows], channels);
-    for (uint32_t c = 0; c < channels; c += kLanes) {
-      const __mmask32 mask = LaneMask(channels - c);
-      const __m512i x = LoadValues(rows[t] + c, mask);
-      const __m512i halves = LargestOfHalves(Absolute(x));
-      const __m512i largest = _mm512_max_epu16(halves, _mm512_shuffle_i64x2(halves, halves, 0x4e));
-      worst = _mm512_max_epu16(worst, largest);
-      const __m512i biased = _mm512_srli_epi16(largest, 7);
-      const __m512i exponent =
-          _mm512_srli_epi32(_mm512_slli_epi32(_mm512_subs_epu16(biased, _mm512_set1_epi16(2)), 16), 16);
-      *scales++ = static_cast<std::byte>(_mm_cvtsi128_si32(_mm512_castsi512_si128(exponent)));
-      const __m512i power = _mm512_slli_epi32(exponent, 23);
-      const __m512i pattern =
-          _mm512_mask_mov_epi32(power, _mm512_testn_epi32_mask(power, power), _mm512_set1_epi32(0x00400000));
-      StoreSymbols(symbols + c, mask, E2m1Codes(x, _mm512_castsi512_ps(pattern)));
+    uint32_t c = 0;
+    for (; c + kStrip <= channels; c += kStrip) {
+      scales += EncodeMxfp4Strip<true>(rows[t] + c, kStrip, k, worst, scales, symbols + c);
     }
+    if (c == channels) continue;
+    scales += EncodeMxfp4Strip<false>(rows[t] + c, channels - c, k, worst, scales, symbols + c);
   }
   return _mm512_cmpge_epu16_mask(worst, _mm512_set1_epi16(static_cast<short>(kNarrowMagnitudeLimit))) == 0;
 }

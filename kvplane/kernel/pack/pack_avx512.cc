@@ -123,7 +123,7 @@ KVPLANE_TARGET_AVX512 uint8_t Unpack(const std::byte* in, size_t count, uint8_t*
 }
 
 KVPLANE_TARGET_AVX512 void PackBytes(const uint8_t* codes, size_t count, std::byte* out) {
-  std::memcpy(out, codes, count);
+  if (count > 0) std::memcpy(out, codes, count);
 }
 
 KVPLANE_TARGET_AVX512 uint8_t UnpackBytes(const std::byte* in, size_t count, uint8_t* codes) {
