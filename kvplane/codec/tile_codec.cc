@@ -141,9 +141,20 @@ base::Result<std::shared_ptr<const TileCodec>> TileCodec::FromWire(
 
 size_t TileCodec::MaxEncodedBytes(const TileShape& shape) const { return 1 + shape.raw_bytes(); }
 
+size_t TileCodec::LeastBodyBytes(const TileShape& shape) const {
+  return coder_->LeastBytes(transform_ == nullptr ? shape : transform_->CodedShape(shape));
+}
+
 size_t TileCodec::MinEncodedBytes(const TileShape& shape) const {
-  const TileShape coded = transform_ == nullptr ? shape : transform_->CodedShape(shape);
-  const size_t least = std::min(coder_->LeastBytes(coded), shape.raw_bytes());
+  size_t least = LeastBodyBytes(shape);
+  if (FindCall(strategy_.stages(), kStageProtect) != nullptr) {
+    // Raw rows can be cheaper than coded ones where few tokens share a scale.
+    for (uint32_t coded = 1; coded < shape.tokens; ++coded) {
+      const ProtectedRows rows{static_cast<uint8_t>(shape.tokens - coded), 0};
+      least = std::min(least, rows.Bytes(shape) + LeastBodyBytes({coded, shape.heads, shape.head_dim}));
+    }
+  }
+  least = std::min(least, shape.raw_bytes());
   return 1 + std::max(least, shape.raw_bytes() / kMaxTileRatio);
 }
 

@@ -123,6 +123,7 @@ class TileCodec {
 
  private:
   TileCodec(SideStrategy strategy, std::shared_ptr<const ModelProfile> profile);
+  size_t LeastBodyBytes(const TileShape& shape) const;
   base::Status CheckContext(const TileShape& shape, const TileContext& context) const;
   size_t EncodeBody(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
                     const TileContext& context) const;
