@@ -29,9 +29,9 @@ inline constexpr std::array<Magnitudes, kMaxLloydBits> kLloydMagnitudes = {{
 inline constexpr Magnitudes kE2m1Magnitudes = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
 
 // A value has magnitude j or more when its magnitude is threshold[j] or more; threshold[0] is not looked at.
-// bf16 patterns; kNever is above them all.
-constexpr uint16_t kNever = 0xffff;
-using Thresholds = std::array<uint16_t, 8>;
+// bf16 patterns; kNever is above those of finite values. Signed, as AVX2 compares.
+constexpr int16_t kNever = 0x7fff;
+using Thresholds = std::array<int16_t, 8>;
 
 // The midpoints of the magnitudes; +infinity where there is none.
 constexpr Magnitudes MidpointsOf(const Magnitudes& magnitudes) {
@@ -79,11 +79,22 @@ KVPLANE_CODEBOOK_INLINE uint16_t RoundToPattern(float x) {
   const uint32_t bits = std::bit_cast<uint32_t>(x);
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
-KVPLANE_CODEBOOK_INLINE uint8_t MagnitudeOf(uint16_t x, const Thresholds& thresholds) {
-  const auto magnitude = static_cast<uint16_t>(x & 0x7fffu);
-  uint8_t index = 0;
-  for (size_t j = 1; j < 8; ++j) index = static_cast<uint8_t>(index + (magnitude >= thresholds[j] ? 1 : 0));
+KVPLANE_CODEBOOK_INLINE int16_t MagnitudeOf(uint16_t x, const Thresholds& thresholds) {
+  const auto magnitude = static_cast<int16_t>(x & 0x7fffu);
+  int16_t index = 0;
+  for (size_t j = 1; j < 8; ++j) index = static_cast<int16_t>(index + (magnitude >= thresholds[j] ? 1 : 0));
   return index;
+}
+
+// The magnitudes of a run of values, count <= kRun; whole runs become vectors.
+constexpr uint32_t kRun = 32;
+KVPLANE_CODEBOOK_INLINE void MagnitudesOf(const uint16_t* values, uint32_t count,
+                                          const Thresholds& thresholds, int16_t* indices) {
+  if (count < kRun) {
+    for (uint32_t i = 0; i < count; ++i) indices[i] = MagnitudeOf(values[i], thresholds);
+    return;
+  }
+  for (uint32_t i = 0; i < kRun; ++i) indices[i] = MagnitudeOf(values[i], thresholds);
 }
 
 // ---- lloyd
@@ -112,7 +123,7 @@ KVPLANE_CODEBOOK_INLINE bool EncodeLloydBody(const uint16_t* const* rows, uint32
                                              uint32_t bits, std::byte* norms, uint8_t* symbols) {
   const Magnitudes& midpoints = kLloydMidpoints[bits - 1];
   const std::array<uint16_t, 8>& energies = kLloydEnergies[bits - 1];
-  const uint32_t half = 1u << (bits - 1);
+  const int half = 1 << (bits - 1);
   const float inverse_channels = 1.0f / static_cast<float>(channels);
   for (uint32_t t = 0; t < tokens; ++t, symbols += channels) {
     const uint16_t* row = rows[t];
@@ -123,13 +134,18 @@ KVPLANE_CODEBOOK_INLINE bool EncodeLloydBody(const uint16_t* const* rows, uint32
     Thresholds thresholds;
     for (size_t j = 1; j < 8; ++j) {
       const uint32_t pattern = std::bit_cast<uint32_t>(midpoints[j] * deviation);
-      thresholds[j] = zero ? kNever : static_cast<uint16_t>((pattern + kAtLeast) >> 16);
+      thresholds[j] = zero ? kNever : static_cast<int16_t>((pattern + kAtLeast) >> 16);
     }
     uint32_t energy = 0;
-    for (uint32_t c = 0; c < channels; ++c) {
-      const uint32_t magnitude = MagnitudeOf(row[c], thresholds);
-      energy += energies[magnitude];
-      symbols[c] = static_cast<uint8_t>((row[c] & 0x8000u) != 0 ? half - 1 - magnitude : half + magnitude);
+    for (uint32_t c = 0; c < channels; c += kRun) {
+      const uint32_t count = std::min(kRun, channels - c);
+      int16_t indices[kRun];
+      MagnitudesOf(row + c, count, thresholds, indices);
+      for (uint32_t i = 0; i < count; ++i) {
+        energy += energies[static_cast<size_t>(indices[i])];
+        const int below = row[c + i] >> 15;  // -1 - index below zero
+        symbols[c + i] = static_cast<uint8_t>(half + (indices[i] ^ -below));
+      }
     }
     base::StoreLe(norms + t * sizeof(uint16_t), zero ? uint16_t{0} : LloydNorm(squares, energy));
   }
@@ -159,10 +175,12 @@ KVPLANE_CODEBOOK_INLINE void EncodeE2m1Block(const uint16_t* values, uint32_t co
   Thresholds thresholds;
   for (size_t j = 1; j < 8; ++j) {
     const uint32_t pattern = std::bit_cast<uint32_t>(kE2m1Midpoints[j] * scale);
-    thresholds[j] = scale == 0.0f ? kNever : static_cast<uint16_t>((pattern + kE2m1Rounding[j]) >> 16);
+    thresholds[j] = scale == 0.0f ? kNever : static_cast<int16_t>((pattern + kE2m1Rounding[j]) >> 16);
   }
+  int16_t indices[kRun];
+  MagnitudesOf(values, count, thresholds, indices);
   for (uint32_t i = 0; i < count; ++i) {
-    symbols[i] = static_cast<uint8_t>(MagnitudeOf(values[i], thresholds) | (values[i] >> 12 & 8u));
+    symbols[i] = static_cast<uint8_t>(indices[i] | (values[i] >> 12 & 8));
   }
 }
 
