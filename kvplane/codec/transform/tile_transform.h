@@ -33,7 +33,8 @@ class TileTransform {
   virtual size_t SideBytes(const TileShape& shape) const = 0;
 
   // side: [SideBytes()]; out: contiguous [tokens, heads, head_dim] of CodedShape(). False: the tile holds
-  // values that cannot be transformed (not finite, or 2^120 and more): it is coded raw.
+  // values that cannot be transformed (not finite, or 2^120 and more), or the profile has nothing for its
+  // layer and heads: it is coded raw.
   virtual bool Forward(const TileContext& context, const tensor::ConstTileView& in, Workspace& workspace,
                        std::byte* side, uint16_t* out) const = 0;
   // kCorrupt: illegal side information. kFailedPrecondition: the profile does not fit the tile.

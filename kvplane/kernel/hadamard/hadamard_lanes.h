@@ -150,6 +150,7 @@ KVPLANE_ROW_INLINE void MixLanes(const PaleySigns& signs, uint32_t order, const 
   typename VectorOf<kLanes>::Type column;
   for (uint32_t r = 0; r < order; r += 4) {
     typename VectorOf<kLanes>::Type sums[4] = {};
+#pragma GCC unroll 4
     for (uint32_t c = 0; c < order; ++c) {
       std::memcpy(&column, x + c * kLanes, sizeof(column));
       sums[0] += column * signs[r][c];
@@ -166,9 +167,10 @@ KVPLANE_ROW_INLINE void MixLanes(const PaleySigns& signs, uint32_t order, const 
 template <uint32_t kLanes, uint32_t kPiece>
 KVPLANE_ROW_INLINE void MixPieces(const HadamardSegment& segment, const PaleySigns& signs,
                                   float* const (&rows)[kLanes]) {
-  alignas(64) float x[kMaxPaleyOrder * kLanes] = {};
+  alignas(64) float x[kMaxPaleyOrder * kLanes];
   alignas(64) float y[kMaxPaleyOrder * kLanes];
   constexpr uint32_t kRows = kLanes / kPiece;
+  if (rows[kRows - 1] == nullptr) std::fill(std::begin(x), std::end(x), 0.0f);
   for (uint32_t first = 0; first < segment.block; first += kPiece) {
     for (uint32_t g = 0; g < kRows && rows[g] != nullptr; ++g) {
       for (uint32_t i = 0; i < segment.paley; ++i) {
