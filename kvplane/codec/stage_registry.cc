@@ -6,6 +6,7 @@
 #include "kvplane/base/check.h"
 #include "kvplane/base/edit_distance.h"
 #include "kvplane/codec/affine/affine_stage.h"
+#include "kvplane/codec/bitplane/bitplane_stage.h"
 #include "kvplane/codec/cachegen/cachegen_stage.h"
 #include "kvplane/codec/ecsq/ecsq_stage.h"
 #include "kvplane/codec/exponent/exponent_stage.h"
@@ -54,6 +55,7 @@ constexpr StageDescriptor kStages[] = {
     {kStageZstd, "zstd", Slot::kCode, 1, 1, false, kZstdParams, &kZstdFunctions},
     {kStageLz4, "lz4", Slot::kCode, 1, 1, false, {}, &kLz4Functions},
     {kStageRans, "rans", Slot::kCode, 1, 1, false, kRansParams, &kRansFunctions},
+    {kStageBitplane, "bitplane_rle", Slot::kCode, 1, 1, false, {}, &kBitplaneFunctions},
 };
 
 constexpr bool TableIsConsistent() {
