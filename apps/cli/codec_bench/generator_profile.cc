@@ -51,11 +51,13 @@ profile::SpaceMetrics UnitMetrics(const tensor::KvGeometry& geometry) {
 }  // namespace
 
 base::Result<std::shared_ptr<const codec::ModelProfile>> FitGeneratorProfile(const SyntheticSpec& spec,
-                                                                             base::ThreadPool& pool) {
+                                                                             base::ThreadPool& pool,
+                                                                             bool layer_basis) {
   const profile::KvMoments moments = MomentsOf(spec, pool);
   const profile::SpaceMetrics metrics = UnitMetrics(spec.geometry);
   std::vector<codec::Basis> kinds = {codec::Basis::kChannel, codec::Basis::kHead};
-  if (spec.geometry.values_per_token_side() <= kMaxGeneratorLayerWidth) kinds.push_back(codec::Basis::kLayer);
+  if (layer_basis && spec.geometry.values_per_token_side() <= kMaxGeneratorLayerWidth)
+    kinds.push_back(codec::Basis::kLayer);
   KVPLANE_ASSIGN_OR_RETURN(codec::ModelProfileData data,
                            profile::AssembleProfile(moments, {&metrics, 1}, kinds, 0));
   for (auto& space : data.layers[0]) {

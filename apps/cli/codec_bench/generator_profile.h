@@ -20,8 +20,10 @@ namespace kvplane::cli {
 // What a basis over all heads may be wide: its eigenproblem takes about a second at 1,024.
 constexpr uint32_t kMaxGeneratorLayerWidth = 1024;
 
-// Wider layers get no layer basis. Requires: a valid spec. Errors are the fit's.
+// Wider layers get no layer basis, nor does anybody who does not ask for it. Requires: a valid spec. Errors
+// are the fit's.
 base::Result<std::shared_ptr<const codec::ModelProfile>> FitGeneratorProfile(const SyntheticSpec& spec,
-                                                                             base::ThreadPool& pool);
+                                                                             base::ThreadPool& pool,
+                                                                             bool layer_basis = true);
 
 }  // namespace kvplane::cli

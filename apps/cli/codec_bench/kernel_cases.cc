@@ -6,7 +6,11 @@
 #include <memory>
 #include <utility>
 
+#include "apps/cli/codec_bench/codec_arena.h"
+#include "apps/cli/codec_bench/contestant.h"
+#include "apps/cli/codec_bench/generator_profile.h"
 #include "apps/cli/codec_bench/kernel_bars.h"
+#include "apps/cli/codec_bench/synthetic_kv.h"
 #include "kvplane/base/check.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/codec/tile_codec.h"
@@ -33,6 +37,7 @@ constexpr const char* kMemcpy = "memcpy, DRAM to DRAM";
 constexpr const char* kDecodeLevels = "rANS-B decode, 8 streams";
 constexpr const char* kDecodeScalar = "rANS-B decode, 8 streams, scalar path";
 constexpr const char* kFusedDecode = "fused decode, bytes to bf16 in DRAM";
+constexpr const char* kPresetDecode = "c11 by tiles, decode";
 
 // Deviation over step of a group of channels: 0.5 to 3 in a wide spread, about 2.2 bits per value.
 double GroupRatio(uint32_t group) {
@@ -309,6 +314,39 @@ void AddChainCases(std::vector<KernelCase>& cases, const std::shared_ptr<MemoryT
   }
 }
 
+// The preset c11 as the product runs it, pages to coded tiles and back: what the fused kernels come to.
+class PresetTiles {
+ public:
+  explicit PresetTiles(uint64_t seed) {
+    base::ThreadPool pool(1);
+    SyntheticSpec spec;
+    spec.geometry = {.layers = 1, .kv_heads = kHeads, .head_dim = kHeadDim};
+    spec.seed = seed;
+    const auto profile = FitGeneratorProfile(spec, pool, false);
+    KVPLANE_CHECK(profile.ok());
+    std::vector<PagedKv> sequences;
+    sequences.push_back(SyntheticKv(spec, pool));
+    arena_ = std::make_unique<CodecArena>(std::move(sequences));
+    const auto strategy = codec::Strategy::Parse("c11");
+    KVPLANE_CHECK(strategy.ok());
+    auto contestant = MakeStrategyContestant(*arena_, 1, "c11", *strategy, *profile);
+    KVPLANE_CHECK(contestant.ok());
+    contestant_ = *std::move(contestant);
+    Encode();
+  }
+  double bytes() const { return static_cast<double>(arena_->raw_bytes()); }
+  void Encode() {
+    for (size_t job = 0; job < arena_->jobs().size(); ++job) KVPLANE_CHECK(contestant_->Encode(job, 0).ok());
+  }
+  void Decode() {
+    for (size_t job = 0; job < arena_->jobs().size(); ++job) KVPLANE_CHECK(contestant_->Decode(job, 0).ok());
+  }
+
+ private:
+  std::unique_ptr<CodecArena> arena_;
+  std::unique_ptr<Contestant> contestant_;
+};
+
 }  // namespace
 
 std::vector<KernelCase> CodecKernelCases(uint64_t seed) {
@@ -324,6 +362,10 @@ std::vector<KernelCase> CodecKernelCases(uint64_t seed) {
   cases.push_back({"fused encode, bf16 in DRAM to bytes", "GB/s", tiles->bytes(),
                    [fused] { fused->Encode(); }, KernelBar{9, 6.5}});
   cases.push_back({kFusedDecode, "GB/s", tiles->bytes(), [fused] { fused->Decode(); }, std::nullopt});
+  const auto preset = std::make_shared<PresetTiles>(seed);
+  cases.push_back(
+      {"c11 by tiles, encode", "GB/s", preset->bytes(), [preset] { preset->Encode(); }, KernelBar{9, 6.5}});
+  cases.push_back({kPresetDecode, "GB/s", preset->bytes(), [preset] { preset->Decode(); }, std::nullopt});
   AddChainCases(cases, tiles);
   const auto rows = std::make_shared<RowTransforms>(rng.Split());
   cases.push_back({"projection 128 x 128", "Gval/s", RowTransforms::values(), [rows] { rows->Project(); },
@@ -335,7 +377,8 @@ std::vector<KernelCase> CodecKernelCases(uint64_t seed) {
 
 std::vector<KernelRatio> CodecKernelRatios() {
   return {{"rANS-B decode over the scalar path", kDecodeLevels, kDecodeScalar, {5, 3}},
-          {"fused decode over memcpy", kFusedDecode, kMemcpy, {0.9, 0.55}}};
+          {"fused decode over memcpy", kFusedDecode, kMemcpy, {0.9, 0.55}},
+          {"c11 by tiles, decode over memcpy", kPresetDecode, kMemcpy, {0.9, 0.55}}};
 }
 
 }  // namespace kvplane::cli
