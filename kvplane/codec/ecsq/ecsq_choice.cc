@@ -11,7 +11,6 @@
 namespace kvplane::codec {
 namespace {
 
-using kernel::kEcsqCost;
 using kernel::kEcsqLadder;
 
 // The profile's deviations count as much as this many tokens.
@@ -39,7 +38,7 @@ struct Tile {
   uint32_t sampled;     // tokens that were measured
   float* largest;       // [slots], in levels of the finest step
   float* energy;        // [slots], sums of squared levels
-  uint8_t* deviation;   // [slots], rows of kEcsqCost
+  uint8_t* deviation;   // [slots], rows of the cost tables
   float* inverse_head;  // [heads], with tile scales: 1 / step
 
   uint32_t unit() const { return kPowerOfThree[config.layers]; }
@@ -85,9 +84,9 @@ bool ScaleHeads(Tile& tile, std::span<uint8_t> codes) {
   return true;
 }
 
-// The row of kEcsqCost of every slot: 4 log2(deviation / step) + 8, with the logarithm read off the binary32
-// pattern of the variance (linear between powers of two, which is close enough). The largest value is left
-// out: it is what an escape would take.
+// The row of the cost tables of every slot: 4 log2(deviation / step) + 8, with the logarithm read off the
+// binary32 pattern of the variance (linear between powers of two, which is close enough). The largest value
+// is left out: it is what an escape would take.
 void RateDeviations(const Tile& tile) {
   const float tokens = static_cast<float>(tile.sampled) - 1 + kPriorTokens;
   const auto unit = static_cast<float>(tile.unit());
@@ -110,23 +109,25 @@ constexpr uint32_t kTripleShift = 21;
 constexpr uint64_t kTripleMask = (uint64_t{1} << kTripleShift) - 1;
 struct CostTriples {
   uint64_t of[kernel::kEcsqCostRows][kEcsqLadder] = {};
-  constexpr CostTriples() {
+  explicit constexpr CostTriples(const uint16_t (&costs)[kernel::kEcsqCostRows][kEcsqLadder]) {
     constexpr uint64_t kNever = 65535;
     for (uint32_t j = 0; j < kernel::kEcsqCostRows; ++j) {
       for (uint32_t k = 0; k < kEcsqLadder; ++k) {
-        const uint64_t below = k > 0 ? kEcsqCost[j][k - 1] : kNever;
-        const uint64_t above = k + 1 < kEcsqLadder ? kEcsqCost[j][k + 1] : kNever;
-        of[j][k] = below | uint64_t{kEcsqCost[j][k]} << kTripleShift | above << (2 * kTripleShift);
+        const uint64_t below = k > 0 ? costs[j][k - 1] : kNever;
+        const uint64_t above = k + 1 < kEcsqLadder ? costs[j][k + 1] : kNever;
+        of[j][k] = below | uint64_t{costs[j][k]} << kTripleShift | above << (2 * kTripleShift);
       }
     }
   }
 };
-constexpr CostTriples kCostTriples;
+constexpr CostTriples kEcsqTriples(kernel::kEcsqCost);
+constexpr CostTriples kTernaryTriples(kernel::kTernaryCost);
 
 // What the rungs cost one group, in 1/256 bits.
 class GroupCosts {
  public:
-  GroupCosts(const Tile& tile, uint32_t g) : tile_(tile) {
+  GroupCosts(const Tile& tile, uint32_t g)
+      : tile_(tile), costs_(tile.config.layers > 0 ? kTernaryTriples : kEcsqTriples) {
     const uint32_t first = g * kernel::kRansLanes;
     count_ = std::min(kernel::kRansLanes, tile.plan.lanes - first);
     slots_ = tile.plan.slot_of_lane.data() + first;
@@ -163,7 +164,7 @@ class GroupCosts {
  private:
   uint64_t Triple(uint32_t k) const {
     uint64_t triple = 0;
-    for (uint32_t i = 0; i < count_; ++i) triple += kCostTriples.of[rows_[i]][k];
+    for (uint32_t i = 0; i < count_; ++i) triple += costs_.of[rows_[i]][k];
     return triple;
   }
 
@@ -183,7 +184,7 @@ class GroupCosts {
     return best;
   }
 
-  // Of values beyond the rung's reach: at least one a lane, at most what its energy allows.
+  // Of values beyond the rung's reach: the largest of a lane, others as far as its energy allows.
   uint64_t Escapes(uint32_t k) const {
     const float reach = tile_.Reach(k);
     if (most_ <= reach) return 0;
@@ -191,14 +192,17 @@ class GroupCosts {
     float escapes = 0;
     for (uint32_t i = 0; i < count_; ++i) {
       if (tile_.largest[slots_[i]] <= reach) continue;
-      const float bound = tile_.energy[slots_[i]] / (reach * reach);
-      escapes += bound < sampled ? std::max(bound, 1.0f) : sampled;
+      const float largest = tile_.largest[slots_[i]];
+      const float others = (tile_.energy[slots_[i]] - largest * largest) / (reach * reach);
+      const float bound = 1.0f + std::max(0.0f, others);
+      escapes += bound < sampled ? bound : sampled;
     }
     const auto count = static_cast<uint64_t>(escapes * static_cast<float>(tile_.in.tokens) / sampled);
     return count * kernel::kEcsqEscapeBits * kernel::kEcsqCostUnits;
   }
 
   const Tile& tile_;
+  const CostTriples& costs_;
   const uint32_t* slots_ = nullptr;
   uint32_t count_ = 0;
   uint8_t rows_[kernel::kRansLanes] = {};
@@ -230,11 +234,13 @@ uint64_t ChooseRungs(const Tile& tile, std::span<uint8_t> ladder, RungForm& form
   return chosen / kernel::kEcsqCostUnits;
 }
 
-// log2 of the streams: as many as the size pays for and the tokens divide into.
-uint32_t StreamsLog(const EcsqPlan& plan, uint32_t tokens, uint64_t bits) {
+// log2 of the streams: as many as the size pays for and the tokens divide into. `bits`: of the base.
+uint32_t StreamsLog(const EcsqPlan& plan, uint32_t layers, uint32_t tokens, uint64_t bits) {
   const uint64_t values = uint64_t{tokens} * plan.lanes;
+  const uint64_t states = kStatesBits * (layers + 1);
+  bits += values * layers;  // a refinement takes about that
   uint32_t log = values < kFewValues ? 0 : values < kManyValues ? 2 : 3;
-  while (log > 0 && (tokens % (1u << log) != 0 || (kStatesBits << log) * kStatesShare > bits)) --log;
+  while (log > 0 && (tokens % (1u << log) != 0 || (states << log) * kStatesShare > bits)) --log;
   return log;
 }
 
@@ -298,7 +304,7 @@ bool ChooseEcsq(const EcsqPlan& plan, const EcsqConfig& config, const tensor::Co
   if (config.tile_scale && !ScaleHeads(tile, choice.head_scales)) return false;
   RateDeviations(tile);
   const uint64_t bits = ChooseRungs(tile, choice.ladder, choice.head.form);
-  choice.head.streams_log = StreamsLog(plan, in.tokens, bits);
+  choice.head.streams_log = StreamsLog(plan, config.layers, in.tokens, bits);
   std::fill(choice.lane_largest.begin(), choice.lane_largest.end(), 0.0f);
   return true;
 }

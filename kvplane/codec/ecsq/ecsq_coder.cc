@@ -117,9 +117,10 @@ base::Status EcsqCoder::Decode(const TileContext& context, std::span<const std::
   const std::span<uint8_t> head_scales(reinterpret_cast<uint8_t*>(memory.data()), heads);
   const std::span<uint8_t> ladder(reinterpret_cast<uint8_t*>(memory.data()) + heads, plan->groups());
   PayloadReader reader(in);
+  const uint32_t mode = reader.Byte();
   std::span<const std::byte> escapes;
   KVPLANE_ASSIGN_OR_RETURN(const EcsqHead head,
-                           ReadEcsqHead(*plan, out.tokens, 1, reader, head_scales, ladder, escapes));
+                           ReadEcsqHead(*plan, out.tokens, 1, mode, reader, head_scales, ladder, escapes));
   const TokenRows<uint16_t> tokens(out);
   if (plan->lanes == 0) {
     if (!reader.rest().empty()) return base::Corrupt("ecsq: {} bytes too many", reader.rest().size());
@@ -138,7 +139,7 @@ base::Status EcsqCoder::Decode(const TileContext& context, std::span<const std::
         kernel::Rans().decode_rows(streams.shape, layout, streams.count, streams.bytes, rows);
     if (corrupt != 0) return base::Corrupt("ecsq: streams {:#x} do not end as they must", corrupt);
   }
-  FillDropped(*plan, out, tokens.rows.data());
+  FillDropped(*plan, plan->lanes > 0, out, tokens.rows.data());
   ApplyEscapes(*plan, escapes, tokens.rows.data(), out.head_stride);
   return base::Status::Ok();
 }

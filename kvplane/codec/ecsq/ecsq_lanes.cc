@@ -72,10 +72,10 @@ EcsqLaneTables MakeLaneTables(const EcsqPlan& plan, std::span<const uint8_t> lad
   return tables;
 }
 
-void FillDropped(const EcsqPlan& plan, const tensor::TileView& out, uint16_t* const* rows) {
+void FillDropped(const EcsqPlan& plan, bool zeroed, const tensor::TileView& out, uint16_t* const* rows) {
   for (const uint32_t element : plan.dropped) {
     const float mean = plan.mean[plan.slot_of_element[element]];
-    if (mean == 0.0f && plan.lanes > 0) continue;  // the decoder wrote zeros
+    if (mean == 0.0f && zeroed) continue;
     const uint16_t bits = tensor::FloatToBf16(mean);
     const size_t at = element / out.head_dim * out.head_stride + element % out.head_dim;
     for (uint32_t t = 0; t < out.tokens; ++t) rows[t][at] = bits;

@@ -54,7 +54,7 @@ struct EcsqLaneTables {
 EcsqLaneTables MakeLaneTables(const EcsqPlan& plan, std::span<const uint8_t> ladder,
                               std::span<const uint8_t> head_scales, Workspace& workspace);
 
-// Elements without a lane decode as their mean.
-void FillDropped(const EcsqPlan& plan, const tensor::TileView& out, uint16_t* const* rows);
+// Elements without a lane decode as their mean. `zeroed`: they are zeros already.
+void FillDropped(const EcsqPlan& plan, bool zeroed, const tensor::TileView& out, uint16_t* const* rows);
 
 }  // namespace kvplane::codec

@@ -73,6 +73,12 @@ base::Status CheckEscapes(const EcsqPlan& plan, uint32_t tokens, PayloadReader& 
 
 }  // namespace
 
+uint32_t SectionsOfMode(uint32_t mode) { return 1 + (mode >> kSectionsShift & 3); }
+uint32_t StreamsOfMode(uint32_t mode) { return 1u << (mode & 3); }
+uint32_t ModeWithSections(uint32_t mode, uint32_t sections) {
+  return (mode & ((1u << kSectionsShift) - 1)) | (sections - 1) << kSectionsShift;
+}
+
 void PayloadWriter::Byte(uint32_t value) {
   if (at_ == out_.size()) {
     overflow_ = true;
@@ -156,15 +162,14 @@ void WriteEcsqHead(const EcsqHead& head, const EcsqPlan& plan, std::span<const u
 }
 
 base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint32_t max_sections,
-                                    PayloadReader& reader, std::span<uint8_t> head_scales,
+                                    uint32_t mode, PayloadReader& reader, std::span<uint8_t> head_scales,
                                     std::span<uint8_t> ladder, std::span<const std::byte>& escapes) {
-  const uint32_t mode = reader.Byte();
   EcsqHead head;
   head.streams_log = mode & 3;
   head.form = static_cast<RungForm>(mode >> kFormShift & 3);
   head.has_escapes = (mode & kEscapesBit) != 0;
   head.raw = (mode & kRawBit) != 0;
-  head.sections = 1 + (mode >> kSectionsShift);
+  head.sections = SectionsOfMode(mode);
   if (head.sections > max_sections || tokens % (1u << head.streams_log) != 0 ||
       (head.raw && (head.streams_log != 0 || plan.lanes == 0)) ||
       (plan.lanes == 0 && head.streams_log != 0)) {

@@ -34,6 +34,11 @@ struct EcsqHead {
   bool has_escapes = false;
 };
 
+// Fields of a mode byte.
+uint32_t SectionsOfMode(uint32_t mode);
+uint32_t StreamsOfMode(uint32_t mode);
+uint32_t ModeWithSections(uint32_t mode, uint32_t sections);
+
 // Bounded writer. After an overflow nothing is written any more and size() is 0.
 class PayloadWriter {
  public:
@@ -71,10 +76,10 @@ void WriteEcsqHead(const EcsqHead& head, const EcsqPlan& plan, std::span<const u
                    std::span<const uint8_t> ladder, std::span<const EcsqEscape> escapes,
                    PayloadWriter& writer);
 
-// Reads and checks what WriteEcsqHead() wrote for a tile of `tokens`. `escapes` gets the bytes of the
-// escapes, for ApplyEscapes(). kCorrupt.
+// Reads and checks what WriteEcsqHead() wrote for a tile of `tokens`, behind the mode byte. `escapes` gets
+// the bytes of the escapes, for ApplyEscapes(). kCorrupt.
 base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint32_t max_sections,
-                                    PayloadReader& reader, std::span<uint8_t> head_scales,
+                                    uint32_t mode, PayloadReader& reader, std::span<uint8_t> head_scales,
                                     std::span<uint8_t> ladder, std::span<const std::byte>& escapes);
 
 // Puts the escapes where they belong. rows[t]: head 0 of token t. Requires: ReadEcsqHead() checked them.

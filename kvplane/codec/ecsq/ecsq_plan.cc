@@ -118,16 +118,18 @@ void OrderLanes(std::span<const LaneLogs> logs, bool may_drop, EcsqPlan& plan) {
 }
 
 // The rung of every group by the mean ratio of its lanes.
-void Foretell(std::span<const LaneLogs> logs, int32_t coarser, EcsqPlan& plan) {
+void Foretell(std::span<const LaneLogs> logs, uint32_t layers, EcsqPlan& plan) {
+  constexpr int32_t kOctavesOfThree[] = {0, 101, 203, 304};  // log2(3^n), rounded
   for (uint32_t g = 0; g < plan.groups(); ++g) {
     const uint32_t first = g * kernel::kRansLanes;
     const uint32_t last = std::min(first + kernel::kRansLanes, plan.lanes);
     int64_t sum = 0;
     for (uint32_t lane = first; lane < last; ++lane) sum += logs[plan.element_of_lane[lane]].ratio;
-    const int32_t ratio = FloorDiv(sum, last - first) - coarser;
+    const int32_t ratio = FloorDiv(sum, last - first) - kOctavesOfThree[layers];
     const int32_t at = FloorDiv(ratio - kLadderStart + kLadderPitch / 2, kLadderPitch);
     const auto top = static_cast<int32_t>(kernel::kEcsqLadder) - 1;
-    plan.foretold.push_back(kernel::kEcsqForetoldRung[std::clamp(at, 0, top)]);
+    const auto rung = static_cast<uint8_t>(std::clamp(at, 0, top));
+    plan.foretold.push_back(layers > 0 ? rung : kernel::kEcsqForetoldRung[rung]);
   }
 }
 
@@ -280,10 +282,7 @@ std::shared_ptr<const EcsqPlan> EcsqPlans::Make(const TileContext& context, cons
     plan->scales[lane / kernel::kRansLanes].Set(lane % kernel::kRansLanes, EcsqExp2(logs[e].step),
                                                 plan->inverse_step[slot], plan->mean[slot]);
   }
-  if (!config_.tile_scale) {
-    constexpr int32_t kOctavesOfThree[] = {0, 101, 203, 304};  // log2(3^n), rounded
-    Foretell(logs, kOctavesOfThree[config_.layers], *plan);
-  }
+  if (!config_.tile_scale) Foretell(logs, config_.layers, *plan);
   return plan;
 }
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kvplane/codec/ecsq/ecsq_coder.h"
+#include "kvplane/codec/ecsq/ternary_coder.h"
 
 namespace kvplane::codec {
 namespace {
@@ -45,7 +46,11 @@ constinit const StageFunctions kTernaryFunctions = {.validate = Validate,
 
 base::Result<std::unique_ptr<TileCoder>> BindEcsqCoder(Chain chain, tensor::Side side,
                                                        std::shared_ptr<const ModelProfile> profile) {
-  if (FindCall(chain, kStageTernary) != nullptr) return base::Unimplemented("ternary is not bound yet");
+  if (FindCall(chain, kStageTernary) != nullptr) {
+    auto nested = std::make_unique<TernaryCoder>(chain, side, std::move(profile));
+    KVPLANE_RETURN_IF_ERROR(nested->Check());
+    return std::unique_ptr<TileCoder>(std::move(nested));
+  }
   auto coder = std::make_unique<EcsqCoder>(chain, side, std::move(profile));
   KVPLANE_RETURN_IF_ERROR(coder->Check());
   return std::unique_ptr<TileCoder>(std::move(coder));

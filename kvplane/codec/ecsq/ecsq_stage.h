@@ -85,4 +85,10 @@ extern const StageFunctions kTernaryFunctions;
 base::Result<std::unique_ptr<TileCoder>> BindEcsqCoder(Chain chain, tensor::Side side,
                                                        std::shared_ptr<const ModelProfile> profile);
 
+// Cuts a whole payload of `ternary` (what stands behind the tile's method byte, protected rows and side
+// information) down to its first `sections`, the base counted, and marks it as such; decoders take it like
+// the whole one. Returns its new length: all of it lies in front. kInvalidArgument: no such section.
+// kCorrupt.
+base::Result<size_t> TruncateNested(std::span<std::byte> payload, uint32_t sections);
+
 }  // namespace kvplane::codec

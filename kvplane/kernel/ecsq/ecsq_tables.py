@@ -49,8 +49,8 @@ def tail_moments(a, sigma):
     return [(1 - LAPLACE_SHARE) * g + LAPLACE_SHARE * l for g, l in zip(gauss, laplace)]
 
 
-def cost(sigma, k, narrow, shrink):
-    """Bits per value, distortion included at SLOPE, of coding deviation `sigma` (in steps) with ladder rung k.
+def cost(sigma, k, narrow, shrink, slope=SLOPE):
+    """Bits per value, distortion included at `slope`, of coding deviation `sigma` (in steps) with ladder rung k.
     Levels are rint(x * narrow) and decode as level * shrink; what lies ESCAPE_EXCESS beyond is escaped."""
     rans_class, bypass = ladder_rung(k)
     m, frequency = CLASSES[rans_class]
@@ -66,7 +66,7 @@ def cost(sigma, k, narrow, shrink):
             upper = tail_moments((n + 0.5) / narrow if n < end else limit, sigma)
             p0, p1, p2 = [x - y for x, y in zip(tail_moments(begin, sigma), upper)]
             point = n * shrink
-            total += SLOPE * (p2 - 2 * point * p1 + point * point * p0)
+            total += slope * (p2 - 2 * point * p1 + point * point * p0)
             symbol = ((side * n + half) >> bypass) + m
             total += p0 * (7 - math.log2(frequency[symbol]) + bypass)
         beyond = tail_moments(limit, sigma)[0]
@@ -217,6 +217,13 @@ inline constexpr float kExp2[kExp2Steps] = {
 inline constexpr uint16_t kEcsqCost[kEcsqCostRows][kEcsqLadder] = {""" % (drop_threshold(), foretold, exp2))
     for row in rows:
         print("    {" + ", ".join(map(str, row)) + "},")
+    print("""};
+
+// Bits alone, levels neither narrowed nor shrunk: what the base of `ternary` takes.
+inline constexpr uint16_t kTernaryCost[kEcsqCostRows][kEcsqLadder] = {""")
+    for j in range(COST_ROWS):
+        row = [cost(sigma_of(j), k, 1, 1, 0) for k in range(LADDER)]
+        print("    {" + ", ".join(str(min(65535, round(c * COST_UNITS))) for c in row) + "},")
     print("""};
 
 // Frequencies, of 128, of the refinement symbols -1, 0, 1 (folded by the parent's sign) below parent levels of

@@ -1,0 +1,30 @@
+// TernaryCoder: ternary(layers) | rans(table=class). Levels of one fine step in sections of rising quality
+// (spec.md, section 6): a base of every 3^layers-th level, then refinements that split each bin in three.
+//
+// Thread safety: immutable but for its plans, which are locked inside.
+#pragma once
+
+#include <memory>
+
+#include "kvplane/codec/ecsq/ecsq_plan.h"
+#include "kvplane/codec/tile_coder.h"
+
+namespace kvplane::codec {
+
+class TernaryCoder final : public TileCoder {
+ public:
+  // `chain` outlives the coder. Requires: EcsqPlans::Check().
+  TernaryCoder(Chain chain, tensor::Side side, std::shared_ptr<const ModelProfile> profile);
+
+  size_t LeastBytes(const TileShape& shape) const override;
+  size_t Encode(const TileContext& context, const tensor::ConstTileView& in, Workspace& workspace,
+                std::span<std::byte> out) const override;
+  base::Status Decode(const TileContext& context, std::span<const std::byte> in, Workspace& workspace,
+                      const tensor::TileView& out) const override;
+  base::Status Check() const { return plans_.Check(); }
+
+ private:
+  EcsqPlans plans_;
+};
+
+}  // namespace kvplane::codec
