@@ -3,6 +3,8 @@
 #include <lz4.h>
 
 #include "kvplane/codec/lz/byte_planes.h"
+#include "kvplane/codec/lz/symbol_compressor.h"
+#include "kvplane/codec/pack/packed_rows.h"
 
 namespace kvplane::codec {
 namespace {
@@ -38,8 +40,14 @@ base::Status Decode(Chain, std::span<const std::byte> in, Workspace& workspace, 
   return DecodePlanes(kLz4, in, workspace, out);
 }
 
+// It has no entropy coder: the narrowest rows.
+base::Result<std::unique_ptr<TileCoder>> Bind(Chain chain, tensor::Side,
+                                              std::shared_ptr<const ModelProfile> profile) {
+  return BindSymbolCompressor(chain, std::move(profile), kLz4, 0, PackedWidth);
+}
+
 }  // namespace
 
-constinit const StageFunctions kLz4Functions = {CheckTakesValues, LeastBytes, Encode, Decode};
+constinit const StageFunctions kLz4Functions = {CheckCompressible, LeastBytes, Encode, Decode, Bind};
 
 }  // namespace kvplane::codec

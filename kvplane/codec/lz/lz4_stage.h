@@ -1,4 +1,5 @@
-// Stage `lz4`: lossless; the byte planes of a tile as one LZ4 block. spec.md in this folder is normative.
+// Stage `lz4`: the byte planes of a tile, lossless, or the symbols of a quantiser as one LZ4 block. spec.md
+// in this folder is normative.
 //
 // A yardstick: without an entropy coder it finds little in KV.
 #pragma once

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "kvplane/codec/lz/byte_planes.h"
+#include "kvplane/codec/lz/symbol_compressor.h"
 
 namespace kvplane::codec {
 namespace {
@@ -30,6 +31,10 @@ size_t CompressFrame(std::span<const std::byte> in, uint32_t level, std::span<st
   return ZSTD_isError(bytes) != 0 ? 0 : bytes;
 }
 
+size_t CompressSymbols(std::span<const std::byte> rows, uint32_t level, std::span<std::byte> out) {
+  return CompressContext() == nullptr ? 0 : CompressFrame(rows, level, out);
+}
+
 // A frame per plane: within a frame a block may hold the end of one and the start of the other, and would
 // code both with one table.
 size_t Compress(std::span<const std::byte> planes, uint32_t level, std::span<std::byte> out) {
@@ -52,6 +57,12 @@ base::Status Decompress(std::span<const std::byte> in, std::span<std::byte> plan
 }
 
 constexpr PlaneCompressor kZstd = {"zstd", Compress, Decompress};
+constexpr PlaneCompressor kZstdSymbols = {"zstd", CompressSymbols, Decompress};
+
+// Its entropy coder sees bytes: whole symbols in each, as many as go.
+uint32_t SymbolBits(uint32_t alphabet) {
+  return alphabet <= 2 ? 1 : alphabet <= 4 ? 2 : alphabet <= 16 ? 4 : 8;
+}
 
 size_t LeastBytes(Chain, const TileShape& shape) { return LeastPlaneBytes(shape); }
 
@@ -63,8 +74,13 @@ base::Status Decode(Chain, std::span<const std::byte> in, Workspace& workspace, 
   return DecodePlanes(kZstd, in, workspace, out);
 }
 
+base::Result<std::unique_ptr<TileCoder>> Bind(Chain chain, tensor::Side,
+                                              std::shared_ptr<const ModelProfile> profile) {
+  return BindSymbolCompressor(chain, std::move(profile), kZstdSymbols, chain.back().params[0], SymbolBits);
+}
+
 }  // namespace
 
-constinit const StageFunctions kZstdFunctions = {CheckTakesValues, LeastBytes, Encode, Decode};
+constinit const StageFunctions kZstdFunctions = {CheckCompressible, LeastBytes, Encode, Decode, Bind};
 
 }  // namespace kvplane::codec

@@ -1,5 +1,5 @@
-// Stage `zstd`: lossless; the byte planes of a tile through zstd (RFC 8878). spec.md in this folder is
-// normative.
+// Stage `zstd`: the byte planes of a tile, lossless, or the symbols of a quantiser through zstd (RFC 8878).
+// spec.md in this folder is normative.
 #pragma once
 
 #include "kvplane/codec/stage_registry.h"
