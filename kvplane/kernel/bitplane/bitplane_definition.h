@@ -27,7 +27,7 @@ inline void SplitFrom(size_t first, const uint8_t* symbols, size_t count, uint32
     for (uint32_t j = 0; j < bits; ++j) {
       uint32_t byte = 0;
       for (size_t k = i; k < std::min(count, i + 8); ++k) {
-        byte |= (Fold(symbols[k], alphabet) >> j & 1u) << (k - i);
+        byte |= (uint32_t{Fold(symbols[k], alphabet)} >> j & 1u) << (k - i);
       }
       planes[j * plane_bytes + i / 8] = static_cast<std::byte>(byte);
     }
