@@ -49,10 +49,21 @@ TileContext MakeContext(uint32_t layer, uint32_t first_position = 256, uint32_t 
           .end_position = end_position};
 }
 
-// Signal to noise of each preset's keys and values on the synthetic profile, in dB, rounded down; lossless
-// ones are not listed.
+// Least signal to noise of each lossy preset's keys and values on the synthetic profile, in dB, means
+// included. Its bases do not fit the values, so those of `pca` presets are not what a fitted profile gives.
 const std::map<std::string_view, std::pair<double, double>> kLeastSnr = {
-    {"fp8", {0, 0}},
+    {"fp8", {31, 31}},          {"int8", {48, 45}},
+    {"int4", {24, 21}},         {"int2", {11, 7}},
+    {"nvfp4", {20, 20}},        {"mxfp4", {17, 18}},
+    {"kivi-4", {25, 21}},       {"kivi-2", {11, 7}},
+    {"cachegen", {17, 24}},     {"cachegen-delta", {13, 20}},
+    {"turboquant-4", {20, 20}}, {"kvserve-top", {14, 8}},
+    {"c07", {34, 34}},          {"c08", {25, 22}},
+    {"c10", {31, 21}},          {"c11", {24, 17}},
+    {"c12", {25, 17}},          {"c13", {24, 16}},
+    {"c14", {24, 16}},          {"c15", {21, 16}},
+    {"kvtc-like", {28, 32}},    {"c19", {28, 29}},
+    {"c17", {16, 9}},
 };
 
 TEST(PresetUnit, NamesAreUniqueAndNoStageHasOne) {
@@ -98,11 +109,7 @@ TEST(PresetProperty, TilesComeBackWithinTheirError) {
       EXPECT_EQ(trial->coded[0], std::byte{1}) << preset.name << ": coded raw";
       EXPECT_TRUE(error.finite) << preset.name;
       const auto least = kLeastSnr.find(preset.name);
-      if (least == kLeastSnr.end()) {
-        printf("SNR %s %s %.2f bytes %zu\n", std::string(preset.name).c_str(),
-               side == tensor::Side::kKey ? "k" : "v", error.snr_db, trial->coded.size());
-        continue;
-      }
+      ASSERT_NE(least, kLeastSnr.end()) << preset.name << " has no expectation: " << error.snr_db;
       EXPECT_GE(error.snr_db, side == tensor::Side::kKey ? least->second.first : least->second.second)
           << preset.name;
     }

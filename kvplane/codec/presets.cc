@@ -37,6 +37,13 @@ constexpr Preset kPresets[] = {
      "KVServe, SIGCOMM 2026, \"original_top\""},
     {"splitzip", "exponent(window)", "4-bit exponents, escapes for the rest: the same chain as lossless",
      "SplitZip, 2026"},
+    {"kvtc-like",
+     "k: protect(sinks=4,recent=128) | unrope | centre(static) | pca(layer) | levels(m=64,axis=tensor) | "
+     "zstd; "
+     "v: protect(sinks=4,recent=128) | centre(static) | pca(layer) | levels(m=64,axis=tensor) | zstd",
+     "principal components of a layer on one step, a general coder; recent and first tokens raw",
+     "KVTC, NVIDIA, ICLR 2026 (arXiv 2511.01815)"},
+
     {"c07", "protect | centre(static) | ecsq(snr=31) | rans(class)", "as good as FP8 at a third of the bytes",
      ""},
     {"c08",
@@ -68,6 +75,12 @@ constexpr Preset kPresets[] = {
      "k: protect | unrope | centre(static) | pca(layer,attention) | ecsq(snr=17,weight=model) | rans(class); "
      "v: protect | centre(static) | pca(layer,attention) | ecsq(snr=12,weight=model) | rans(class)",
      "c15 for a degraded link", ""},
+    {"c19",
+     "k: protect | unrope | centre(static) | pca(layer,attention) | ternary(layers=2,snr=27,weight=model) | "
+     "rans(class); "
+     "v: protect | centre(static) | pca(layer,attention) | ternary(layers=2,snr=27,weight=model) | "
+     "rans(class)",
+     "c15 in a base of 8 dB and two refinements of 9.5 dB", ""},
 };
 
 }  // namespace

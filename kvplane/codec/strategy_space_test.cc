@@ -278,7 +278,7 @@ TEST(StrategySpaceUnit, TheDocumentIsComplete) {
     }
   }
   for (const Preset& preset : Presets()) {
-    const size_t row = page.find(fmt::format("\n| `{}` | ", preset.name));
+    const size_t row = page.find(fmt::format("\n| `{}` | ", preset.name), page.find("\n## 6. Presets"));
     ASSERT_NE(row, std::string::npos) << preset.name;
     const std::string line = page.substr(row + 1, page.find('\n', row + 1) - row - 1);
     std::string text;  // as it stands in a cell of a table

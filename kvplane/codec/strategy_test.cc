@@ -54,7 +54,7 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
   } kCases[] = {
       {"", "", "empty"},
       {"int5", "column 1",
-       "'int5' is neither a preset nor a stage; did you mean 'int8'? Presets: off, lossless, fp8, int8, "},
+       "'int5' is neither a preset nor a stage; did you mean 'int8'? Presets: off, lossless, lossless-max, fp8, int8, "},
       {"affin(bits=4) | pack", "column 1", "unknown stage 'affin'; did you mean 'affine'?"},
       {"affine | pakc", "column 10", "did you mean 'pack'?"},
       {"affine(bits=5) | pack", "column 13", "affine.bits = '5' is not one of: 2, 4, 8"},
@@ -74,8 +74,6 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
       {"pack | pack", "column 1", "slot-once"},
       {"affine | store", "column 1", "L1: 'store' takes bf16"},
       {"affine | exponent", "column 1", "L1: 'exponent' takes bf16"},
-      {"affine | zstd", "column 1", "L1: 'zstd' takes bf16"},
-      {"affine | lz4", "column 1", "L1: 'lz4' takes bf16"},
       {"int8(scale=one) | pack", "column 12", "token_head, head"},
       {"fp8(format=e3m4) | pack", "column 12", "e4m3, e5m2"},
       {"zstd(level=20)", "column 12", "1..19"},

@@ -119,7 +119,7 @@ constexpr GridAxis kNestedAxes[] = {{"position", kPosition},
                                     {"snr_v", kNestedSnr}};
 
 constexpr Text kKvtcRanks[] = {"64", "128", "256", "512", "0"};
-constexpr Text kKvtcLevels[] = {"4", "8", "16"};
+constexpr Text kKvtcLevels[] = {"8", "16", "32", "64"};
 constexpr Text kKvtcCodes[] = {"pack", "zstd(level=3)", "rans(stream)"};
 constexpr GridAxis kKvtcAxes[] = {{"protect", kProtect},
                                   {"rank", kKvtcRanks},
@@ -153,9 +153,8 @@ constexpr Subspace kSubspaces[] = {
      "{protect} | {geometry} | {transform} | lloyd(bits={bits_k}) | {code}",
      "{protect} | {transform} | lloyd(bits={bits_v}) | {code}", kLloydAxes},
     {"kvtc", "KVTC: principal components of a layer, fixed levels, a general coder",
-     "{protect} | unrope | centre(static) | pca(layer,rank={rank}) | levels(m={m_k},axis=channel) | {code}",
-     "{protect} | centre(static) | pca(layer,rank={rank}) | levels(m={m_v},axis=channel) | {code}",
-     kKvtcAxes},
+     "{protect} | unrope | centre(static) | pca(layer,rank={rank}) | levels(m={m_k},axis=tensor) | {code}",
+     "{protect} | centre(static) | pca(layer,rank={rank}) | levels(m={m_v},axis=tensor) | {code}", kKvtcAxes},
     {"class", "uniform quantisation with class tables: in place, rotated, principal components",
      "{protect} | {position} | {centre} | {transform} | ecsq(snr={snr_k},weight={weight}) | rans(class)",
      "{protect} | {centre} | {transform} | ecsq(snr={snr_v},weight={weight}) | rans(class)", kClassAxes},
