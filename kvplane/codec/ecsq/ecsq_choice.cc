@@ -23,11 +23,28 @@ constexpr uint32_t kPowerOfThree[] = {1, 3, 9, 27};
 // Head scales are 1/8 octaves around 1.
 constexpr int32_t kScaleCentre = 128;
 constexpr int32_t kScalePitch = kOctave / 8;
+// Escapes that take less than this, in 1/256 bits a value, are not worth looking for a wider rung.
+constexpr uint64_t kWorthWidening = 8;
 // A stream's states cost about 48 bytes; more streams are faster until they cost more than 1 % of the tile.
 constexpr uint64_t kStatesBits = 48 * 8;
 constexpr uint64_t kStatesShare = 100;
 constexpr uint64_t kFewValues = 16384;
 constexpr uint64_t kManyValues = 131072;
+
+// By layers and rung.
+struct ReachTable {
+  float of[kTernaryMaxLayers + 1][kEcsqLadder] = {};
+  constexpr ReachTable() {
+    for (uint32_t k = 0; k < kEcsqLadder; ++k) {
+      const int32_t highest = kernel::RansLadderRung(k).max_level();
+      for (uint32_t layers = 0; layers <= kTernaryMaxLayers; ++layers) {
+        const auto unit = static_cast<int32_t>(kPowerOfThree[layers]);
+        of[layers][k] = static_cast<float>(highest * unit + unit / 2) + kernel::kEcsqEscapeExcess;
+      }
+    }
+  }
+};
+constexpr ReachTable kReach;
 
 // One encoder's view of a tile.
 struct Tile {
@@ -43,10 +60,7 @@ struct Tile {
 
   uint32_t unit() const { return kPowerOfThree[config.layers]; }
   // The largest level, of the finest step, that rung k codes or clips to.
-  float Reach(uint32_t k) const {
-    const float narrow = static_cast<float>(kernel::kEcsqRungScale[k].narrow) / 64;
-    return config.layers > 0 ? EcsqReach(k, unit()) : EcsqReach(k, 1) / narrow;
-  }
+  float Reach(uint32_t k) const { return kReach.of[config.layers][k]; }
 };
 
 float MinRmsSquared(int32_t code) { return EcsqExp2(kScalePitch * (2 * (code - kScaleCentre) - 1)); }
@@ -108,14 +122,14 @@ void RateDeviations(const Tile& tile) {
 constexpr uint32_t kTripleShift = 21;
 constexpr uint64_t kTripleMask = (uint64_t{1} << kTripleShift) - 1;
 struct CostTriples {
-  uint64_t of[kernel::kEcsqCostRows][kEcsqLadder] = {};
+  uint64_t of[kEcsqLadder][kernel::kEcsqCostRows] = {};
   explicit constexpr CostTriples(const uint16_t (&costs)[kernel::kEcsqCostRows][kEcsqLadder]) {
     constexpr uint64_t kNever = 65535;
     for (uint32_t j = 0; j < kernel::kEcsqCostRows; ++j) {
       for (uint32_t k = 0; k < kEcsqLadder; ++k) {
         const uint64_t below = k > 0 ? costs[j][k - 1] : kNever;
         const uint64_t above = k + 1 < kEcsqLadder ? costs[j][k + 1] : kNever;
-        of[j][k] = below | uint64_t{costs[j][k]} << kTripleShift | above << (2 * kTripleShift);
+        of[k][j] = below | uint64_t{costs[j][k]} << kTripleShift | above << (2 * kTripleShift);
       }
     }
   }
@@ -137,18 +151,16 @@ class GroupCosts {
     }
   }
 
-  uint64_t Of(uint32_t k) const {
-    return (Triple(k) >> kTripleShift & kTripleMask) * tile_.in.tokens + Escapes(k);
-  }
-
-  // The cheapest rung and its cost, from `start` downhill: without escapes costs have one valley.
-  uint32_t Least(uint32_t start, uint64_t& cost) const {
+  // The cheapest rung and its cost, from `start` downhill: without escapes costs have one valley. And the
+  // cost of `start`.
+  uint32_t Least(uint32_t start, uint64_t& cost, uint64_t& start_cost) const {
     uint32_t k = start;
-    for (uint64_t triple = Triple(k);;) {
+    for (uint64_t triple = Triple(k);; triple = Triple(k)) {
       const uint64_t below = triple & kTripleMask;
       const uint64_t here = triple >> kTripleShift & kTripleMask;
       const uint64_t above = triple >> (2 * kTripleShift);
       cost = here * tile_.in.tokens;
+      if (k == start) start_cost = cost + Escapes(k);
       if (below < here && k > 0 && below <= above) {
         --k;
       } else if (above < here && k + 1 < kEcsqLadder) {
@@ -156,7 +168,6 @@ class GroupCosts {
       } else {
         break;
       }
-      triple = Triple(k);
     }
     return WithEscapes(k, cost);
   }
@@ -164,22 +175,26 @@ class GroupCosts {
  private:
   uint64_t Triple(uint32_t k) const {
     uint64_t triple = 0;
-    for (uint32_t i = 0; i < count_; ++i) triple += costs_.of[rows_[i]][k];
+    const uint64_t* of_row = costs_.of[k];
+    for (uint32_t i = 0; i < count_; ++i) triple += of_row[rows_[i]];
     return triple;
   }
 
-  // Where values lie beyond the reach of rung k, a wider one may be cheaper.
+  // Where many values lie beyond the reach of rung k, a wider one may be cheaper: the next one costs up to a
+  // quarter of a bit more a value.
   uint32_t WithEscapes(uint32_t k, uint64_t& cost) const {
-    if (most_ <= tile_.Reach(k)) return k;
+    const uint64_t escapes = Escapes(k);
+    cost += escapes;
+    if (escapes <= uint64_t{count_} * tile_.in.tokens * kWorthWidening) return k;
     uint32_t best = k;
-    cost = Of(k);
     for (++k; k < kEcsqLadder; ++k) {
-      const uint64_t wider = Of(k);
-      if (wider < cost) {
-        cost = wider;
+      const uint64_t plain = (Triple(k) >> kTripleShift & kTripleMask) * tile_.in.tokens;
+      const uint64_t beyond = Escapes(k);
+      if (plain + beyond < cost) {
+        cost = plain + beyond;
         best = k;
       }
-      if (most_ <= tile_.Reach(k)) break;
+      if (beyond == 0) break;
     }
     return best;
   }
@@ -218,11 +233,11 @@ uint64_t ChooseRungs(const Tile& tile, std::span<uint8_t> ladder, RungForm& form
     const GroupCosts costs(tile, g);
     if (!tile.plan.foretold.empty()) start = tile.plan.foretold[g];
     uint64_t cost = 0;
-    const uint32_t rung = costs.Least(start, cost);
-    if (!tile.plan.foretold.empty()) foretold += costs.Of(start);
-    ladder[g] = static_cast<uint8_t>(rung);
+    uint64_t start_cost = 0;
+    start = costs.Least(start, cost, start_cost);
+    ladder[g] = static_cast<uint8_t>(start);
     chosen += cost;
-    start = rung;
+    foretold += start_cost;
   }
   form = RungFormOf(tile.plan, ladder);
   const size_t bytes = form == RungForm::kNibbles ? (ladder.size() + 1) / 2 : ladder.size();
