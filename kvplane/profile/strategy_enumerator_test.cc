@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <set>
 #include <string>
@@ -127,6 +129,18 @@ TEST(StrategyEnumeratorUnit, GridsNameSubspacesOnce) {
       EXPECT_TRUE(names.insert(name).second) << name;
     }
     EXPECT_EQ(FindSubspace(grid.name), nullptr) << "one name, one meaning";
+  }
+}
+
+// The page people read counts the points of every sub-space.
+TEST(StrategyEnumeratorUnit, TheDocumentIsComplete) {
+  std::ifstream file(std::string(KVPLANE_SOURCE_DIR) + "/docs/strategies.md");
+  const std::string page((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  for (const Subspace& subspace : Subspaces()) {
+    const size_t points = List({.grid = subspace.name}).texts.size();
+    const std::string count =
+        points < 1000 ? std::to_string(points) : fmt::format("{},{:03}", points / 1000, points % 1000);
+    EXPECT_THAT(page, HasSubstr(fmt::format("\n| `{}` | {} | {} |", subspace.name, count, subspace.meaning)));
   }
 }
 
