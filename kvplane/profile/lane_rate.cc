@@ -8,8 +8,8 @@ namespace kvplane::profile {
 double GaussianBits(double deviation, double step) {
   if (!(deviation > 0)) return 0;
   const double ratio = deviation / step;
-  // Differential entropy: within 1e-4 bits from here on.
-  if (ratio > 1) return std::log2(ratio * std::sqrt(2 * std::numbers::pi * std::numbers::e));
+  // As if an even error had been added: within 1e-4 bits from here on.
+  if (ratio > 1) return 0.5 * std::log2(2 * std::numbers::pi * std::numbers::e * (ratio * ratio + 1.0 / 12));
   const double scale = 1 / (ratio * std::numbers::sqrt2);
   double bits = 0;
   // Both signs at once; beyond the last level nothing is left in binary64.

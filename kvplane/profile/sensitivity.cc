@@ -50,6 +50,7 @@ base::Result<std::vector<ScoredSequence>> MakeProbes(std::span<const std::vector
     return base::InvalidArgument("{} probes of {} tokens behind {}: at least 2, shorter than the prefix",
                                  options.sequences, options.scored_tokens, options.prefix_tokens);
   }
+  if (prompts.empty()) return base::InvalidArgument("there are no prompts to probe with");
   base::Rng rng(options.seed);
   std::vector<ScoredSequence> probes;
   for (uint32_t i = 0; i < options.sequences; ++i) {
