@@ -54,7 +54,7 @@ TEST(StrategyUnit, EveryErrorNamesPositionAndReason) {
   } kCases[] = {
       {"", "", "empty"},
       {"int5", "column 1",
-       "'int5' is neither a preset nor a stage; did you mean 'int8'? Presets: off, lossless, lossless-max, fp8, int8, "},
+       "'int5' is neither a preset nor a stage; did you mean 'int8'? Presets: off, lossless, "},
       {"affin(bits=4) | pack", "column 1", "unknown stage 'affin'; did you mean 'affine'?"},
       {"affine | pakc", "column 10", "did you mean 'pack'?"},
       {"affine(bits=5) | pack", "column 13", "affine.bits = '5' is not one of: 2, 4, 8"},

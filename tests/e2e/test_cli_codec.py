@@ -189,3 +189,21 @@ def test_arrays_of_another_type_are_refused(tmp_path, dtype):
     source = save(tmp_path, numpy.zeros((2, 2, 10, 2, 64), dtype))
     done = run("encode", source, "--output", tmp_path / "out.kvo", "--strategy", "off")
     assert done.returncode in (2, 3) and "cache.npy" in done.stderr
+
+
+def test_the_strategy_space_is_listed_and_every_line_is_a_strategy(tmp_path):
+    own = run("profile", "enumerate", "--grid", "kvserve")
+    assert own.returncode == 0 and len(own.stdout.splitlines()) == 2592, own.stderr
+    every = run("profile", "enumerate").stdout.splitlines()
+    assert len(every) == len(set(every)) >= 8000
+    assert set(own.stdout.splitlines()) <= set(every)
+    rows = [json.loads(line) for line in run("profile", "enumerate", "--format", "json").stdout.splitlines()]
+    assert [row["strategy"] for row in rows] == every
+    free = run("profile", "enumerate", "--no-profile", "--no-dominated").stdout.splitlines()
+    assert free == [row["strategy"] for row in rows if not row["needs_profile"] and not row["dominated"]]
+    source = save(tmp_path, make_cache(70))
+    for line in free[:: len(free) // 12]:
+        facts = json.loads(run("inspect", "--json", encode(source, tmp_path / "cache.kvo", line)).stdout)
+        assert facts["strategy"] == line
+    typo = run("profile", "enumerate", "--grid", "kvserv")
+    assert typo.returncode == 2 and "'kvserve'" in typo.stderr
