@@ -15,9 +15,10 @@ using kernel::kEcsqLadder;
 
 // The profile's deviations count as much as this many tokens.
 constexpr float kPriorTokens = 4.0f;
-// Choosing rungs takes every fourth token of a full tile: the statistics of 32 lanes stand on enough of them,
-// and whatever they miss comes back as an escape.
+// Choosing rungs takes a quarter of the tokens of a full tile: the statistics of 32 lanes stand on enough of
+// them, and whatever they miss comes back as an escape. In runs, which memory gives faster than lone rows.
 constexpr uint32_t kSampleStride = 4;
+constexpr uint32_t kSampleRun = 4;
 constexpr uint32_t kLeastSampled = 12;
 constexpr uint32_t kPowerOfThree[] = {1, 3, 9, 27};
 // Head scales are 1/8 octaves around 1.
@@ -307,7 +308,9 @@ bool ChooseEcsq(const EcsqPlan& plan, const EcsqConfig& config, const tensor::Co
   std::array<const uint16_t*, tensor::kTileTokens> sampled;
   if (sample) {
     tile.sampled = 0;
-    for (uint32_t t = 0; t < in.tokens; t += kSampleStride) sampled[tile.sampled++] = rows[t];
+    for (uint32_t t = 0; t < in.tokens; ++t) {
+      if (t % (kSampleRun * kSampleStride) < kSampleRun) sampled[tile.sampled++] = rows[t];
+    }
   }
   kernel::EcsqRows shape = plan.rows;
   shape.tokens = tile.sampled;

@@ -124,6 +124,7 @@ base::Status EcsqCoder::Decode(const TileContext& context, std::span<const std::
   const TokenRows<uint16_t> tokens(out);
   if (plan->lanes == 0) {
     if (!reader.rest().empty()) return base::Corrupt("ecsq: {} bytes too many", reader.rest().size());
+    FillDropped(*plan, out, tokens.rows.data());
   } else {
     const EcsqLaneTables tables = MakeLaneTables(*plan, ladder, head_scales, workspace);
     kernel::RansRows layout = tables.Rows(*plan, out.head_stride);
@@ -139,7 +140,6 @@ base::Status EcsqCoder::Decode(const TileContext& context, std::span<const std::
         kernel::Rans().decode_rows(streams.shape, layout, streams.count, streams.bytes, rows);
     if (corrupt != 0) return base::Corrupt("ecsq: streams {:#x} do not end as they must", corrupt);
   }
-  FillDropped(*plan, plan->lanes > 0, out, tokens.rows.data());
   ApplyEscapes(*plan, escapes, tokens.rows.data(), out.head_stride);
   return base::Status::Ok();
 }

@@ -4,7 +4,6 @@
 
 #include "kvplane/codec/ecsq/ecsq_choice.h"
 #include "kvplane/kernel/ecsq/ecsq_tables.h"
-#include "kvplane/tensor/dtype.h"
 
 namespace kvplane::codec {
 namespace {
@@ -72,13 +71,10 @@ EcsqLaneTables MakeLaneTables(const EcsqPlan& plan, std::span<const uint8_t> lad
   return tables;
 }
 
-void FillDropped(const EcsqPlan& plan, bool zeroed, const tensor::TileView& out, uint16_t* const* rows) {
+void FillDropped(const EcsqPlan& plan, const tensor::TileView& out, uint16_t* const* rows) {
   for (const uint32_t element : plan.dropped) {
-    const float mean = plan.mean[plan.slot_of_element[element]];
-    if (mean == 0.0f && zeroed) continue;
-    const uint16_t bits = tensor::FloatToBf16(mean);
     const size_t at = element / out.head_dim * out.head_stride + element % out.head_dim;
-    for (uint32_t t = 0; t < out.tokens; ++t) rows[t][at] = bits;
+    for (uint32_t t = 0; t < out.tokens; ++t) rows[t][at] = plan.absent[element];
   }
 }
 

@@ -44,6 +44,7 @@ struct EcsqLaneTables {
     rows.head_dim = plan.rows.head_dim;
     rows.head_stride = head_stride;
     rows.order = plan.ordered ? &plan.order : nullptr;
+    rows.absent = plan.dropped.empty() ? nullptr : plan.absent.data();
     rows.scratch = scratch;
     return rows;
   }
@@ -54,7 +55,7 @@ struct EcsqLaneTables {
 EcsqLaneTables MakeLaneTables(const EcsqPlan& plan, std::span<const uint8_t> ladder,
                               std::span<const uint8_t> head_scales, Workspace& workspace);
 
-// Elements without a lane decode as their mean. `zeroed`: they are zeros already.
-void FillDropped(const EcsqPlan& plan, bool zeroed, const tensor::TileView& out, uint16_t* const* rows);
+// Elements without a lane decode as their mean, where no kernel has seen to it.
+void FillDropped(const EcsqPlan& plan, const tensor::TileView& out, uint16_t* const* rows);
 
 }  // namespace kvplane::codec

@@ -174,7 +174,7 @@ SlotFloats::SlotFloats(size_t slots, float value) : blocks_(slots / kernel::Ecsq
 }
 
 size_t EcsqPlan::bytes() const {
-  const size_t per_element = sizeof(uint32_t) * 5 + sizeof(float) * 3;
+  const size_t per_element = sizeof(uint32_t) * 5 + sizeof(uint16_t) + sizeof(float) * 3;
   const size_t per_group = sizeof(kernel::RansScale) + 2 * sizeof(kernel::RansPick);
   return sizeof(EcsqPlan) + elements * per_element + (elements / kernel::kRansLanes + 1) * per_group;
 }
@@ -275,6 +275,9 @@ std::shared_ptr<const EcsqPlan> EcsqPlans::Make(const TileContext& context, cons
   }
 
   OrderLanes(logs, !config_.tile_scale, *plan);
+  for (const uint32_t slot : plan->slot_of_element) {
+    plan->absent.push_back(tensor::FloatToBf16(plan->mean[slot]));
+  }
   plan->scales.resize(plan->groups());
   for (uint32_t lane = 0; lane < plan->lanes; ++lane) {
     const uint32_t e = plan->element_of_lane[lane];

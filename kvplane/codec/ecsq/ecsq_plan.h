@@ -78,6 +78,7 @@ struct EcsqPlan {
   std::vector<uint32_t> slot_of_lane;     // [lanes]
   std::vector<uint32_t> lane_of_element;  // [elements]; kernel::kRansNoLane
   std::vector<uint32_t> dropped;          // elements without a lane
+  std::vector<uint16_t> absent;           // [elements], what those decode as; bf16
   bool ordered = false;                   // lanes are not simply the elements
   std::vector<kernel::RansPick> lane_picks;
   std::vector<kernel::RansPick> element_picks;

@@ -278,7 +278,7 @@ base::Status TernaryCoder::Decode(const TileContext& context, std::span<const st
   const TokenRows<uint16_t> tokens(out);
   const uint32_t refinements = head.sections - 1;
   Dequantize(ladder, refinements, kPowerOfThree[layers - refinements], 0, levels, tokens.rows.data());
-  FillDropped(*plan, false, out, tokens.rows.data());
+  FillDropped(*plan, out, tokens.rows.data());
   ApplyEscapes(*plan, escapes, tokens.rows.data(), out.head_stride);
   return base::Status::Ok();
 }

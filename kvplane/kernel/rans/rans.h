@@ -112,7 +112,7 @@ struct alignas(64) RansScale {
   }
 };
 
-// Stands for the lane of an element that is not coded; it decodes as 0.
+// Stands for the lane of an element that is not coded; it decodes as RansRows::absent says.
 constexpr uint32_t kRansNoLane = 0xffffffffu;
 
 // Where 32 consecutive outputs of an order come from. Local ones are a few vector operations.
@@ -153,6 +153,8 @@ struct RansRows {
   std::byte* scratch = nullptr;
   // Decoding: write around the caches where rows are 64-byte aligned. Pays when the rows exceed the caches.
   bool streaming_stores = false;
+  // Decoding: [elements] bf16, what elements without a lane become; null: 0.
+  const uint16_t* absent = nullptr;
   // Encoding: [groups][32], in RansScale's order, or null. Gets the larger of what it held and the largest
   // magnitude of (x - mean) * inverse_step: what was clamped and by how much.
   float* largest = nullptr;

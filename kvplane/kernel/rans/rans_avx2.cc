@@ -248,9 +248,9 @@ struct Avx2Core {
 
   static bool General(const RansShape& shape) { return shape.channels % kRansLanes != 0 || HasBypass(shape); }
 
-  static void Pick(const RansPick*, const uint32_t* sources, uint32_t count, const uint16_t* from,
-                   uint16_t* to) {
-    PickOne(sources, count, from, to);
+  static void Pick(const RansPick*, const uint32_t* sources, uint32_t count, const uint16_t* absent,
+                   const uint16_t* from, uint16_t* to) {
+    PickOne(sources, count, absent, from, to);
   }
   static void Copy(const uint16_t* from, uint32_t count, bool /*streaming*/, uint16_t* to) {
     std::memcpy(to, from, count * sizeof(uint16_t));

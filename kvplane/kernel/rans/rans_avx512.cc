@@ -199,17 +199,23 @@ struct Avx512Core {
   static constexpr bool kPicksRows = true;
 
   KVPLANE_TARGET_AVX512 static void Pick(const RansPick* picks, const uint32_t* sources, uint32_t count,
-                                         const uint16_t* from, uint16_t* to) {
+                                         const uint16_t* absent, const uint16_t* from, uint16_t* to) {
     for (uint32_t first = 0; first < count; first += kRansLanes, ++picks) {
       const uint32_t lanes = std::min(kRansLanes, count - first);
+      const uint16_t* others = absent == nullptr ? nullptr : absent + first;
       if (!picks->local) {
-        PickOne(sources + first, lanes, from, to + first);
+        PickOne(sources + first, lanes, others, from, to + first);
         continue;
       }
       const uint16_t* at = from + picks->base;
       const Window window = {_mm512_loadu_si512(at), _mm512_loadu_si512(at + 32), _mm512_loadu_si512(at + 64),
                              _mm512_loadu_si512(at + 96)};
-      _mm512_storeu_si512(to + first, Permute(*picks, window));
+      __m512i values = Permute(*picks, window);
+      if (others != nullptr) {
+        const __mmask32 none = ~picks->live & LiveMask(lanes);
+        values = _mm512_mask_loadu_epi16(values, none, others);
+      }
+      _mm512_storeu_si512(to + first, values);
     }
   }
 

@@ -122,7 +122,8 @@ const uint16_t* StageIn(const RansShape& shape, const RansRows& layout, uint32_t
                 layout.head_dim * sizeof(uint16_t));
   }
   if (layout.order != nullptr) {
-    Core::Pick(layout.order->lane_picks, layout.order->element_of_lane, shape.channels, elements, lanes);
+    Core::Pick(layout.order->lane_picks, layout.order->element_of_lane, shape.channels, nullptr, elements,
+               lanes);
   }
   return lanes;
 }
@@ -132,8 +133,8 @@ void StageOut(const RansRows& layout, uint32_t stream, uint16_t* row, uint16_t* 
   if (next != nullptr && !layout.streaming_stores) PrefetchRow(layout, next);
   uint16_t* const elements = layout.order == nullptr ? lanes : ElementRow(layout);
   if (layout.order != nullptr) {
-    Core::Pick(layout.order->element_picks, layout.order->lane_of_element, layout.elements(), lanes,
-               elements);
+    Core::Pick(layout.order->element_picks, layout.order->lane_of_element, layout.elements(), layout.absent,
+               lanes, elements);
   }
   for (uint32_t h = 0; h < layout.heads; ++h) {
     Core::Copy(elements + size_t{h} * layout.head_dim, layout.head_dim, layout.streaming_stores,
@@ -141,9 +142,12 @@ void StageOut(const RansRows& layout, uint32_t stream, uint16_t* row, uint16_t* 
   }
 }
 
-inline void PickOne(const uint32_t* sources, uint32_t count, const uint16_t* from, uint16_t* to) {
+// absent: [count], what outputs without a source become; null: 0.
+inline void PickOne(const uint32_t* sources, uint32_t count, const uint16_t* absent, const uint16_t* from,
+                    uint16_t* to) {
   for (uint32_t i = 0; i < count; ++i) {
-    to[i] = sources[i] == kRansNoLane ? uint16_t{0} : from[sources[i]];
+    const uint16_t other = absent == nullptr ? uint16_t{0} : absent[i];
+    to[i] = sources[i] == kRansNoLane ? other : from[sources[i]];
   }
 }
 

@@ -80,6 +80,8 @@ TEST(RansDiff, OrdersThatLeaveElementsOutAgreeOnEveryIsa) {
     compact.head_dim = channels;
     compact.order = nullptr;
 
+    std::vector<uint16_t> absent(elements);
+    for (uint16_t& value : absent) value = static_cast<uint16_t>(rng.Below(65536));
     Tile in(tokens, at.heads, at.head_dim), gathered(tokens, 1, channels);
     for (uint32_t t = 0; t < tokens; ++t) {
       for (uint32_t e = 0; e < elements; ++e) {
@@ -105,11 +107,14 @@ TEST(RansDiff, OrdersThatLeaveElementsOutAgreeOnEveryIsa) {
       for (const bool streaming : {false, true}) {
         Tile out(tokens, at.heads, at.head_dim);
         layout.streaming_stores = streaming;
+        layout.absent = streaming ? absent.data() : nullptr;
         uint16_t* const* rows = out.rows.data();
         ASSERT_EQ(Rans(isa).decode_rows(shape, layout, 1, &stream, &rows), 0u);
         for (uint32_t t = 0; t < tokens; ++t) {
           for (uint32_t e = 0; e < elements; ++e) {
-            const uint16_t value = inverse[e] == kRansNoLane ? uint16_t{0} : plain.rows[t][inverse[e]];
+            const uint16_t value = inverse[e] != kRansNoLane ? plain.rows[t][inverse[e]]
+                                   : streaming               ? absent[e]
+                                                             : uint16_t{0};
             ASSERT_EQ(out.rows[t][e], value) << Name(isa) << " round " << round << " element " << e;
           }
         }

@@ -70,9 +70,9 @@ struct ScalarCore {
   static constexpr uint32_t kWidths[] = {1};
   static constexpr bool kPicksRows = false;
 
-  static void Pick(const RansPick*, const uint32_t* sources, uint32_t count, const uint16_t* from,
-                   uint16_t* to) {
-    PickOne(sources, count, from, to);
+  static void Pick(const RansPick*, const uint32_t* sources, uint32_t count, const uint16_t* absent,
+                   const uint16_t* from, uint16_t* to) {
+    PickOne(sources, count, absent, from, to);
   }
 
   static void Copy(const uint16_t* from, uint32_t count, bool /*streaming*/, uint16_t* to) {
