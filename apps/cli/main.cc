@@ -245,7 +245,8 @@ void AddBenchCodec(CLI::App* bench, const std::string& command, Action& action) 
   CLI::App* verb = Verb(*bench, "codec", "Bytes, error and speed of strategies beside memcpy, zstd and lz4");
   verb->add_option("--strategies", args.strategies,
                    "Presets or strategies to measure, comma-separated or repeated; default: all presets");
-  verb->add_option("--profile", args.profile, "Profile of the model, for strategies that take one; synthetic KV brings its own");
+  verb->add_option("--profile", args.profile,
+                   "Profile of the model, for strategies that take one; synthetic KV brings its own");
   verb->add_option("--model", args.model, "Measure on the KV of this model folder on --text");
   verb->add_option("--text", args.text, "Text file, or folder of *.txt, for --model");
   verb->add_option("--kv", args.kv, "Measure on raw KV (.npy)");
@@ -310,6 +311,10 @@ void AddProfileFit(CLI::App* profile, Action& action) {
   fit->add_option("--prompts", args.prompts, "Stretches of text");
   fit->add_option("--tokens", args.tokens, "Tokens of each");
   fit->add_option("--probes", args.probes, "Sequences that sensitivities are measured on");
+  fit->add_option("--task-share", args.task_share,
+                  "Percent of the prompts that hold questions with answers, in the formats of bench quality "
+                  "but from other draws: retrieval must be part of what is fitted");
+  fit->add_option("--words", args.words, "Words of the tasks; default: task_words.txt of the model folder");
   fit->add_option("--max-rank", args.max_rank, "Components kept of every basis; 0: all");
   fit->add_option("--seed", args.seed, "Seed of the fit");
   fit->callback([&action] { action = [] { return CmdProfileFit(args); }; });

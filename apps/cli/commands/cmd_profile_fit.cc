@@ -13,7 +13,9 @@
 #include "apps/cli/profile_file.h"
 #include "apps/cli/prompt_source.h"
 #include "apps/cli/quality/quality_inputs.h"
+#include "apps/cli/quality/task_questions.h"
 #include "kvplane/base/clock.h"
+#include "kvplane/base/rng.h"
 #include "kvplane/profile/profile_fit.h"
 
 namespace kvplane::cli {
@@ -34,10 +36,46 @@ base::Status ValidateArgs(const ProfileFitArgs& args) {
     return base::InvalidArgument("--tokens {} is outside {}..{}", args.tokens, kMinTokens,
                                  args.runtime.step_tokens);
   }
+  if (args.task_share > 100) {
+    return base::InvalidArgument("--task-share {} is above 100 percent", args.task_share);
+  }
   if (args.probes < 2 || args.probes > kMaxProbes) {
     return base::InvalidArgument("--probes {} is outside 2..{}", args.probes, kMaxProbes);
   }
   return base::Status::Ok();
+}
+
+// Questions with their answers, one after the other, as a document.
+std::string TaskText(std::span<const std::string> words, size_t bytes, uint64_t seed) {
+  // Another stream than any that bench quality draws its questions from.
+  constexpr uint64_t kStream = 0x66697420'7461736bULL;
+  base::Rng rng(seed ^ kStream);
+  constexpr uint32_t kEntries[] = {2, 4, 8, 16, 24};
+  // Registers twice: they are the first thing that damaged KV loses.
+  constexpr TaskKind kKinds[] = {TaskKind::kFacts, TaskKind::kRegisters, TaskKind::kRegisters,
+                                 TaskKind::kCopying};
+  std::string text;
+  while (text.size() < bytes) {
+    TaskSpec spec;
+    spec.kind = kKinds[rng.Below(std::size(kKinds))];
+    spec.entries = kEntries[rng.Below(std::size(kEntries))];
+    const TaskQuestion question = MakeTaskQuestion(spec, words, rng);
+    text += question.prompt + question.answer + "\n\n";
+  }
+  return text;
+}
+
+base::Result<std::vector<std::vector<int32_t>>> CutPrompts(const model::Tokenizer& tokenizer,
+                                                           std::string_view text, uint32_t prompts,
+                                                           uint32_t tokens) {
+  // A window has one more token than its prefix and what is scored.
+  auto windows = CutTextWindows(tokenizer, text, {prompts, tokens - 2, 1});
+  if (!windows.ok()) {
+    return windows.status().Annotate("give more --text, or ask for fewer --prompts or --tokens");
+  }
+  std::vector<std::vector<int32_t>> cut;
+  for (profile::ScoredSequence& window : *windows) cut.push_back(std::move(window.tokens));
+  return cut;
 }
 
 base::Result<std::vector<std::vector<int32_t>>> ReadPrompts(const ProfileFitArgs& args,
@@ -47,15 +85,30 @@ base::Result<std::vector<std::vector<int32_t>>> ReadPrompts(const ProfileFitArgs
     KVPLANE_ASSIGN_OR_RETURN(const std::string part, ReadPromptText(file));
     text += part;
   }
-  // A window has one more token than its prefix and what is scored.
-  const TextWindowSpec spec = {args.prompts, args.tokens - 2, 1};
-  auto windows = CutTextWindows(tokenizer, text, spec);
-  if (!windows.ok()) {
-    return windows.status().Annotate("give more --text, or ask for fewer --prompts or --tokens");
-  }
+  const uint32_t tasks = args.prompts * args.task_share / 100;
   std::vector<std::vector<int32_t>> prompts;
-  for (profile::ScoredSequence& window : *windows) prompts.push_back(std::move(window.tokens));
-  return prompts;
+  if (tasks < args.prompts) {
+    KVPLANE_ASSIGN_OR_RETURN(prompts, CutPrompts(tokenizer, text, args.prompts - tasks, args.tokens));
+  }
+  if (tasks == 0) return prompts;
+  const std::filesystem::path words_file = args.words.empty()
+                                               ? std::filesystem::path(args.runtime.model) / "task_words.txt"
+                                               : std::filesystem::path(args.words);
+  KVPLANE_ASSIGN_OR_RETURN(const std::vector<std::string> words, ReadTaskWords(words_file));
+  // A token has at most a few bytes; what is left over is not cut.
+  constexpr size_t kBytesPerToken = 6;
+  const std::string task_text = TaskText(words, size_t{tasks} * args.tokens * kBytesPerToken, args.seed);
+  KVPLANE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> task_prompts,
+                           CutPrompts(tokenizer, task_text, tasks, args.tokens));
+  // Evenly among the others: the fit takes its probes from the first half.
+  std::vector<std::vector<int32_t>> mixed;
+  for (size_t i = 0; i < args.prompts; ++i) {
+    const bool task = (i + 1) * tasks / args.prompts > i * tasks / args.prompts;
+    auto& from = task ? task_prompts : prompts;
+    mixed.push_back(std::move(from.back()));
+    from.pop_back();
+  }
+  return mixed;
 }
 
 profile::FitOptions OptionsOf(const ProfileFitArgs& args, const model::Model& model) {
@@ -70,8 +123,9 @@ profile::FitOptions OptionsOf(const ProfileFitArgs& args, const model::Model& mo
   options.max_rank = args.max_rank;
   std::vector<std::string> names;
   for (const std::string& file : args.text) names.push_back(std::filesystem::path(file).filename().string());
-  options.note = fmt::format("{} prompts of {} tokens, seed {}, {} matmul, text {}", args.prompts,
-                             args.tokens, args.seed, model::Name(model.compute()), fmt::join(names, " "));
+  options.note = fmt::format("{} prompts of {} tokens, {} % of them tasks, seed {}, {} matmul, text {}",
+                             args.prompts, args.tokens, args.task_share, args.seed,
+                             model::Name(model.compute()), fmt::join(names, " "));
   options.note.resize(std::min(options.note.size(), codec::kMaxProfileNoteBytes));
   return options;
 }
