@@ -51,8 +51,8 @@ class ManualClock final : public Clock {
   std::atomic<int64_t> now_ns_{1'000'000'000};
 };
 
-// CPU time the calling thread has used; only differences mean anything. Beside wall time it tells what the code
-// costs on a machine that other work shares.
+// CPU time the calling thread has used; only differences mean anything. Beside wall time it tells what the
+// code costs on a machine that other work shares.
 Duration ThreadCpuTime();
 
 // The remaining time to `deadline` on `clock`, clamped to [0, limit].

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstdlib>
 
 #include "kvplane/base/endian.h"
 #include "kvplane/kernel/ecsq/ecsq_tables.h"
@@ -30,7 +29,7 @@ struct Model {
   uint32_t start[3];
 };
 Model ModelOf(uint32_t table, int32_t parent) {
-  const uint8_t* f = kTernaryFrequency[table][std::min(std::abs(parent), 2)];
+  const uint8_t* f = kTernaryFrequency[table][std::min(parent < 0 ? -parent : parent, 2)];
   return {{f[0], f[1], f[2]}, {0, f[0], uint32_t{f[0]} + f[1]}};
 }
 
