@@ -63,7 +63,8 @@ const std::map<std::string_view, std::pair<double, double>> kLeastSnr = {
     {"c12", {25, 17}},          {"c13", {24, 16}},
     {"c14", {24, 16}},          {"c15", {21, 16}},
     {"kvtc-like", {28, 32}},    {"c19", {28, 29}},
-    {"c17", {16, 9}},
+    {"c17", {16, 9}},           {"compact", {6, 5}},
+    {"tight", {2, 2}},
 };
 
 TEST(PresetUnit, NamesAreUniqueAndNoStageHasOne) {
