@@ -173,8 +173,8 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
   decode->callback([&action] { action = [] { return CmdDecode(decode_args); }; });
 
   static InspectArgs inspect_args;
-  CLI::App* inspect = Verb(app, "inspect", "Show what an object holds");
-  inspect->add_option("input", inspect_args.input, "Object file")->required();
+  CLI::App* inspect = Verb(app, "inspect", "Show what an object or a profile holds");
+  inspect->add_option("input", inspect_args.input, "Object or profile file")->required();
   inspect->add_flag("--json", inspect_args.json, "JSON to standard output");
   inspect->callback([&action] { action = [] { return CmdInspect(inspect_args); }; });
 

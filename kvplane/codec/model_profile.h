@@ -108,7 +108,7 @@ struct ModelProfileData {
   // [layers * kv_heads], layer-major: place of each head by importance, 0 = least, a permutation; empty: not
   // ranked.
   std::vector<uint16_t> head_rank;
-  // What it was fitted on, for people: at most kMaxProfileNoteBytes without control characters.
+  // What it was fitted on, for people: at most kMaxProfileNoteBytes of printable ASCII.
   std::string note;
   bool operator==(const ModelProfileData&) const = default;
 };

@@ -108,10 +108,10 @@ base::Status CheckNote(std::string_view note) {
   if (note.size() > kMaxProfileNoteBytes) {
     return base::InvalidArgument("the note has {} bytes, at most {}", note.size(), kMaxProfileNoteBytes);
   }
-  // People read it on a terminal.
-  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
-  if (std::any_of(note.begin(), note.end(), is_control)) {
-    return base::InvalidArgument("the note holds a control character");
+  // People read it on a terminal, programs in JSON.
+  const auto is_printable = [](char c) { return c >= 0x20 && c <= 0x7e; };
+  if (!std::all_of(note.begin(), note.end(), is_printable)) {
+    return base::InvalidArgument("the note holds a character that is not printable ASCII");
   }
   return base::Status::Ok();
 }

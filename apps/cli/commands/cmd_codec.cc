@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "apps/cli/exit_code.h"
@@ -132,9 +134,50 @@ nlohmann::json Describe(const codec::ObjectReader& reader) {
           {"bits_per_value", 8 * static_cast<double>(reader.object_bytes()) / values}};
 }
 
+nlohmann::json DescribeProfile(const codec::ModelProfile& profile) {
+  constexpr std::string_view kSpaces[] = {"rotated keys", "unrotated keys", "values"};
+  constexpr std::string_view kBases[] = {"channels", "head", "layer", "head attention", "layer attention"};
+  const codec::ModelProfileData& data = profile.data();
+  nlohmann::json described = {{"profile", profile.id().ToHex()},
+                              {"bytes", profile.bytes().size()},
+                              {"layers", data.geometry.layers},
+                              {"kv_heads", data.geometry.kv_heads},
+                              {"head_dim", data.geometry.head_dim},
+                              {"model_fingerprint", Hex(data.model_fingerprint)},
+                              {"rotary_dim", data.rope ? 2 * data.rope->inverse_frequencies.size() : 0},
+                              {"heads_ranked", !data.head_rank.empty()},
+                              {"note", data.note}};
+  // Of the first layer: profiles are made alike for all.
+  for (size_t space = 0; space < codec::kKvSpaces; ++space) {
+    const codec::SpaceData* of = profile.space(0, static_cast<codec::KvSpace>(space));
+    if (of == nullptr) continue;
+    nlohmann::json ranks = nlohmann::json::object();
+    for (size_t basis = 0; basis < codec::kBases; ++basis) {
+      if (of->bases[basis]) ranks[std::string(kBases[basis])] = of->bases[basis]->rank;
+    }
+    described[fmt::format("ranks of {}", kSpaces[space])] = ranks;
+  }
+  return described;
+}
+
+// Whether the file starts as a profile does (docs/formats/profile.md).
+bool StartsAsProfile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  char magic[4] = {};
+  return file.read(magic, sizeof(magic)) && std::string_view(magic, sizeof(magic)) == "KVPF";
+}
+
+base::Result<nlohmann::json> DescribeFile(const std::string& path) {
+  if (StartsAsProfile(path)) {
+    KVPLANE_ASSIGN_OR_RETURN(const std::shared_ptr<const codec::ModelProfile> profile, ReadProfileFile(path));
+    return DescribeProfile(*profile);
+  }
+  KVPLANE_ASSIGN_OR_RETURN(const OpenedObject object, OpenFile(path, {}));
+  return Describe(object.reader);
+}
+
 base::Status Inspect(const InspectArgs& args) {
-  KVPLANE_ASSIGN_OR_RETURN(const OpenedObject object, OpenFile(args.input, {}));
-  const nlohmann::json described = Describe(object.reader);
+  KVPLANE_ASSIGN_OR_RETURN(const nlohmann::json described, DescribeFile(args.input));
   if (args.json) {
     fmt::print(stdout, "{}\n", described.dump(1));
     return base::Status::Ok();

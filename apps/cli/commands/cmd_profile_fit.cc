@@ -127,6 +127,7 @@ profile::FitOptions OptionsOf(const ProfileFitArgs& args, const model::Model& mo
                              args.prompts, args.tokens, args.task_share, args.seed,
                              model::Name(model.compute()), fmt::join(names, " "));
   options.note.resize(std::min(options.note.size(), codec::kMaxProfileNoteBytes));
+  for (char& c : options.note) c = c >= 0x20 && c <= 0x7e ? c : '?';
   return options;
 }
 
