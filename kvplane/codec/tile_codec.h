@@ -116,9 +116,9 @@ class TileCodec {
 
   // Decodes exactly `in` into `out`; `context` is that of the encoder. Never reads outside `in` nor writes
   // outside `out`. On an error the values of `out` are unspecified: the tile must not be used. Decoded values
-  // of a lossy chain are finite unless the tile is raw or, by `protect`, their token. kCorrupt: unknown method,
-  // wrong length, illegal parameters, a stream that does not end as it must. Integrity of the code bits is the
-  // CRC's job.
+  // of a lossy chain are finite unless the tile is raw or, by `protect`, their token. kCorrupt: unknown
+  // method, wrong length, illegal parameters, a stream that does not end as it must. Integrity of the code
+  // bits is the CRC's job.
   base::Status Decode(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out,
                       const TileContext& context = {}) const;
 
