@@ -275,7 +275,7 @@ float EcsqReach(uint32_t k, uint32_t unit) {
   if (unit > 1) {
     return highest * static_cast<float>(unit) + static_cast<float>(unit / 2) + kernel::kEcsqEscapeExcess;
   }
-  return (highest + kernel::kEcsqEscapeExcess) * static_cast<float>(kernel::kEcsqRungScale[k].narrow) / 64;
+  return highest + kernel::kEcsqEscapeExcess;
 }
 
 int32_t TileStepLog(const EcsqPlan& plan, uint32_t head, uint8_t code) {

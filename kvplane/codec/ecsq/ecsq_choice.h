@@ -27,7 +27,7 @@ struct EcsqChoice {
 };
 
 // From which magnitude of (x - mean) * inverse_step a value is an escape, in a group of rung k. `unit`: 1 for
-// ecsq, whose inverse steps are narrowed; 3^layers for ternary, whose are those of the finest step.
+// ecsq; 3^layers for ternary, whose inverse steps are those of the finest step.
 float EcsqReach(uint32_t k, uint32_t unit);
 
 // log2(step) of a head with the scale byte `code`, in 1/64 octaves. Code 0, an empty head: 0.

@@ -8,14 +8,6 @@
 namespace kvplane::codec {
 namespace {
 
-constexpr float kRungScaleUnit = 1.0f / 64;
-
-bool IsPlain(std::span<const uint8_t> ladder) {
-  return std::all_of(ladder.begin(), ladder.end(), [](uint8_t k) {
-    return kernel::kEcsqRungScale[k].narrow == 64 && kernel::kEcsqRungScale[k].shrink == 64;
-  });
-}
-
 // The plan's scales have step 1 where heads bring their own.
 void TakeHeadSteps(const EcsqPlan& plan, uint32_t g, std::span<const uint8_t> head_scales,
                    kernel::RansScale& scale) {
@@ -42,7 +34,7 @@ void TakeHeadSteps(const EcsqPlan& plan, uint32_t g, std::span<const uint8_t> he
 
 EcsqLaneTables MakeLaneTables(const EcsqPlan& plan, std::span<const uint8_t> ladder,
                               std::span<const uint8_t> head_scales, Workspace& workspace) {
-  const bool own_scales = !head_scales.empty() || !IsPlain(ladder);
+  const bool own_scales = !head_scales.empty();
   const size_t scale_bytes = own_scales ? plan.groups() * sizeof(kernel::RansScale) : 0;
   const size_t scratch_bytes = kernel::RansScratchBytes(plan.elements);
   const std::span<std::byte> memory =
@@ -59,13 +51,7 @@ EcsqLaneTables MakeLaneTables(const EcsqPlan& plan, std::span<const uint8_t> lad
   for (uint32_t g = 0; g < plan.groups(); ++g) {
     kernel::RansScale& scale = scales[g];
     scale = plan.scales[g];
-    if (!head_scales.empty()) TakeHeadSteps(plan, g, head_scales, scale);
-    const float narrow = static_cast<float>(kernel::kEcsqRungScale[ladder[g]].narrow) * kRungScaleUnit;
-    const float shrink = static_cast<float>(kernel::kEcsqRungScale[ladder[g]].shrink) * kRungScaleUnit;
-    for (uint32_t i = 0; i < kernel::kRansLanes; ++i) {
-      scale.inverse_step[i] *= narrow;
-      scale.step[i] *= shrink;
-    }
+    TakeHeadSteps(plan, g, head_scales, scale);
   }
   tables.scales = scales;
   return tables;

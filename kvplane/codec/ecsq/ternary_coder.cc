@@ -103,16 +103,13 @@ void MakeParents(const int16_t* levels, size_t count, int16_t* parents) {
 }
 
 // Values of levels that are `unit` steps each; the arithmetic of docs/formats/rans.md, section 7.
-void Dequantize(std::span<const uint8_t> ladder, uint32_t refinements, int32_t unit, uint32_t section,
-                Levels& levels, uint16_t* const* rows) {
+void Dequantize(int32_t unit, uint32_t section, Levels& levels, uint16_t* const* rows) {
   const EcsqPlan& plan = levels.plan();
   for (uint32_t g = 0; g < plan.groups(); ++g) {
-    const uint32_t rung = std::min(ladder[g] + kRungsOfThree[refinements], kernel::kEcsqLadder - 1);
-    const float shrink = static_cast<float>(kernel::kEcsqRungScale[rung].shrink) / 64;
     const uint32_t first = g * kernel::kRansLanes;
     for (uint32_t lane = first; lane < std::min(first + kernel::kRansLanes, plan.lanes); ++lane) {
       const uint32_t i = kernel::RansScale::index(lane - first);
-      const float step = plan.scales[g].step[i] * shrink;
+      const float step = plan.scales[g].step[i];
       const float mean = plan.scales[g].mean[i];
       const int16_t* level = levels.Of(section) + lane;
       for (uint32_t t = 0; t < levels.tokens(); ++t, level += plan.groups() * kernel::kRansLanes) {
@@ -277,7 +274,7 @@ base::Status TernaryCoder::Decode(const TileContext& context, std::span<const st
 
   const TokenRows<uint16_t> tokens(out);
   const uint32_t refinements = head.sections - 1;
-  Dequantize(ladder, refinements, kPowerOfThree[layers - refinements], 0, levels, tokens.rows.data());
+  Dequantize(kPowerOfThree[layers - refinements], 0, levels, tokens.rows.data());
   FillDropped(*plan, out, tokens.rows.data());
   ApplyEscapes(*plan, escapes, tokens.rows.data(), out.head_stride);
   return base::Status::Ok();

@@ -24,21 +24,20 @@ double Density(double x, double sigma) {
 }
 
 // Bits a value, squared error included at `slope`, by the midpoint rule.
-double Cost(double sigma, uint32_t k, double narrow, double shrink, double slope) {
+double Cost(double sigma, uint32_t k, double slope) {
   const RansRung rung = RansLadderRung(k);
   const RansClass& rans_class = kRansClassTable[rung.rans_class()];
   const double reach = 22 * sigma;
   const double width = std::min(sigma, 1.0) / 400;
   double total = 0;
   for (double x = -reach + width / 2; x < reach; x += width) {
-    const int level =
-        std::clamp(static_cast<int>(std::lround(x * narrow)), rung.min_level(), rung.max_level());
+    const int level = std::clamp(static_cast<int>(std::lround(x)), rung.min_level(), rung.max_level());
     const int upper = (level + (1 << rung.bypass() >> 1)) >> rung.bypass();
     double bits = 7 - std::log2(rans_class.frequency[upper + rans_class.half_range]) + rung.bypass();
     if (std::fabs(x) > rung.max_level() + double{kEcsqEscapeExcess}) {
       bits += kEcsqEscapeBits;
     } else {
-      bits += slope * (x - level * shrink) * (x - level * shrink);
+      bits += slope * (x - level) * (x - level);
     }
     total += bits * Density(x, sigma) * width;
   }
@@ -48,50 +47,12 @@ double Cost(double sigma, uint32_t k, double narrow, double shrink, double slope
 TEST(EcsqTablesProperty, CostsAreThoseOfTheModel) {
   for (uint32_t j = 0; j < kEcsqCostRows; j += 6) {
     for (uint32_t k = j % 3; k < kEcsqLadder; k += 5) {
-      const EcsqRungScale scale = kEcsqRungScale[k];
-      const double cost = Cost(SigmaOf(j), k, scale.narrow / 64.0, scale.shrink / 64.0, kSlope);
+      const double cost = Cost(SigmaOf(j), k, kSlope);
       EXPECT_NEAR(kEcsqCost[j][k] / 256.0, cost, 0.004 + cost * 0.01) << j << " " << k;
-      const double plain = Cost(SigmaOf(j), k, 1, 1, 0);
+      const double plain = Cost(SigmaOf(j), k, 0);
       EXPECT_NEAR(kTernaryCost[j][k] / 256.0, plain, 0.004 + plain * 0.01) << j << " " << k;
     }
   }
-}
-
-// No step in 1/64 away from the scales of a rung is better on the deviations that it was fitted to.
-TEST(EcsqTablesProperty, ScalesAreOptimal) {
-  for (uint32_t k = 0; k < 11; ++k) {
-    const double centre = k + std::max(0.0, 2.5 - k / 2.0);
-    const auto total = [&](int narrow, int shrink) {
-      double cost = 0;
-      for (const double offset : {-0.5, 0.0, 0.5}) {
-        cost += Cost(SigmaOf(centre + offset), k, narrow / 64.0, shrink / 64.0, kSlope);
-      }
-      return cost;
-    };
-    const int narrow = kEcsqRungScale[k].narrow;
-    const int shrink = kEcsqRungScale[k].shrink;
-    const double best = total(narrow, shrink);
-    for (const int step : {-2, 2}) {
-      EXPECT_GT(total(narrow, shrink + step), best - 1e-4) << k;
-      if (narrow + step <= 64) {
-        EXPECT_GT(total(narrow + step, shrink), best - 1e-4) << k;
-      }
-    }
-  }
-  for (uint32_t k = 11; k < kEcsqLadder; ++k) {
-    EXPECT_EQ(kEcsqRungScale[k].narrow, 64);
-    EXPECT_EQ(kEcsqRungScale[k].shrink, 64);
-  }
-}
-
-TEST(EcsqTablesProperty, LanesAreDroppedWhereCodingCostsMore) {
-  const auto coded = [](int ratio) {
-    return Cost(std::exp2(ratio / 64.0), 0, kEcsqRungScale[0].narrow / 64.0, kEcsqRungScale[0].shrink / 64.0,
-                kSlope);
-  };
-  const auto dropped = [](int ratio) { return kSlope * std::exp2(2 * ratio / 64.0); };
-  EXPECT_LT(coded(kEcsqDropBelow + 1), dropped(kEcsqDropBelow + 1));
-  EXPECT_GT(coded(kEcsqDropBelow - 2), dropped(kEcsqDropBelow - 2));
 }
 
 TEST(EcsqTablesUnit, ForetoldRungsAreTheCheapest) {
