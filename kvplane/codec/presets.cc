@@ -83,15 +83,15 @@ constexpr Preset kPresets[] = {
      "c15 in a base of 8 dB and two refinements of 9.5 dB", ""},
 
     {"compact",
-     "k: protect | unrope | centre(static) | pca(layer,attention) | ecsq(snr=9,weight=model) | rans(class); "
-     "v: protect | centre(static) | pca(layer,attention) | ecsq(snr=9,weight=model) | rans(class)",
+     "k: protect | unrope | centre(static) | pca(layer,attention) | ecsq(snr=8,weight=model) | rans(class); "
+     "v: protect | centre(static) | pca(layer,attention) | ecsq(snr=8,weight=model) | rans(class)",
      "c15 on one slope for both sides, for answers as without compression where the profile was fitted on "
      "text like the workload's",
      ""},
     {"tight",
-     "k: protect(sinks=2) | unrope | centre(static) | pca(layer,attention) | ecsq(snr=6,weight=model) | "
+     "k: protect(sinks=2) | unrope | centre(static) | pca(layer,attention) | ecsq(snr=5,weight=model) | "
      "rans(class); "
-     "v: protect(sinks=2) | centre(static) | pca(layer,attention) | ecsq(snr=6,weight=model) | rans(class)",
+     "v: protect(sinks=2) | centre(static) | pca(layer,attention) | ecsq(snr=5,weight=model) | rans(class)",
      "compact with coarser steps and two tokens raw, for slow links and cold stores", ""},
 };
 
