@@ -18,7 +18,7 @@ namespace {
 
 constexpr int32_t kPowerOfThree[] = {1, 3, 9, 27};
 // Rungs, quarter octaves, by which n refinements make a deviation wider: 4 log2(3^n), rounded.
-constexpr uint32_t kRungsOfThree[] = {0, 6, 13, 19};
+constexpr uint32_t kRungsOfThree[] = {0, 6, 13};
 constexpr size_t kMaxHeadPrefix = 1 + 5;  // mode and the length of what follows
 
 // The levels of a tile at every quality, and where its lanes lie in a row.
