@@ -91,7 +91,7 @@ struct EntryInfo {
 };
 
 struct ReadRequest {
-  StoreKey key;
+  StoreKey key{};
   uint64_t offset = 0;
   uint64_t bytes = 0;  // 0: to the end
 };

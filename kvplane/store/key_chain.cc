@@ -1,6 +1,9 @@
 #include "kvplane/store/key_chain.h"
 
+#include <fmt/format.h>
 #include <openssl/sha.h>
+
+#include <cstring>
 
 #include "kvplane/base/check.h"
 #include "kvplane/base/endian.h"
@@ -23,15 +26,13 @@ std::array<std::byte, 32> Sha256(std::span<const std::byte> bytes) {
 // The parent of a chain's first key. Text fields carry their lengths, so that no two spaces give the same
 // bytes.
 std::array<std::byte, 32> RootOf(const KeySpace& space) {
-  std::vector<std::byte> bytes;
-  base::ByteWriter writer(bytes);
-  writer.PutString("kvplane key chain 1");
-  writer.PutBytes(space.model_fingerprint);
-  writer.PutBytes(space.rope);
-  writer.Put<uint32_t>(space.run_tokens);
-  writer.PutString(space.tenant);
-  writer.PutString(space.salt);
-  return Sha256(bytes);
+  const auto text = [](std::span<const std::byte> bytes) {
+    return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
+  const std::string fields =
+      fmt::format("kvplane key chain 1:{}{}{}:{}:{}{}:{}", text(space.model_fingerprint), text(space.rope),
+                  space.run_tokens, space.tenant.size(), space.tenant, space.salt.size(), space.salt);
+  return Sha256(Bytes(fields));
 }
 
 }  // namespace
@@ -66,11 +67,8 @@ base::Status KeySpace::Validate() const {
 }
 
 uint64_t TenantId(std::string_view tenant) {
-  std::vector<std::byte> bytes;
-  base::ByteWriter writer(bytes);
-  writer.PutString("kvplane tenant");
-  writer.PutBytes(Bytes(tenant));
-  return base::LoadLe<uint64_t>(Sha256(bytes).data());
+  const std::string text = fmt::format("kvplane tenant:{}", tenant);
+  return base::LoadLe<uint64_t>(Sha256(Bytes(text)).data());
 }
 
 std::vector<StoreKey> KeyChain(const KeySpace& space, std::span<const int32_t> tokens) {
@@ -78,10 +76,11 @@ std::vector<StoreKey> KeyChain(const KeySpace& space, std::span<const int32_t> t
   keys.reserve(tokens.size() / space.run_tokens);
   const uint64_t tenant = TenantId(space.tenant);
   std::array<std::byte, 32> parent = RootOf(space);
-  std::vector<std::byte> bytes;
+  const size_t run_bytes = space.run_tokens * sizeof(int32_t);
+  std::vector<std::byte> bytes(parent.size() + run_bytes);
   for (size_t at = 0; at + space.run_tokens <= tokens.size(); at += space.run_tokens) {
-    bytes.assign(parent.begin(), parent.end());
-    base::ByteWriter(bytes).PutBytes(std::as_bytes(tokens.subspan(at, space.run_tokens)));
+    std::memcpy(bytes.data(), parent.data(), parent.size());
+    std::memcpy(bytes.data() + parent.size(), tokens.data() + at, run_bytes);
     parent = Sha256(bytes);
     keys.push_back({.tenant = tenant, .chain = parent});
   }

@@ -31,12 +31,12 @@ struct KeySpace {
   std::array<std::byte, 32> model_fingerprint{};
   std::array<std::byte, 16> rope{};
   uint32_t run_tokens = kDefaultRunTokens;  // a multiple of tensor::kTileTokens, at most 65,536
-  std::string tenant;                       // empty: the default tenant
-  std::string salt;
+  std::string tenant{};                     // empty: the default tenant
+  std::string salt{};
   base::Status Validate() const;
 };
 
-// First 8 bytes, little-endian, of SHA-256 over "tenant" and the name.
+// First 8 bytes, little-endian, of SHA-256 over "kvplane tenant:" and the name.
 uint64_t TenantId(std::string_view tenant);
 
 // Keys of all whole runs of `tokens`: tokens.size() / run_tokens of them. Requires: space is valid.

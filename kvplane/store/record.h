@@ -23,7 +23,7 @@ struct RecordHeader {
   uint32_t prefix_bytes = 0;
   uint16_t quality = 0;
   uint64_t expires_unix_ms = 0;  // 0: never
-  StoreKey key;                  // a record that lies under another name is not believed
+  StoreKey key{};                // a record that lies under another name is not believed
 };
 
 std::array<std::byte, kRecordHeaderBytes> EncodeRecordHeader(const RecordHeader& header);
