@@ -43,9 +43,11 @@ class Pipe {
     return base::Status::Ok();
   }
 
-  base::Status Read(std::span<std::byte> into, base::TimePoint deadline) KVPLANE_EXCLUDES(mutex_) {
+  // At least one byte, at most into.size(); as Stream::ReadSome().
+  base::Result<size_t> ReadSome(std::span<std::byte> into, base::TimePoint deadline)
+      KVPLANE_EXCLUDES(mutex_) {
     base::MutexLock lock(mutex_);
-    while (!into.empty()) {
+    while (true) {
       if (cancelled_reader_) return base::Cancelled("stream shut down");
       if (size_ == 0) {
         if (closed_) return base::Unavailable("the peer closed the stream");
@@ -58,10 +60,9 @@ class Pipe {
       std::memcpy(into.data(), ring_.data() + begin_, count);
       begin_ = (begin_ + count) % ring_.size();
       size_ -= count;
-      into = into.subspan(count);
       changed_.NotifyAll();
+      return count;
     }
-    return base::Status::Ok();
   }
 
   void CloseByWriter() KVPLANE_EXCLUDES(mutex_) {
@@ -99,7 +100,16 @@ class InprocStream final : public Stream {
     return base::Status::Ok();
   }
   base::Status Read(std::span<std::byte> into, base::TimePoint deadline) override {
-    return in_->Read(into, deadline).Annotate(peer_);
+    while (!into.empty()) {
+      KVPLANE_ASSIGN_OR_RETURN(const size_t got, ReadSome(into, deadline));
+      into = into.subspan(got);
+    }
+    return base::Status::Ok();
+  }
+  base::Result<size_t> ReadSome(std::span<std::byte> into, base::TimePoint deadline) override {
+    const base::Result<size_t> got = in_->ReadSome(into, deadline);
+    if (!got.ok()) return got.status().Annotate(peer_);
+    return got;
   }
   void Shutdown() override { Close(); }
   std::string peer() const override { return peer_; }

@@ -233,6 +233,10 @@ class ShapedStream final : public Stream {
     return inner_->Read(into, deadline);
   }
 
+  base::Result<size_t> ReadSome(std::span<std::byte> into, base::TimePoint deadline) override {
+    return inner_->ReadSome(into, deadline);
+  }
+
   void Shutdown() override {
     cancelled_.store(true);
     bucket_->Wake();

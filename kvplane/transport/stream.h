@@ -33,6 +33,13 @@ class Stream {
   // Fills `into` completely or fails with the same codes; an orderly end of stream is kUnavailable.
   virtual base::Status Read(std::span<std::byte> into, base::TimePoint deadline) = 0;
 
+  // Reads at least one byte, at most what has arrived, to the front of `into` (not empty) and says how many:
+  // for protocols whose messages do not begin with their length. Same codes as Read().
+  virtual base::Result<size_t> ReadSome(std::span<std::byte> into, base::TimePoint deadline) {
+    KVPLANE_RETURN_IF_ERROR(Read(into.first(1), deadline));
+    return size_t{1};
+  }
+
   virtual void Shutdown() = 0;
 
   // "127.0.0.1:43210": for logs and error messages only.

@@ -114,20 +114,27 @@ class TcpStream final : public Stream {
 
   base::Status Read(std::span<std::byte> into, base::TimePoint deadline) override {
     while (!into.empty()) {
+      KVPLANE_ASSIGN_OR_RETURN(const size_t got, ReadSome(into, deadline));
+      into = into.subspan(got);
+    }
+    return base::Status::Ok();
+  }
+
+  base::Result<size_t> ReadSome(std::span<std::byte> into, base::TimePoint deadline) override {
+    while (true) {
       if (wakeup_.raised()) return base::Cancelled("stream to {} shut down", peer_);
       const ssize_t got = ::recv(socket_.get(), into.data(), into.size(), MSG_DONTWAIT);
-      if (got > 0) {
-        into = into.subspan(static_cast<size_t>(got));
-      } else if (got == 0) {
+      if (got > 0) return static_cast<size_t>(got);
+      if (got == 0) {
         return wakeup_.raised() ? base::Cancelled("stream to {} shut down", peer_)
                                 : base::Unavailable("{} closed the connection", peer_);
-      } else if (errno == EAGAIN) {
+      }
+      if (errno == EAGAIN) {
         KVPLANE_RETURN_IF_ERROR(wakeup_.Wait(socket_.get(), POLLIN, deadline).Annotate(peer_));
       } else if (errno != EINTR) {
         return Failure("read from", errno);
       }
     }
-    return base::Status::Ok();
   }
 
   void Shutdown() override {

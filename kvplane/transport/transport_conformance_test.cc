@@ -193,6 +193,23 @@ TEST_P(TransportConformance, ManyStreamsStayApartUnit) {
   }
 }
 
+TEST_P(TransportConformance, ReadSomeGivesWhatHasArrivedUnit) {
+  Pair pair = Connect();
+  ASSERT_TRUE(WriteText(*pair.client, "abcdef", Soon()).ok());
+  std::string received;
+  std::byte some[64];
+  while (received.size() < 6) {
+    const auto got = pair.server->ReadSome(some, Soon());
+    ASSERT_TRUE(got.ok()) << got.status().ToString();
+    ASSERT_GE(*got, 1u);
+    received.append(reinterpret_cast<const char*>(some), *got);
+  }
+  EXPECT_EQ(received, "abcdef");
+  EXPECT_EQ(pair.server->ReadSome(some, In(20)).status().code(), StatusCode::kDeadlineExceeded);
+  pair.client->Shutdown();
+  EXPECT_EQ(pair.server->ReadSome(some, Soon()).status().code(), StatusCode::kUnavailable);
+}
+
 TEST_P(TransportConformance, EmptyWritesAndReadsUnit) {
   Pair pair = Connect();
   EXPECT_TRUE(pair.client->Write({}, Soon()).ok());

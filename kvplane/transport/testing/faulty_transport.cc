@@ -58,6 +58,10 @@ class FaultyStream final : public Stream {
     return inner_->Read(into, deadline);
   }
 
+  base::Result<size_t> ReadSome(std::span<std::byte> into, base::TimePoint deadline) override {
+    return inner_->ReadSome(into, deadline);
+  }
+
   void Shutdown() override {
     {
       base::MutexLock lock(mutex_);
