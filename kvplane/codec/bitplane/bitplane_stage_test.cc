@@ -13,41 +13,34 @@
 #include "kvplane/base/rng.h"
 #include "kvplane/codec/bitplane/bitplane_code.h"
 #include "kvplane/codec/pack/packed_rows.h"
-#include "kvplane/kernel/testing/scoped_isa.h"
+#include "kvplane/codec/testing/plane_trial.h"
+#include "kvplane/codec/testing/strategy_trial.h"
 #include "kvplane/tensor/dtype.h"
 
 namespace kvplane::codec {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::KeyCodecOf;
+using testing::PlaneOfSymbols;
 using Bytes = std::vector<std::byte>;
 
-struct Plane {
-  Plane(uint32_t tokens, uint32_t heads, uint32_t head_dim, std::vector<uint32_t> alphabets_in)
-      : alphabets(std::move(alphabets_in)), symbols(size_t{tokens} * heads * head_dim) {
-    view = {{tokens, heads, head_dim}, alphabets};
+// Form bytes and raw planes.
+size_t MostBytes(const PlaneOfSymbols& plane) {
+  size_t bytes = 0;
+  for (const uint32_t alphabet : plane.alphabets) {
+    bytes += PackedWidth(alphabet) * (1 + (plane.view.head_values() + 7) / 8);
   }
-  Plane(const Plane&) = delete;
-  // Form bytes and raw planes.
-  size_t most_bytes() const {
-    size_t bytes = 0;
-    for (const uint32_t alphabet : alphabets) {
-      bytes += PackedWidth(alphabet) * (1 + (view.head_values() + 7) / 8);
-    }
-    return bytes;
-  }
+  return bytes;
+}
 
-  std::vector<uint32_t> alphabets;
-  std::vector<uint8_t> symbols;
-  SymbolPlane view;
-};
-
-std::unique_ptr<Plane> RandomPlane(base::Rng& rng) {
+std::unique_ptr<PlaneOfSymbols> RandomPlane(base::Rng& rng) {
   const auto heads = static_cast<uint32_t>(1 + rng.Below(4));
   std::vector<uint32_t> alphabets(heads);
   for (uint32_t& a : alphabets) a = static_cast<uint32_t>(2 + rng.Below(rng.Below(2) == 0 ? 30 : 255));
-  auto plane = std::make_unique<Plane>(static_cast<uint32_t>(1 + rng.Below(64)), heads,
-                                       static_cast<uint32_t>(1 + rng.Below(130)), std::move(alphabets));
+  const auto tokens = static_cast<uint32_t>(1 + rng.Below(64));
+  const auto head_dim = static_cast<uint32_t>(1 + rng.Below(130));
+  auto plane = std::make_unique<PlaneOfSymbols>(TileShape{tokens, heads, head_dim}, std::move(alphabets));
   for (uint32_t h = 0; h < heads; ++h) {
     const uint32_t alphabet = plane->alphabets[h];
     const double spread = alphabet * (rng.Below(3) == 0 ? 0.0 : rng.Uniform() / 3);
@@ -61,21 +54,15 @@ std::unique_ptr<Plane> RandomPlane(base::Rng& rng) {
   return plane;
 }
 
-Bytes Encode(const Plane& plane) {
-  Workspace workspace;
-  Bytes out(plane.most_bytes());
-  out.resize(BitplaneCode().Encode(plane.view, plane.symbols.data(), workspace, out));
-  out.shrink_to_fit();
-  return out;
+Bytes Encode(const PlaneOfSymbols& plane) {
+  return testing::EncodePlane(BitplaneCode(), plane, MostBytes(plane));
 }
-base::Status Decode(const Plane& plane, const Bytes& coded, std::vector<uint8_t>* symbols) {
-  Workspace workspace;
-  symbols->assign(plane.symbols.size(), 0xee);
-  return BitplaneCode().Decode(plane.view, coded, workspace, symbols->data());
+base::Status Decode(const PlaneOfSymbols& plane, const Bytes& coded, std::vector<uint8_t>* symbols) {
+  return testing::DecodePlane(BitplaneCode(), plane, coded, symbols);
 }
 
 TEST(BitplaneStageUnit, ExampleOfTheSpecification) {
-  Plane plane(3, 1, 3, {6});
+  PlaneOfSymbols plane({3, 1, 3}, {6});
   plane.symbols = {3, 4, 5, 2, 1, 0, 3, 3, 5};
   const Bytes coded = Encode(plane);
   const uint8_t expected[] = {0, 0x38, 0, 0, 0x12, 0, 0, 0x24, 0x01};
@@ -84,7 +71,7 @@ TEST(BitplaneStageUnit, ExampleOfTheSpecification) {
 }
 
 TEST(BitplaneStageUnit, ConstantPlanesNearlyVanish) {
-  Plane plane(64, 1, 128, {16});
+  PlaneOfSymbols plane({64, 1, 128}, {16});
   std::fill(plane.symbols.begin(), plane.symbols.end(), uint8_t{3});  // folds to 9: two planes of ones
   EXPECT_EQ(Encode(plane).size(), 4 * (1 + 16u));
   EXPECT_EQ(Encode(plane)[0], std::byte{2 + 4});
@@ -97,15 +84,9 @@ TEST(BitplaneStageDiff, PlanesComeBackAndEveryIsaWritesTheSame) {
     const auto plane = RandomPlane(rng);
     const Bytes coded = Encode(*plane);
     ASSERT_GE(coded.size(), BitplaneCode().LeastBytes(plane->view.shape));
-    ASSERT_LE(coded.size(), plane->most_bytes());
-    for (const kernel::Isa isa : kernel::AvailableIsas()) {
-      const kernel::testing::ScopedIsa forced(isa);
-      ASSERT_EQ(Encode(*plane), coded) << kernel::Name(isa);
-      std::vector<uint8_t> symbols;
-      const base::Status status = Decode(*plane, coded, &symbols);
-      ASSERT_TRUE(status.ok()) << status.message();
-      ASSERT_EQ(symbols, plane->symbols) << kernel::Name(isa);
-    }
+    ASSERT_LE(coded.size(), MostBytes(*plane));
+    const base::Status status = testing::CheckOnEveryIsa(BitplaneCode(), *plane, coded, MostBytes(*plane));
+    ASSERT_TRUE(status.ok()) << status.message();
   }
 }
 
@@ -129,14 +110,12 @@ TEST(BitplaneStageSafety, DamagedPlanes) {
       ASSERT_FALSE(status.ok());
     }
     if (!status.ok()) continue;
-    for (size_t i = 0; i < symbols.size(); ++i) {
-      ASSERT_LT(symbols[i], plane->alphabets[i / plane->view.head_values()]);
-    }
+    ASSERT_TRUE(testing::WithinAlphabets(*plane, symbols));
   }
 }
 
 TEST(BitplaneStageSafety, ImpossiblePlanes) {
-  Plane plane(8, 1, 8, {3});
+  PlaneOfSymbols plane({8, 1, 8}, {3});
   std::vector<uint8_t> symbols;
   const auto decodes = [&](std::initializer_list<int> list) {
     Bytes bytes;
@@ -154,11 +133,7 @@ TEST(BitplaneStageSafety, ImpossiblePlanes) {
 }
 
 TEST(BitplaneStageUnit, StandsBehindQuantisersOfSymbols) {
-  const auto codec = [](std::string_view chain) -> base::Result<std::shared_ptr<const TileCodec>> {
-    KVPLANE_ASSIGN_OR_RETURN(const SideStrategy side, SideStrategy::Parse(chain, tensor::Side::kKey));
-    return TileCodec::Create(side, tensor::Side::kKey);
-  };
-  EXPECT_THAT(std::string(codec("bitplane_rle").status().message()),
+  EXPECT_THAT(std::string(KeyCodecOf("bitplane_rle").status().message()),
               HasSubstr("L1: 'bitplane_rle' takes byte symbols"));
   base::Rng rng(97);
   Workspace workspace;
@@ -166,7 +141,7 @@ TEST(BitplaneStageUnit, StandsBehindQuantisersOfSymbols) {
   for (uint16_t& v : values) v = tensor::FloatToBf16(static_cast<float>(rng.Normal()));
   for (const std::string_view quantizer : {"levels(m=16)", "levels(m=200)", "int8", "affine(bits=2)"}) {
     for (const bool planes : {true, false}) {
-      const auto one = codec(fmt::format("{} | {}", quantizer, planes ? "bitplane_rle" : "pack"));
+      const auto one = KeyCodecOf(fmt::format("{} | {}", quantizer, planes ? "bitplane_rle" : "pack"));
       ASSERT_TRUE(one.ok()) << one.status().message();
       const auto view = tensor::ConstTileView::Contiguous(values.data(), 64, 2, 64);
       Bytes out((*one)->MaxEncodedBytes(ShapeOf(view)));

@@ -10,18 +10,15 @@
 #include <vector>
 
 #include "kvplane/base/rng.h"
+#include "kvplane/codec/testing/strategy_trial.h"
 #include "kvplane/tensor/dtype.h"
 
 namespace kvplane::codec {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::KeyCodecOf;
 using Bytes = std::vector<std::byte>;
-
-base::Result<std::shared_ptr<const TileCodec>> CodecOf(std::string_view chain) {
-  KVPLANE_ASSIGN_OR_RETURN(const SideStrategy side, SideStrategy::Parse(chain, tensor::Side::kKey));
-  return TileCodec::Create(side, tensor::Side::kKey);
-}
 
 struct Tile {
   TileShape shape;
@@ -61,12 +58,12 @@ TEST(SymbolCompressorProperty, GivesTheValuesOfPack) {
   for (int round = 0; round < 40; ++round) {
     const Tile tile = RandomTile(rng);
     for (const std::string_view quantizer : kQuantizers) {
-      const auto pack = *CodecOf(fmt::format("{} | pack", quantizer));
+      const auto pack = *KeyCodecOf(fmt::format("{} | pack", quantizer));
       const Bytes packed = Encode(*pack, tile);
       std::vector<uint16_t> expected, back;
       ASSERT_TRUE(Decode(*pack, packed, tile.shape, &expected).ok());
       for (const std::string_view code : {"zstd(level=1)", "zstd(level=12)", "lz4"}) {
-        const auto codec = *CodecOf(fmt::format("{} | {}", quantizer, code));
+        const auto codec = *KeyCodecOf(fmt::format("{} | {}", quantizer, code));
         EXPECT_TRUE(codec->lossy());
         const Bytes coded = Encode(*codec, tile);
         ASSERT_LE(coded.size(), 1 + tile.shape.raw_bytes());
@@ -87,7 +84,7 @@ TEST(SymbolCompressorProperty, ZstdIsNearTheEntropy) {
   for (uint16_t& v : tile.values) v = tensor::FloatToBf16(static_cast<float>(rng.Normal()));
   for (const int levels : {4, 8, 16}) {
     const auto size = [&](std::string_view code) {
-      return Encode(**CodecOf(fmt::format("levels(m={}) | {}", levels, code)), tile).size();
+      return Encode(**KeyCodecOf(fmt::format("levels(m={}) | {}", levels, code)), tile).size();
     };
     EXPECT_LT(static_cast<double>(size("zstd(level=1)")), 1.04 * static_cast<double>(size("rans(stream)")));
     EXPECT_LT(size("zstd(level=1)"), size("pack"));
@@ -95,18 +92,18 @@ TEST(SymbolCompressorProperty, ZstdIsNearTheEntropy) {
 }
 
 TEST(SymbolCompressorUnit, Legality) {
-  EXPECT_TRUE(CodecOf("protect(sinks=4) | zstd").ok());
-  EXPECT_TRUE(CodecOf("hadamard | levels | zstd(level=3)").ok());
-  EXPECT_THAT(std::string(CodecOf("ecsq | zstd").status().message()), HasSubstr("L1"));
-  EXPECT_FALSE(CodecOf("delta | lz4").ok());
+  EXPECT_TRUE(KeyCodecOf("protect(sinks=4) | zstd").ok());
+  EXPECT_TRUE(KeyCodecOf("hadamard | levels | zstd(level=3)").ok());
+  EXPECT_THAT(std::string(KeyCodecOf("ecsq | zstd").status().message()), HasSubstr("L1"));
+  EXPECT_FALSE(KeyCodecOf("delta | lz4").ok());
 }
 
 TEST(SymbolCompressorSafety, DamagedTiles) {
   base::Rng rng(100);
   for (int round = 0; round < 1500; ++round) {
     const Tile tile = RandomTile(rng);
-    const auto codec = *CodecOf(fmt::format("{} | {}", kQuantizers[rng.Below(std::size(kQuantizers))],
-                                            rng.Below(2) == 0 ? "zstd" : "lz4"));
+    const auto codec = *KeyCodecOf(fmt::format("{} | {}", kQuantizers[rng.Below(std::size(kQuantizers))],
+                                               rng.Below(2) == 0 ? "zstd" : "lz4"));
     Bytes coded = Encode(*codec, tile);
     if (rng.Below(2) == 0) {
       coded.resize(1 + rng.Below(coded.size() - 1));

@@ -12,32 +12,22 @@
 #include <vector>
 
 #include "kvplane/base/rng.h"
-#include "kvplane/codec/pack/packed_rows.h"
 #include "kvplane/codec/rans/stream_code.h"
 #include "kvplane/codec/rans/table_choice.h"
-#include "kvplane/kernel/testing/scoped_isa.h"
+#include "kvplane/codec/testing/plane_trial.h"
+#include "kvplane/codec/testing/strategy_trial.h"
 #include "kvplane/tensor/dtype.h"
 
 namespace kvplane::codec {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::KeyCodecOf;
+using testing::PlaneOfSymbols;
 using Bytes = std::vector<std::byte>;
 
-struct Plane {
-  Plane(uint32_t tokens, uint32_t heads, uint32_t head_dim, std::vector<uint32_t> alphabets_in)
-      : alphabets(std::move(alphabets_in)), symbols(size_t{tokens} * heads * head_dim) {
-    view = {{tokens, heads, head_dim}, alphabets};
-  }
-  Plane(const Plane&) = delete;
-
-  std::vector<uint32_t> alphabets;
-  std::vector<uint8_t> symbols;
-  SymbolPlane view;
-};
-
 // Two bands of alphabets, symbols bell-shaped, uniform or constant, heads alike or not.
-std::unique_ptr<Plane> RandomPlane(base::Rng& rng) {
+std::unique_ptr<PlaneOfSymbols> RandomPlane(base::Rng& rng) {
   const auto tokens = static_cast<uint32_t>(1 + rng.Below(64));
   const auto heads = static_cast<uint32_t>(1 + rng.Below(6));
   const auto head_dim =
@@ -46,7 +36,7 @@ std::unique_ptr<Plane> RandomPlane(base::Rng& rng) {
   const auto low = static_cast<uint32_t>(2 + rng.Below(high - 1));
   std::vector<uint32_t> alphabets(heads);
   for (uint32_t& a : alphabets) a = rng.Below(2) == 0 ? high : low;
-  auto plane = std::make_unique<Plane>(tokens, heads, head_dim, std::move(alphabets));
+  auto plane = std::make_unique<PlaneOfSymbols>(TileShape{tokens, heads, head_dim}, std::move(alphabets));
   const uint64_t kind = rng.Below(4);
   uint8_t* to = plane->symbols.data();
   for (uint32_t h = 0; h < heads; ++h) {
@@ -64,25 +54,12 @@ std::unique_ptr<Plane> RandomPlane(base::Rng& rng) {
 }
 
 // The most a plane may take: raw, and the two counts.
-size_t MostBytes(const Plane& plane) {
-  size_t bytes = 2;
-  for (const uint32_t alphabet : plane.alphabets) {
-    bytes += PackedHeadBytes(plane.view.shape, PackedWidth(alphabet));
-  }
-  return bytes;
-}
+size_t MostBytes(const PlaneOfSymbols& plane) { return 2 + plane.packed_bytes(); }
+size_t Room(const PlaneOfSymbols& plane) { return 2 * MostBytes(plane) + 2000; }
 
-Bytes Encode(const Plane& plane) {
-  Workspace workspace;
-  Bytes out(2 * MostBytes(plane) + 2000);
-  out.resize(StreamCode().Encode(plane.view, plane.symbols.data(), workspace, out));
-  out.shrink_to_fit();
-  return out;
-}
-base::Status Decode(const Plane& plane, const Bytes& coded, std::vector<uint8_t>* symbols) {
-  Workspace workspace;
-  symbols->assign(plane.symbols.size(), 0xee);
-  return StreamCode().Decode(plane.view, coded, workspace, symbols->data());
+Bytes Encode(const PlaneOfSymbols& plane) { return testing::EncodePlane(StreamCode(), plane, Room(plane)); }
+base::Status Decode(const PlaneOfSymbols& plane, const Bytes& coded, std::vector<uint8_t>* symbols) {
+  return testing::DecodePlane(StreamCode(), plane, coded, symbols);
 }
 
 TEST(RansStreamDiff, PlanesComeBackAndEveryIsaWritesTheSame) {
@@ -91,14 +68,8 @@ TEST(RansStreamDiff, PlanesComeBackAndEveryIsaWritesTheSame) {
     const auto plane = RandomPlane(rng);
     const Bytes coded = Encode(*plane);
     ASSERT_GE(coded.size(), StreamCode().LeastBytes(plane->view.shape));
-    for (const kernel::Isa isa : kernel::AvailableIsas()) {
-      const kernel::testing::ScopedIsa forced(isa);
-      ASSERT_EQ(Encode(*plane), coded) << kernel::Name(isa);
-      std::vector<uint8_t> symbols;
-      const base::Status status = Decode(*plane, coded, &symbols);
-      ASSERT_TRUE(status.ok()) << status.message();
-      ASSERT_EQ(symbols, plane->symbols) << kernel::Name(isa);
-    }
+    const base::Status status = testing::CheckOnEveryIsa(StreamCode(), *plane, coded, Room(*plane));
+    ASSERT_TRUE(status.ok()) << status.message();
   }
 }
 
@@ -113,7 +84,7 @@ TEST(RansStreamProperty, ExpansionIsBounded) {
   }
 }
 
-double EntropyBytes(const Plane& plane) {
+double EntropyBytes(const PlaneOfSymbols& plane) {
   double bits = 0;
   for (size_t h = 0; h < plane.alphabets.size(); ++h) {
     std::array<double, 32> counts{};
@@ -131,7 +102,7 @@ TEST(RansStreamProperty, SizeIsNearTheEntropy) {
   base::Rng rng(82);
   for (const uint32_t alphabet : {4u, 7u, 16u, 24u}) {
     for (const uint32_t heads : {8u, 16u}) {
-      Plane plane(64, heads, 128, std::vector<uint32_t>(heads, alphabet));
+      PlaneOfSymbols plane({64, heads, 128}, std::vector<uint32_t>(heads, alphabet));
       for (size_t i = 0; i < plane.symbols.size(); ++i) {
         const double spread = alphabet / (i < plane.symbols.size() / 2 ? 4.0 : 9.0);
         const double bell = std::round(rng.Normal() * spread + alphabet / 2.3);
@@ -169,7 +140,7 @@ TEST(RansStreamUnit, ManyAlphabetsAreRaw) {
   base::Rng rng(83);
   std::vector<uint32_t> alphabets;
   for (uint32_t h = 0; h < 20; ++h) alphabets.push_back(2 + h);
-  Plane plane(4, 20, 40, alphabets);
+  PlaneOfSymbols plane({4, 20, 40}, alphabets);
   for (size_t i = 0; i < plane.symbols.size(); ++i) {
     plane.symbols[i] = static_cast<uint8_t>(rng.Below(alphabets[i / 160]));
   }
@@ -185,7 +156,7 @@ TEST(RansStreamUnit, ManyAlphabetsAreRaw) {
 TEST(RansStreamUnit, StreamsByPayload) {
   base::Rng rng(84);
   const auto streams = [&](uint32_t heads, uint32_t head_dim) {
-    Plane plane(64, heads, head_dim, std::vector<uint32_t>(heads, 16));
+    PlaneOfSymbols plane({64, heads, head_dim}, std::vector<uint32_t>(heads, 16));
     for (uint8_t& s : plane.symbols) {
       s = static_cast<uint8_t>(std::clamp(std::round(rng.Normal() * 3 + 8), 0.0, 15.0));
     }
@@ -222,14 +193,12 @@ TEST(RansStreamSafety, DamagedPlanes) {
       ASSERT_FALSE(status.ok());
     }
     if (!status.ok()) continue;
-    for (size_t i = 0; i < symbols.size(); ++i) {
-      ASSERT_LT(symbols[i], plane->alphabets[i / plane->view.head_values()]);
-    }
+    ASSERT_TRUE(testing::WithinAlphabets(*plane, symbols));
   }
 }
 
 TEST(RansStreamSafety, ImpossibleFrames) {
-  Plane plane(2, 1, 640, {8});
+  PlaneOfSymbols plane({2, 1, 640}, {8});
   for (size_t i = 0; i < plane.symbols.size(); ++i) plane.symbols[i] = i % 7 == 0 ? 5 : 1;
   const Bytes good = Encode(plane);
   std::vector<uint8_t> symbols;
@@ -252,16 +221,13 @@ TEST(RansStreamSafety, ImpossibleFrames) {
   }
 }
 
-base::Result<std::shared_ptr<const TileCodec>> CodecOf(std::string_view chain) {
-  KVPLANE_ASSIGN_OR_RETURN(const SideStrategy side, SideStrategy::Parse(chain, tensor::Side::kKey));
-  return TileCodec::Create(side, tensor::Side::kKey);
-}
-
 TEST(RansStageUnit, Legality) {
-  const auto reason = [](std::string_view chain) { return std::string(CodecOf(chain).status().message()); };
-  EXPECT_TRUE(CodecOf("levels(m=32) | rans(stream)").ok());
-  EXPECT_TRUE(CodecOf("layers(last) | levels(m=12,low=3) | rans(table=stream)").ok());
-  EXPECT_TRUE(CodecOf("affine(bits=4) | rans(table=stream)").ok());
+  const auto reason = [](std::string_view chain) {
+    return std::string(KeyCodecOf(chain).status().message());
+  };
+  EXPECT_TRUE(KeyCodecOf("levels(m=32) | rans(stream)").ok());
+  EXPECT_TRUE(KeyCodecOf("layers(last) | levels(m=12,low=3) | rans(table=stream)").ok());
+  EXPECT_TRUE(KeyCodecOf("affine(bits=4) | rans(table=stream)").ok());
   EXPECT_THAT(reason("levels(m=33) | rans(stream)"), HasSubstr("at most 32 symbols, 'levels' makes 33"));
   EXPECT_THAT(reason("int8 | rans(stream)"), HasSubstr("L1: 'rans' takes alphabets of at most 32"));
   EXPECT_THAT(reason("levels | rans"), HasSubstr("use rans(table=stream)"));
@@ -278,8 +244,8 @@ TEST(RansStageProperty, GivesTheValuesOfPack) {
     const auto heads = static_cast<uint32_t>(1 + rng.Below(4));
     const auto dim = static_cast<uint32_t>(1 + rng.Below(140));
     const auto levels = 2 + rng.Below(31);
-    const auto rans = *CodecOf(fmt::format("levels(m={}) | rans(stream)", levels));
-    const auto pack = *CodecOf(fmt::format("levels(m={}) | pack", levels));
+    const auto rans = *KeyCodecOf(fmt::format("levels(m={}) | rans(stream)", levels));
+    const auto pack = *KeyCodecOf(fmt::format("levels(m={}) | pack", levels));
     std::vector<uint16_t> values(size_t{tokens} * heads * dim), a(values.size()), b(values.size());
     for (uint16_t& v : values) v = tensor::FloatToBf16(static_cast<float>(rng.Normal()));
     const auto view = tensor::ConstTileView::Contiguous(values.data(), tokens, heads, dim);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "kvplane/base/rng.h"
@@ -21,6 +22,12 @@ namespace kvplane::codec::testing {
 // The space in which a side of the cache lies: keys as the model writes them, rotated.
 inline KvSpace SpaceOf(tensor::Side side) {
   return side == tensor::Side::kKey ? KvSpace::kKeyRotated : KvSpace::kValue;
+}
+
+// The codec of a chain of the key side that takes no profile.
+inline base::Result<std::shared_ptr<const TileCodec>> KeyCodecOf(std::string_view chain) {
+  KVPLANE_ASSIGN_OR_RETURN(const SideStrategy side, SideStrategy::Parse(chain, tensor::Side::kKey));
+  return TileCodec::Create(side, tensor::Side::kKey);
 }
 
 // [tokens, heads, head_dim] bf16: normal values with the means and deviations of the profile's channels.
