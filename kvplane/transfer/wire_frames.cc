@@ -5,13 +5,9 @@
 #include <string_view>
 
 #include "kvplane/codec/strategy.h"
-#include "kvplane/kernel/checksum/checksum.h"
 
 namespace kvplane::transfer {
 namespace {
-
-// Offsets inside the frame header.
-constexpr size_t kHeaderCrcAt = 28;
 
 // Longest duration a peer can make us believe in: a year, so that sums of many never overflow.
 constexpr uint64_t kMaxWireNanoseconds = uint64_t{365} * 24 * 3600 * 1'000'000'000;
@@ -98,51 +94,6 @@ Digest GetDigest(base::ByteReader& in, std::string_view field) {
 }
 
 }  // namespace
-
-base::Result<FrameHeader> ParseFrameHeader(std::span<const std::byte, kFrameHeaderBytes> bytes) {
-  base::ByteReader in(bytes);
-  const auto magic = in.Get<uint32_t>("magic");
-  const auto major = in.Get<uint8_t>("major");
-  in.Get<uint8_t>("reserved");
-  FrameHeader header;
-  header.type = in.Get<uint8_t>("type");
-  header.flags = in.Get<uint8_t>("flags");
-  header.stream = in.Get<uint32_t>("stream");
-  header.head_bytes = in.Get<uint32_t>("head length");
-  header.body_bytes = in.Get<uint32_t>("body length");
-  header.head_crc = in.Get<uint32_t>("head CRC");
-  in.Get<uint32_t>("reserved");
-  const auto crc = in.Get<uint32_t>("header CRC");
-  if (magic != kWireMagic) return base::Corrupt("frame magic {:#010x} is not {:#010x}", magic, kWireMagic);
-  if (crc != kernel::Crc32c(bytes.first(kHeaderCrcAt))) return base::Corrupt("frame header CRC mismatch");
-  if (major != kWireMajor) {
-    return base::Unimplemented("the peer speaks wire version {}, this end {}", major, kWireMajor);
-  }
-  if (header.head_bytes > kMaxHeadBytes) {
-    return base::Corrupt("frame head of {} bytes; at most {} are legal", header.head_bytes, kMaxHeadBytes);
-  }
-  if (header.body_bytes > kMaxBodyBytes) {
-    return base::Corrupt("frame body of {} bytes; at most {} are legal", header.body_bytes, kMaxBodyBytes);
-  }
-  return header;
-}
-
-void SealFrame(FrameType type, uint32_t stream, uint32_t body_bytes, std::vector<std::byte>& frame) {
-  KVPLANE_CHECK(frame.size() >= kFrameHeaderBytes && frame.size() - kFrameHeaderBytes <= kMaxHeadBytes);
-  const std::span<const std::byte> head = std::span(frame).subspan(kFrameHeaderBytes);
-  std::byte* at = frame.data();
-  base::StoreLe(at, kWireMagic);
-  base::StoreLe(at + 4, kWireMajor);
-  base::StoreLe(at + 5, uint8_t{0});
-  base::StoreLe(at + 6, static_cast<uint8_t>(type));
-  base::StoreLe(at + 7, uint8_t{0});
-  base::StoreLe(at + 8, stream);
-  base::StoreLe(at + 12, static_cast<uint32_t>(head.size()));
-  base::StoreLe(at + 16, body_bytes);
-  base::StoreLe(at + 20, kernel::Crc32c(head));
-  base::StoreLe(at + 24, uint32_t{0});
-  base::StoreLe(at + kHeaderCrcAt, kernel::Crc32c(std::span(frame).first(kHeaderCrcAt)));
-}
 
 void Append(const HelloFrame& frame, base::ByteWriter& out) {
   out.Put(frame.minor);

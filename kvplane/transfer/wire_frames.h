@@ -21,6 +21,7 @@
 #include "kvplane/codec/model_profile.h"
 #include "kvplane/tensor/kv_view.h"
 #include "kvplane/transfer/transfer.h"
+#include "kvplane/transport/frame.h"
 
 namespace kvplane::transfer {
 
@@ -28,11 +29,14 @@ constexpr uint32_t kWireMagic = 0x5750'564b;  // "KVPW" in memory order
 constexpr uint8_t kWireMajor = 1;
 constexpr uint16_t kWireMinor = 1;
 
-constexpr size_t kFrameHeaderBytes = 32;
-// The largest head is an OPEN with its strategies; every other is far smaller.
-constexpr uint32_t kMaxHeadBytes = 64 << 10;
-// Above any legal tile (64 tokens x 8 heads x 1024 values x 2 bytes + 1); a peer may announce less in HELLO.
-constexpr uint32_t kMaxBodyBytes = 4 << 20;
+constexpr transport::FrameProtocol kWireProtocol{kWireMagic, kWireMajor};
+
+using transport::FrameHeader;
+using transport::kFlagSkippable;
+using transport::kFrameHeaderBytes;
+using transport::kMaxBodyBytes;  // a peer may announce less in HELLO
+using transport::kMaxHeadBytes;
+
 constexpr size_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxReasonBytes = 1024;
 constexpr size_t kMaxStrategiesPerOpen = 16;
@@ -54,20 +58,10 @@ enum class FrameType : uint8_t {
   kPong = 12,
 };
 
-// Header flag: a reader that does not know the type skips the frame instead of ending the connection.
-constexpr uint8_t kFlagSkippable = 1;
-
-struct FrameHeader {
-  uint8_t type = 0;  // FrameType, or one this build does not know
-  uint8_t flags = 0;
-  uint32_t stream = 0;  // 0: the connection itself
-  uint32_t head_bytes = 0;
-  uint32_t body_bytes = 0;
-  uint32_t head_crc = 0;
-};
-
 // kCorrupt: magic, CRC or a length beyond its bound. kUnimplemented: another major version.
-base::Result<FrameHeader> ParseFrameHeader(std::span<const std::byte, kFrameHeaderBytes> bytes);
+inline base::Result<FrameHeader> ParseFrameHeader(std::span<const std::byte, kFrameHeaderBytes> bytes) {
+  return transport::ParseFrameHeader(kWireProtocol, bytes);
+}
 
 struct HelloFrame {
   static constexpr FrameType kType = FrameType::kHello;
@@ -194,7 +188,9 @@ base::Result<PingFrame> ParsePing(std::span<const std::byte> head);
 base::Result<PongFrame> ParsePong(std::span<const std::byte> head);
 
 // Fills in the header of a frame whose head already follows kFrameHeaderBytes placeholder bytes.
-void SealFrame(FrameType type, uint32_t stream, uint32_t body_bytes, std::vector<std::byte>& frame);
+inline void SealFrame(FrameType type, uint32_t stream, uint32_t body_bytes, std::vector<std::byte>& frame) {
+  transport::SealFrame(kWireProtocol, static_cast<uint8_t>(type), stream, body_bytes, frame);
+}
 
 // Header and head, ready to be written; a body of `body_bytes` follows it.
 template <typename Frame>
