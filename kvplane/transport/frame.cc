@@ -1,9 +1,9 @@
 #include "kvplane/transport/frame.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kvplane/base/check.h"
-#include "kvplane/base/endian.h"
 #include "kvplane/kernel/checksum/checksum.h"
 
 namespace kvplane::transport {
@@ -13,6 +13,21 @@ namespace {
 constexpr size_t kHeaderCrcAt = 28;
 
 constexpr size_t kSkipBytes = 64 << 10;
+
+// Never renumber.
+constexpr std::pair<base::StatusCode, uint16_t> kStatusIds[] = {
+    {base::StatusCode::kInvalidArgument, 1},
+    {base::StatusCode::kNotFound, 2},
+    {base::StatusCode::kCorrupt, 3},
+    {base::StatusCode::kUnavailable, 4},
+    {base::StatusCode::kDeadlineExceeded, 5},
+    {base::StatusCode::kCancelled, 6},
+    {base::StatusCode::kResourceExhausted, 7},
+    {base::StatusCode::kUnimplemented, 8},
+    {base::StatusCode::kFailedPrecondition, 9},
+    {base::StatusCode::kPermissionDenied, 10},
+    {base::StatusCode::kInternal, 11},
+};
 
 }  // namespace
 
@@ -63,6 +78,27 @@ void SealFrame(const FrameProtocol& protocol, uint8_t type, uint32_t stream, uin
   base::StoreLe(at + 20, kernel::Crc32c(head));
   base::StoreLe(at + 24, uint32_t{0});
   base::StoreLe(at + kHeaderCrcAt, kernel::Crc32c(std::span(frame).first(kHeaderCrcAt)));
+}
+
+uint16_t StatusIdOf(base::StatusCode code) {
+  for (const auto& [known, id] : kStatusIds) {
+    if (known == code) return id;
+  }
+  return StatusIdOf(base::StatusCode::kInternal);
+}
+
+base::StatusCode StatusCodeOf(uint16_t id) {
+  for (const auto& [code, known] : kStatusIds) {
+    if (known == id) return code;
+  }
+  return base::StatusCode::kInternal;
+}
+
+base::Result<std::string> GetBoundedString(base::ByteReader& in, size_t limit, std::string_view field) {
+  const auto length = in.Get<uint16_t>(field);
+  if (length > limit) return base::Corrupt("{} has {} bytes; at most {} are legal", field, length, limit);
+  const auto bytes = in.GetBytes(length, field);
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 base::Status FrameReader::Next(base::TimePoint deadline, base::TimePoint frame_deadline) {

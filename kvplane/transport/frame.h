@@ -12,10 +12,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "kvplane/base/clock.h"
+#include "kvplane/base/endian.h"
 #include "kvplane/base/status.h"
 #include "kvplane/transport/stream.h"
 
@@ -57,6 +59,17 @@ base::Result<FrameHeader> ParseFrameHeader(const FrameProtocol& protocol,
 // Requires: the head has at most kMaxHeadBytes.
 void SealFrame(const FrameProtocol& protocol, uint8_t type, uint32_t stream, uint32_t body_bytes,
                std::vector<std::byte>& frame);
+
+// Longest text of an error, and of any other text for logs.
+constexpr size_t kMaxReasonBytes = 1024;
+
+// Wire ids of status codes (docs/formats/wire.md, section 3): the same in all protocols. kOk has none; an id
+// this build does not know reads as kInternal.
+uint16_t StatusIdOf(base::StatusCode code);
+base::StatusCode StatusCodeOf(uint16_t id);
+
+// u16 length and the bytes, refused (kCorrupt) before copying when longer than `limit`.
+base::Result<std::string> GetBoundedString(base::ByteReader& in, size_t limit, std::string_view field);
 
 // Takes frames off a stream, one at a time, checking header and head before anybody sees them. The stream
 // must outlive it.
