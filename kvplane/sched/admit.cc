@@ -10,16 +10,18 @@ namespace {
 
 using tensor::kTileTokens;
 
-// The chunk of a prompt that fits into `left` tokens; 0 when not even a tile does.
-uint32_t ChunkTokens(uint32_t prompt_tokens, uint32_t prompt_done, uint32_t left) {
-  const uint32_t remaining = prompt_tokens - prompt_done;
+// The chunk of [done, end) that fits into `left` tokens; 0 when not even a tile does.
+uint32_t ChunkTokens(uint32_t end, uint32_t done, uint32_t left) {
+  const uint32_t remaining = end - done;
   return remaining <= left ? remaining : left - left % kTileTokens;
 }
 
-// Appends the chunk; false when the prompt was cut, after which no other prompt may run.
-bool AddChunk(base::RequestId id, uint32_t prompt_tokens, uint32_t prompt_done, uint32_t& left,
-              Batch& batch) {
-  const uint32_t tokens = ChunkTokens(prompt_tokens, prompt_done, left);
+// Appends the chunk; false when the budget cut it, after which no other prompt may run.
+bool AddChunk(base::RequestId id, uint32_t prompt_tokens, uint32_t prompt_done, uint32_t compute_until,
+              uint32_t& left, Batch& batch) {
+  const uint32_t end = std::min(prompt_tokens, compute_until);
+  if (prompt_done >= end) return true;
+  const uint32_t tokens = ChunkTokens(end, prompt_done, left);
   const bool ends_prompt = prompt_done + tokens == prompt_tokens;
   if (tokens > 0) {
     batch.slices.push_back({.id = id,
@@ -29,7 +31,7 @@ bool AddChunk(base::RequestId id, uint32_t prompt_tokens, uint32_t prompt_done, 
                             .ends_prompt = ends_prompt});
     left -= tokens;
   }
-  return ends_prompt;
+  return prompt_done + tokens == end;
 }
 
 }  // namespace
@@ -57,7 +59,8 @@ Batch Admit(std::span<const WaitingView> waiting, std::span<const RunningView> r
     if (!prompts_may_run) break;
     if (request.phase != RunningView::Phase::kPrefill) continue;
     KVPLANE_CHECK(request.prompt_done < request.prompt_tokens);
-    prompts_may_run = AddChunk(request.id, request.prompt_tokens, request.prompt_done, left, batch);
+    prompts_may_run =
+        AddChunk(request.id, request.prompt_tokens, request.prompt_done, request.compute_until, left, batch);
   }
 
   size_t slots = budget.max_running - running.size();
@@ -67,7 +70,7 @@ Batch Admit(std::span<const WaitingView> waiting, std::span<const RunningView> r
     if (!request.awaits_kv) {
       // Admitted only to run at once: what waits in the queue holds no memory and no offer's deadline runs.
       if (!prompts_may_run || ChunkTokens(request.prompt_tokens, 0, left) == 0) break;
-      prompts_may_run = AddChunk(request.id, request.prompt_tokens, 0, left, batch);
+      prompts_may_run = AddChunk(request.id, request.prompt_tokens, 0, request.prompt_tokens, left, batch);
     }
     batch.admitted.push_back(request.id);
     blocks -= request.reserve_blocks;

@@ -7,7 +7,8 @@
 // - Then prefill chunks of running prompts in order of admission, then of waiting ones in order of arrival,
 //   until step_tokens are used up.
 // - A chunk ends at a multiple of the tile (64 tokens) unless it ends the prompt, so that transfers get full
-//   tiles. A prompt whose chunk was cut ends the step's prefill: nobody behind it overtakes it.
+//   tiles. A prompt whose chunk was cut for lack of budget ends the step's prefill: nobody behind it
+//   overtakes it. One that waits for KV from a store (compute_until) is overtaken.
 // - A waiting request is admitted when its blocks for prompt AND all its output (`reserve_blocks`) are
 //   unreserved. Running requests therefore always find their blocks and never wait for each other: no
 //   deadlock, no preemption, at the price of memory reserved for tokens that may never be generated.
@@ -19,6 +20,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -32,7 +34,7 @@ struct WaitingView {
   base::RequestId id;
   uint32_t prompt_tokens = 0;   // >= 1
   uint32_t reserve_blocks = 0;  // all layers, prompt and output
-  bool awaits_kv = false;  // its KV comes over a transfer: it needs memory and a slot, but no step tokens
+  bool awaits_kv = false;  // its KV comes from elsewhere: it needs memory and a slot, but no step tokens yet
 };
 
 // A request of the running set, in order of admission.
@@ -42,6 +44,9 @@ struct RunningView {
   Phase phase = Phase::kPrefill;
   uint32_t prompt_tokens = 0;
   uint32_t prompt_done = 0;  // prompt tokens whose KV is in the cache; a multiple of the tile in kPrefill
+  // Prompt tokens from here on are on their way from a store: chunks end here, and a prompt that has come
+  // this far waits without holding up those behind it. A multiple of the tile, or beyond the prompt.
+  uint32_t compute_until = std::numeric_limits<uint32_t>::max();
 };
 
 struct Budget {

@@ -50,6 +50,35 @@ TEST(AdmitUnit, DecodeFirstThenChunksThenTheQueue) {
   EXPECT_EQ(batch.admitted, (std::vector<RequestId>{{4}, {5}}));
 }
 
+TEST(AdmitUnit, APromptThatWaitsForAStoreIsOvertaken) {
+  std::vector<RunningView> running = {Running(1, Phase::kPrefill, 1000, 0),
+                                      Running(2, Phase::kPrefill, 1000, 256),
+                                      Running(3, Phase::kPrefill, 90, 0)};
+  running[0].compute_until = 0;
+  running[1].compute_until = 512;
+  const std::vector<WaitingView> waiting = {Waiting(4, 20, 1)};
+  const Batch batch =
+      Admit(waiting, running, {.step_tokens = 400, .max_running = 8, .unreserved_blocks = 100});
+  ASSERT_EQ(batch.slices.size(), 3u);
+  EXPECT_EQ(batch.slices[0].id, RequestId{2});
+  EXPECT_EQ(batch.slices[0].first_token, 256u);
+  EXPECT_EQ(batch.slices[0].tokens, 256u);
+  EXPECT_FALSE(batch.slices[0].ends_prompt);
+  EXPECT_EQ(batch.slices[1].id, RequestId{3});
+  EXPECT_TRUE(batch.slices[1].ends_prompt);
+  EXPECT_EQ(batch.slices[2].id, RequestId{4});
+  EXPECT_EQ(batch.admitted, (std::vector<RequestId>{{4}}));
+}
+
+TEST(AdmitUnit, ABudgetThatCutsAPromptBeforeItsLimitEndsThePrefill) {
+  std::vector<RunningView> running = {Running(1, Phase::kPrefill, 1000, 0),
+                                      Running(2, Phase::kPrefill, 30, 0)};
+  running[0].compute_until = 512;
+  const Batch batch = Admit({}, running, {.step_tokens = 300, .max_running = 8, .unreserved_blocks = 0});
+  ASSERT_EQ(batch.slices.size(), 1u);
+  EXPECT_EQ(batch.slices[0].tokens, 256u);
+}
+
 TEST(AdmitUnit, CutPromptIsNotOvertaken) {
   const std::vector<RunningView> running = {Running(1, Phase::kPrefill, 1000, 0),
                                             Running(2, Phase::kPrefill, 3, 0)};
