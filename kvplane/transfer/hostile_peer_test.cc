@@ -563,6 +563,17 @@ TEST_F(VersionSkewUnit, PeersOfMinorVersion0AreUnderstoodAndGetNoProfiles) {
   EXPECT_EQ(sent.sender_done.Wait().status.code(), StatusCode::kFailedPrecondition);
 }
 
+// A prefill node of an earlier version would take the shard for a whole model of that many heads.
+TEST_F(VersionSkewUnit, HeadShardsAreNotPulledFromEarlierVersions) {
+  TestTransfer transfer(SmallGeometry(), kTokens);
+  transfer.descriptor.model_kv_heads = 2 * SmallGeometry().kv_heads;
+  HelloFrame old_hello = MakeHello(kRoleSender, 0);
+  old_hello.minor = 1;
+  Frames frames = SenderSession(transfer);
+  frames[0] = EncodeFrame(0, old_hello);
+  EXPECT_EQ(Receive(transfer, frames, kTestPatience).status.code(), StatusCode::kUnimplemented);
+}
+
 TEST_F(VersionSkewUnit, AnUnknownFrameThatMustNotBeSkippedEndsTheConnection) {
   TestTransfer transfer(SmallGeometry(), kTokens);
   Frames frames = SenderSession(transfer);

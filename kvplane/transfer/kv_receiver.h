@@ -43,7 +43,8 @@ struct KvPull {
   std::string transfer_id;
   KvDescriptor descriptor;
   std::span<const tensor::LayerPages>
-      layers;  // [layers]; copied (addresses, not pages); cover descriptor.tokens
+      layers;                    // [layers]; copied (addresses, not pages); cover descriptor.tokens
+  uint32_t first_page_head = 0;  // the head of the pages where the descriptor's begin
   base::TimePoint deadline;
   bool accept_lossy = true;     // false: refuse a lossy strategy (strict reader)
   OnFirstToken on_first_token;  // at most once, before on_complete

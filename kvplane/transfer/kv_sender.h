@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
@@ -44,9 +45,13 @@ struct KvOffer {
   std::string transfer_id;
   KvDescriptor descriptor;
   codec::Strategy strategy;
-  // What the strategy codes with where it needs one; the receiver must have it too. Of this model.
+  // Strategies that UseStrategy() may change to, at most kMaxStrategiesPerOpen - 1. The receiver is told of
+  // all of them at the start and must be able (and willing, where they are lossy) to decode each.
+  std::vector<codec::Strategy> alternatives{};
+  // What the strategies code with where they need one; the receiver must have it too. Of this model.
   std::shared_ptr<const codec::ModelProfile> profile{};
   std::span<const tensor::LayerPages> layers;  // [layers]; copied (addresses, not pages)
+  uint32_t first_page_head = 0;                // the head of the pages where the descriptor's begin
   base::TimePoint deadline;                    // the transfer fails with kDeadlineExceeded at this time
   OnComplete on_complete;
   // The transfer is complete only after PostFirstToken(), so that the token is never lost behind a fast
@@ -63,6 +68,9 @@ class SendSession {
   virtual void PostLayer(uint32_t layer, uint32_t first_token, uint32_t tokens) = 0;
   // Once; sent ahead of queued tiles.
   virtual void PostFirstToken(FirstToken token) = 0;
+  // Tiles not yet being coded are coded with strategy `number` of the offer from now on: 0 is its `strategy`,
+  // i its alternatives[i - 1]. So a plan may change when the link does. kInvalidArgument: no such number.
+  virtual base::Status UseStrategy(size_t number) = 0;
   // Ends the transfer with kCancelled (the peer is told why); `on_complete` still fires.
   virtual void Cancel(std::string_view reason) = 0;
 };

@@ -69,9 +69,10 @@ base::Result<std::shared_ptr<const codec::ModelProfile>> ProfileOf(
   bool needed = false;
   for (const codec::Strategy& strategy : strategies) {
     needed = needed || strategy.needs_profile();
-    if (strategy.needs_all_heads() && open.group_heads != descriptor.geometry.kv_heads) {
+    if (strategy.needs_all_heads() &&
+        (open.group_heads != descriptor.geometry.kv_heads || !descriptor.whole_model())) {
       return base::Corrupt("OPEN cuts {} KV heads into groups of {}, the strategy \"{}\" codes all together",
-                           descriptor.geometry.kv_heads, open.group_heads, strategy.ToString());
+                           descriptor.ModelGeometry().kv_heads, open.group_heads, strategy.ToString());
     }
   }
   if (open.profile.none()) {
@@ -84,7 +85,7 @@ base::Result<std::shared_ptr<const codec::ModelProfile>> ProfileOf(
     return base::FailedPrecondition("the profile {} is not loaded here (--profile)", open.profile.ToHex());
   }
   KVPLANE_RETURN_IF_ERROR(
-      codec::CheckProfileMatches(*profile, descriptor.geometry, descriptor.model_fingerprint));
+      codec::CheckProfileMatches(*profile, descriptor.ModelGeometry(), descriptor.model_fingerprint));
   return profile;
 }
 
@@ -93,6 +94,9 @@ base::Status CheckSameKv(const KvDescriptor& offered, const KvDescriptor& pulled
   const tensor::KvGeometry& b = pulled.geometry;
   KVPLANE_RETURN_IF_ERROR(CheckField(a.layers, b.layers, "layers"));
   KVPLANE_RETURN_IF_ERROR(CheckField(a.kv_heads, b.kv_heads, "kv_heads"));
+  KVPLANE_RETURN_IF_ERROR(
+      CheckField(offered.ModelGeometry().kv_heads, pulled.ModelGeometry().kv_heads, "kv_heads of the model"));
+  KVPLANE_RETURN_IF_ERROR(CheckField(offered.first_head, pulled.first_head, "first_head"));
   KVPLANE_RETURN_IF_ERROR(CheckField(a.head_dim, b.head_dim, "head_dim"));
   if (a.dtype != b.dtype) {
     return base::FailedPrecondition("dtype differs: {} offered, {} pulled", tensor::Name(a.dtype),

@@ -61,7 +61,8 @@ base::Result<std::shared_ptr<RecvTransfer>> ReceiverCore::Pull(KvPull pull) {
   // The sender chooses the head groups; until then the grid serves to check descriptor and pages.
   KVPLANE_ASSIGN_OR_RETURN(transfer->grid,
                            TileGrid::Create(pull.descriptor, pull.descriptor.geometry.kv_heads));
-  KVPLANE_ASSIGN_OR_RETURN(transfer->pages, PageTable::Create(pull.layers, transfer->grid));
+  KVPLANE_ASSIGN_OR_RETURN(transfer->pages,
+                           PageTable::Create(pull.layers, transfer->grid, pull.first_page_head));
   transfer->endpoint = std::move(pull.endpoint);
   transfer->id = std::move(pull.transfer_id);
   transfer->descriptor = pull.descriptor;
@@ -133,7 +134,7 @@ void ReceiverCore::FinishLocked(const std::shared_ptr<RecvTransfer>& transfer, b
 
 void ReceiverCore::QueueCompletionLocked(const std::shared_ptr<RecvTransfer>& transfer) {
   TransferOutcome& outcome = transfer->outcome;
-  outcome.strategy = transfer->strategy;
+  outcome.strategy = DescribeUsed(transfer->strategy_texts, std::max<uint32_t>(transfer->used_strategies, 1));
   outcome.bytes_raw = transfer->bytes_raw;
   outcome.bytes_wire = transfer->bytes_wire;
   outcome.tiles = transfer->tiles_decoded;

@@ -58,6 +58,12 @@ void ReceiverCore::AttachLocked(const std::shared_ptr<RecvTransfer>& transfer) {
 
 void ReceiverCore::SendPullLocked(const std::shared_ptr<ReceiverLink>& link,
                                   const std::shared_ptr<RecvTransfer>& transfer) {
+  if (!transfer->descriptor.whole_model() && link->peer_minor < kMinorOfHeadShards) {
+    FinishLocked(transfer, base::Unimplemented("the prefill node speaks wire version 1.{}; heads can be "
+                                               "pulled apart since 1.{}",
+                                               link->peer_minor, kMinorOfHeadShards));
+    return;
+  }
   do {
     transfer->stream = link->next_stream++;
   } while (transfer->stream == 0 || link->streams.contains(transfer->stream));
@@ -128,6 +134,7 @@ base::Status ReceiverCore::Greet(const std::shared_ptr<ReceiverLink>& link, Fram
   base::MutexLock lock(mutex_);
   if (link->closed) return base::Cancelled("connection closed");
   link->credit_limit = options_.credit_bytes;
+  link->peer_minor = hello.minor;
   link->ready = true;
   link->last_arrival = link->last_ping = Now();
   link->writer_running = true;
@@ -263,11 +270,14 @@ base::Status ReceiverCore::OpenTransferLocked(RecvTransfer& transfer, const Open
   if (!grid.ok()) return base::Corrupt("OPEN: {}", grid.status().message());
   KVPLANE_ASSIGN_OR_RETURN(transfer.codecs, std::move(codecs));
   transfer.grid = *grid;
-  const codec::SideCodecs& first = transfer.codecs.front();
-  transfer.strategy = codec::Strategy(first[0]->strategy(), first[1]->strategy()).ToString();
   const codec::TileShape largest{std::min(tensor::kTileTokens, transfer.grid.tokens),
                                  transfer.grid.group_heads, transfer.grid.geometry.head_dim};
-  transfer.link->largest_tile = std::max(transfer.link->largest_tile, first[0]->MaxEncodedBytes(largest));
+  for (const codec::SideCodecs& codec : transfer.codecs) {
+    transfer.strategy_texts.push_back(codec::Strategy(codec[0]->strategy(), codec[1]->strategy()).ToString());
+    for (const auto& side : codec) {
+      transfer.link->largest_tile = std::max(transfer.link->largest_tile, side->MaxEncodedBytes(largest));
+    }
+  }
   transfer.tiles.assign(transfer.grid.tiles(), TileState::kMissing);
   transfer.tiles_missing.assign(transfer.grid.geometry.layers, transfer.grid.tiles_per_layer());
   transfer.tiles_left = transfer.grid.tiles();
@@ -332,6 +342,7 @@ base::Status ReceiverCore::ClaimTileLocked(RecvTransfer& transfer, const FrameRe
     return base::Corrupt("TILE of layer {}, group {}, tokens [{}, +{}) is not one of this transfer's",
                          frame.layer, frame.group, frame.first_token, frame.tokens);
   }
+  transfer.used_strategies |= 1u << frame.strategy;
   coded.codec = transfer.codecs[frame.strategy][static_cast<size_t>(frame.side)];
   if (reader.header().body_bytes > coded.codec->MaxEncodedBytes(transfer.grid.ShapeOf(*tile))) {
     return base::Corrupt("TILE of {} bytes is larger than any coding of it", reader.header().body_bytes);

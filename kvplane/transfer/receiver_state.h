@@ -50,10 +50,11 @@ struct RecvTransfer {
 
   // guarded: set by OPEN, constant afterwards (readers outside the lock got them after it)
   TileGrid grid;
-  std::vector<codec::SideCodecs> codecs;  // of OPEN's strategies
-  std::string strategy;
+  std::vector<codec::SideCodecs> codecs;    // of OPEN's strategies
+  std::vector<std::string> strategy_texts;  // [codecs]
 
   // guarded: progress
+  uint32_t used_strategies = 0;         // bit i: tiles of strategy i have come
   std::vector<TileState> tiles;         // [layers x tiles_per_layer]
   std::vector<uint32_t> tiles_missing;  // by layer, not yet decoded
   uint64_t tiles_left = 0;
@@ -101,6 +102,7 @@ struct ReceiverLink {
   bool ready = false;  // HELLOs exchanged: PULLs may be sent
   bool closed = false;
   bool writer_running = false;
+  uint16_t peer_minor = 0;  // of the prefill node's HELLO
   uint32_t next_stream = 1;
   std::map<uint32_t, std::shared_ptr<RecvTransfer>> streams;
   std::vector<std::shared_ptr<RecvTransfer>> waiting;  // for the connection

@@ -61,23 +61,45 @@ void SenderCore::Stop() {
   housekeeping_.join();
 }
 
+base::Status SenderCore::BindStrategies(KvOffer& offer, SendTransfer& transfer) {
+  transfer.strategies.push_back(std::move(offer.strategy));
+  for (codec::Strategy& other : offer.alternatives) transfer.strategies.push_back(std::move(other));
+  if (transfer.strategies.size() > kMaxStrategiesPerOpen) {
+    return base::InvalidArgument("{} strategies in one offer; {} are possible", transfer.strategies.size(),
+                                 kMaxStrategiesPerOpen);
+  }
+  const KvDescriptor& descriptor = offer.descriptor;
+  uint32_t group_heads = std::min(kTileGroupHeads, descriptor.geometry.kv_heads);
+  for (const codec::Strategy& strategy : transfer.strategies) {
+    KVPLANE_ASSIGN_OR_RETURN(transfer.codecs.emplace_back(), codecs_.Bind(strategy, offer.profile));
+    transfer.strategy_texts.push_back(strategy.ToString());
+    if (strategy.needs_all_heads()) {
+      if (!descriptor.whole_model()) {
+        return base::FailedPrecondition(
+            "strategy \"{}\" codes all KV heads of a layer together; this transfer has {} of {}",
+            strategy.ToString(), descriptor.geometry.kv_heads, descriptor.model_kv_heads);
+      }
+      group_heads = descriptor.geometry.kv_heads;
+    }
+    if (strategy.needs_profile()) transfer.profile = offer.profile;
+  }
+  if (transfer.profile != nullptr) {
+    KVPLANE_RETURN_IF_ERROR(codec::CheckProfileMatches(*transfer.profile, descriptor.ModelGeometry(),
+                                                       descriptor.model_fingerprint));
+  }
+  KVPLANE_ASSIGN_OR_RETURN(transfer.grid, TileGrid::Create(descriptor, group_heads));
+  return base::Status::Ok();
+}
+
 base::Result<std::shared_ptr<SendTransfer>> SenderCore::Offer(KvOffer offer) {
   KVPLANE_RETURN_IF_ERROR(CheckTransferId(offer.transfer_id));
   auto transfer = std::make_shared<SendTransfer>();
-  const uint32_t kv_heads = offer.descriptor.geometry.kv_heads;
-  const uint32_t group_heads =
-      offer.strategy.needs_all_heads() ? kv_heads : std::min(kTileGroupHeads, kv_heads);
-  KVPLANE_ASSIGN_OR_RETURN(transfer->grid, TileGrid::Create(offer.descriptor, group_heads));
-  KVPLANE_ASSIGN_OR_RETURN(transfer->pages, PageTable::Create(offer.layers, transfer->grid));
-  KVPLANE_ASSIGN_OR_RETURN(transfer->codecs, codecs_.Bind(offer.strategy, offer.profile));
-  if (offer.strategy.needs_profile()) {
-    KVPLANE_RETURN_IF_ERROR(codec::CheckProfileMatches(*offer.profile, offer.descriptor.geometry,
-                                                       offer.descriptor.model_fingerprint));
-    transfer->profile = std::move(offer.profile);
-  }
+  KVPLANE_RETURN_IF_ERROR(TileGrid::Create(offer.descriptor, 1).status());
+  KVPLANE_RETURN_IF_ERROR(BindStrategies(offer, *transfer));
+  KVPLANE_ASSIGN_OR_RETURN(transfer->pages,
+                           PageTable::Create(offer.layers, transfer->grid, offer.first_page_head));
   transfer->id = std::move(offer.transfer_id);
   transfer->descriptor = offer.descriptor;
-  transfer->strategy = std::move(offer.strategy);
   transfer->deadline = offer.deadline;
   transfer->expects_first_token = offer.expects_first_token;
   transfer->on_complete = std::move(offer.on_complete);
@@ -139,6 +161,16 @@ void SenderCore::PostFirstToken(const std::shared_ptr<SendTransfer>& transfer, F
   MaybeDoneLocked(transfer);
 }
 
+base::Status SenderCore::UseStrategy(const std::shared_ptr<SendTransfer>& transfer, size_t number) {
+  if (number >= transfer->strategies.size()) {
+    return base::InvalidArgument("strategy {} of a transfer that has {}", number,
+                                 transfer->strategies.size());
+  }
+  base::MutexLock lock(mutex_);
+  transfer->current = static_cast<uint8_t>(number);
+  return base::Status::Ok();
+}
+
 void SenderCore::Cancel(const std::shared_ptr<SendTransfer>& transfer, std::string_view reason) {
   base::MutexLock lock(mutex_);
   AbortLocked(transfer, base::Cancelled("{}", reason));
@@ -158,12 +190,14 @@ void SenderCore::AttachLocked(const std::shared_ptr<SendTransfer>& transfer,
   if (link->streams.empty()) ++busy_links_;
   link->streams[stream] = transfer;
   base::Status status = CheckSameKv(transfer->descriptor, pull.descriptor);
-  if (status.ok()) {
-    status = CheckPeer(link->peer, transfer->strategy, transfer->grid, transfer->profile.get());
-  }
-  if (status.ok() && transfer->strategy.lossy() && !pull.accept_lossy) {
-    status = base::FailedPrecondition("strategy \"{}\" is lossy and the decode node wants exact KV",
-                                      transfer->strategy.ToString());
+  for (const codec::Strategy& strategy : transfer->strategies) {
+    if (!status.ok()) break;
+    status = CheckPeer(link->peer, strategy, transfer->grid,
+                       strategy.needs_profile() ? transfer->profile.get() : nullptr);
+    if (status.ok() && strategy.lossy() && !pull.accept_lossy) {
+      status = base::FailedPrecondition("strategy \"{}\" is lossy and the decode node wants exact KV",
+                                        strategy.ToString());
+    }
   }
   if (!status.ok()) {
     AbortLocked(transfer, std::move(status));
@@ -172,8 +206,10 @@ void SenderCore::AttachLocked(const std::shared_ptr<SendTransfer>& transfer,
   OpenFrame open;
   open.tokens = transfer->grid.tokens;
   open.group_heads = static_cast<uint16_t>(transfer->grid.group_heads);
-  open.strategies.emplace_back(transfer->strategy.side(tensor::Side::kKey).ToString(),
-                               transfer->strategy.side(tensor::Side::kValue).ToString());
+  for (const codec::Strategy& strategy : transfer->strategies) {
+    open.strategies.emplace_back(strategy.side(tensor::Side::kKey).ToString(),
+                                 strategy.side(tensor::Side::kValue).ToString());
+  }
   if (transfer->profile != nullptr) open.profile = transfer->profile->id();
   PushLocked(link, EncodeFrame(stream, open), transfer);
   if (transfer->first_token.has_value()) {
@@ -224,7 +260,6 @@ void SenderCore::FinishLocked(const std::shared_ptr<SendTransfer>& transfer, bas
   transfer->finished = true;
   TransferOutcome& outcome = transfer->outcome;
   outcome.status = std::move(status);
-  outcome.strategy = transfer->strategy.ToString();
   if (transfer->posted_bytes > 0) outcome.times.wall = Now() - transfer->first_post;
   RememberEndLocked(*transfer);
   offers_.erase(transfer->id);
@@ -254,6 +289,8 @@ void SenderCore::FinishLocked(const std::shared_ptr<SendTransfer>& transfer, bas
 
 void SenderCore::QueueCallbackLocked(const std::shared_ptr<SendTransfer>& transfer) {
   TransferOutcome& outcome = transfer->outcome;
+  // A transfer that ended before its first tile names what it would have begun with.
+  outcome.strategy = DescribeUsed(transfer->strategy_texts, std::max<uint32_t>(transfer->used_strategies, 1));
   outcome.bytes_raw = transfer->bytes_raw;
   // An acknowledgement has already filled in what both ends agreed on.
   if (!outcome.status.ok()) outcome.bytes_wire = transfer->bytes_wire;

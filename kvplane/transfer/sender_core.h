@@ -48,6 +48,8 @@ class SenderCore {
                  uint32_t tokens) KVPLANE_EXCLUDES(mutex_);
   void PostFirstToken(const std::shared_ptr<SendTransfer>& transfer, FirstToken token)
       KVPLANE_EXCLUDES(mutex_);
+  base::Status UseStrategy(const std::shared_ptr<SendTransfer>& transfer, size_t number)
+      KVPLANE_EXCLUDES(mutex_);
   void Cancel(const std::shared_ptr<SendTransfer>& transfer, std::string_view reason)
       KVPLANE_EXCLUDES(mutex_);
 
@@ -60,6 +62,7 @@ class SenderCore {
     std::shared_ptr<SendTransfer> transfer;
     std::shared_ptr<SenderLink> link;
     TileGrid::Tile tile;
+    uint8_t strategy = 0;
     uint32_t attempt = 0;
     size_t reserved_bytes = 0;
   };
@@ -69,6 +72,8 @@ class SenderCore {
   };
 
   // sender_core.cc: transfers
+  // Takes over the offer's strategies, bound and checked against its descriptor.
+  base::Status BindStrategies(KvOffer& offer, SendTransfer& transfer);
   void FinishLocked(const std::shared_ptr<SendTransfer>& transfer, base::Status status)
       KVPLANE_REQUIRES(mutex_);
   // The same, and tells the puller why.

@@ -13,8 +13,12 @@ namespace {
 // Connections served at a time; more are closed at once.
 constexpr size_t kMaxLinks = 1024;
 
-// PULLs waiting for their offer, all connections together.
+// Of these, from one address: one peer that opens connections must not lock out the others.
+constexpr size_t kMaxLinksPerHost = 128;
+
+// PULLs waiting for their offer: all connections together, and of one.
 constexpr size_t kMaxWaitingPulls = 4096;
+constexpr size_t kMaxWaitingPullsPerLink = 1024;
 constexpr base::Duration kMaxPatience = std::chrono::hours(1);
 
 // A new connection must say HELLO within this time.
@@ -27,6 +31,9 @@ constexpr base::Duration kIdleTimeout = std::chrono::minutes(15);
 constexpr base::Duration kAcceptPause = std::chrono::milliseconds(200);
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
+
+// "10.0.0.7:43210" without the port.
+std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
 
 }  // namespace
 
@@ -48,9 +55,12 @@ void SenderCore::AddLink(std::unique_ptr<transport::Stream> stream) {
   auto link = std::make_shared<SenderLink>();
   link->stream = std::move(stream);
   base::MutexLock lock(mutex_);
-  if (links_.size() >= kMaxLinks) {
-    base::Log(base::LogLevel::kWarn, "{}: refused, {} connections are open", link->stream->peer(),
-              links_.size());
+  link->host = HostOf(link->stream->peer());
+  const auto same_host = [&](const auto& other) { return other.second->host == link->host; };
+  if (links_.size() >= kMaxLinks ||
+      std::count_if(links_.begin(), links_.end(), same_host) >= std::ptrdiff_t{kMaxLinksPerHost}) {
+    base::Log(base::LogLevel::kWarn, "{}: refused, {} connections are open (limits: {}, {} from one address)",
+              link->stream->peer(), links_.size(), kMaxLinks, kMaxLinksPerHost);
     return;
   }
   link->number = next_sequence_++;
@@ -164,9 +174,10 @@ base::Status SenderCore::HandlePullLocked(const std::shared_ptr<SenderLink>& lin
     RefusePullLocked(link, stream, found->second);
     return base::Status::Ok();
   }
-  if (waiting_.size() >= kMaxWaitingPulls) {
+  if (waiting_.size() >= kMaxWaitingPulls || link->waiting.size() >= kMaxWaitingPullsPerLink) {
     RefusePullLocked(link, stream,
-                     base::ResourceExhausted("{} pulls already wait for their offers", waiting_.size()));
+                     base::ResourceExhausted("{} pulls already wait for their offers, {} of this connection",
+                                             waiting_.size(), link->waiting.size()));
     return base::Status::Ok();
   }
   if (const auto found = waiting_.find(pull.transfer_id); found != waiting_.end()) {

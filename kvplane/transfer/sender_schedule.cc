@@ -32,9 +32,10 @@ TileOrder OrderOf(const SendTransfer& transfer, TileNumber tile) {
   return {transfer.deadline, tile.layer, tile.index, transfer.sequence};
 }
 
-base::Result<ReadyTile> EncodeTile(const SendTransfer& transfer, const TileGrid::Tile& tile, uint32_t stream,
-                                   uint32_t attempt, codec::Workspace& workspace, BufferPool& pool) {
-  const codec::TileCodec& codec = *transfer.codecs[static_cast<size_t>(tile.side)];
+base::Result<ReadyTile> EncodeTile(const SendTransfer& transfer, const TileGrid::Tile& tile, uint8_t strategy,
+                                   uint32_t stream, uint32_t attempt, codec::Workspace& workspace,
+                                   BufferPool& pool) {
+  const codec::TileCodec& codec = *transfer.codecs[strategy][static_cast<size_t>(tile.side)];
   const size_t capacity = codec.MaxEncodedBytes(transfer.grid.ShapeOf(tile));
   BufferPool::Buffer body = pool.Take(capacity);
   const tensor::TileView view = transfer.grid.ViewOf(transfer.pages.layer(tile.layer), tile);
@@ -53,6 +54,7 @@ base::Result<ReadyTile> EncodeTile(const SendTransfer& transfer, const TileGrid:
   frame.tokens = static_cast<uint16_t>(tile.tokens);
   frame.group = static_cast<uint16_t>(tile.group);
   frame.side = tile.side;
+  frame.strategy = strategy;
   frame.attempt = static_cast<uint8_t>(std::min<uint32_t>(attempt, 255));
   frame.body_crc = codec::TileCrc(body.bytes());
   ReadyTile ready;
@@ -92,12 +94,15 @@ bool SenderCore::PickTileLocked(EncodeJob& job) {
   for (const auto& [order, transfer] : runnable_) {
     const TileNumber number{order.layer, order.index};
     const TileGrid::Tile tile = transfer->grid.At(number.layer, number.index);
+    const codec::SideCodecs& codecs = transfer->codecs[transfer->current];
     const size_t bytes =
-        transfer->codecs[static_cast<size_t>(tile.side)]->MaxEncodedBytes(transfer->grid.ShapeOf(tile));
+        codecs[static_cast<size_t>(tile.side)]->MaxEncodedBytes(transfer->grid.ShapeOf(tile));
     if (!HasStagingLocked(*transfer->link, bytes)) continue;
     job.transfer = transfer;
     job.link = transfer->link;
     job.tile = tile;
+    job.strategy = transfer->current;
+    transfer->used_strategies |= 1u << job.strategy;
     job.reserved_bytes = bytes;
     job.attempt = 0;
     if (!transfer->resend.empty()) {
@@ -126,7 +131,7 @@ void SenderCore::Encode() {
     mutex_.Unlock();
     const base::TimePoint start = Now();
     base::Result<ReadyTile> coded =
-        EncodeTile(*job.transfer, job.tile, stream, job.attempt, workspace, pool_);
+        EncodeTile(*job.transfer, job.tile, job.strategy, stream, job.attempt, workspace, pool_);
     const base::Duration took = Now() - start;
     mutex_.Lock();
     EncodedLocked(job, std::move(coded), took);

@@ -48,9 +48,10 @@ struct SendTransfer {
   uint64_t sequence = 0;
   std::string id;
   KvDescriptor descriptor;
-  codec::Strategy strategy;
-  std::shared_ptr<const codec::ModelProfile> profile;  // null: the strategy needs none
-  codec::SideCodecs codecs;
+  std::vector<codec::Strategy> strategies;             // the offer's, then its alternatives
+  std::vector<codec::SideCodecs> codecs;               // [strategies]
+  std::vector<std::string> strategy_texts;             // [strategies]
+  std::shared_ptr<const codec::ModelProfile> profile;  // null: no strategy needs one
   TileGrid grid;
   PageTable pages;
   base::TimePoint deadline;
@@ -58,6 +59,8 @@ struct SendTransfer {
 
   // guarded: progress
   OnComplete on_complete;
+  uint8_t current = 0;              // strategy of the tiles to come
+  uint32_t used_strategies = 0;     // bit i: tiles were coded with strategy i
   std::vector<uint32_t> posted;     // tokens, by layer
   std::vector<uint32_t> next_tile;  // tiles handed to encoders, by layer
   uint32_t first_open_layer = 0;    // all tiles of the layers before it have been handed out
@@ -108,6 +111,7 @@ struct ControlFrame {
 // One decode node's connection.
 struct SenderLink {
   uint64_t number = 0;
+  std::string host;  // of the peer
   std::unique_ptr<transport::Stream> stream;
   std::thread reader;
   std::thread writer;

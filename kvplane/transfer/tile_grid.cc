@@ -23,7 +23,13 @@ base::Result<TileGrid> TileGrid::Create(const KvDescriptor& descriptor, uint32_t
   if (geometry.dtype != tensor::DType::kBf16) {
     return base::Unimplemented("KV of dtype {} cannot be moved, only bf16", tensor::Name(geometry.dtype));
   }
-  const TileGrid grid{geometry, descriptor.tokens, group_heads};
+  const uint32_t model_kv_heads = descriptor.ModelGeometry().kv_heads;
+  KVPLANE_RETURN_IF_ERROR(CheckBound(model_kv_heads, kMaxKvHeads, "kv_heads of the model"));
+  if (geometry.kv_heads > model_kv_heads || descriptor.first_head > model_kv_heads - geometry.kv_heads) {
+    return base::InvalidArgument("heads [{}, +{}) of a model with {}", descriptor.first_head,
+                                 geometry.kv_heads, model_kv_heads);
+  }
+  const TileGrid grid{geometry, descriptor.tokens, group_heads, descriptor.first_head, model_kv_heads};
   // Before tiles_per_layer() is used: at most 2^18 blocks x 2^11 tiles each would not fit 32 bits.
   const uint64_t tiles = uint64_t{geometry.layers} * grid.blocks() * grid.tiles_per_block();
   KVPLANE_RETURN_IF_ERROR(CheckBound(tiles, kMaxTiles, "tiles"));
@@ -52,7 +58,12 @@ std::optional<TileGrid::Tile> TileGrid::Find(uint32_t layer, tensor::Side side, 
   return At(layer, block * tiles_per_block() + static_cast<uint32_t>(side) * groups() + group);
 }
 
-base::Result<PageTable> PageTable::Create(std::span<const tensor::LayerPages> layers, const TileGrid& grid) {
+base::Result<PageTable> PageTable::Create(std::span<const tensor::LayerPages> layers, const TileGrid& grid,
+                                          uint32_t first_page_head) {
+  if (first_page_head >= kMaxKvHeads) {
+    return base::InvalidArgument("head {} of the pages; less than {} are possible", first_page_head,
+                                 kMaxKvHeads);
+  }
   if (layers.size() != grid.geometry.layers) {
     return base::InvalidArgument("pages of {} layers for {} layers", layers.size(), grid.geometry.layers);
   }
@@ -65,16 +76,17 @@ base::Result<PageTable> PageTable::Create(std::span<const tensor::LayerPages> la
       return base::InvalidArgument("layer {}: {} pages of {} tokens do not cover {} tokens", i,
                                    from.pages.size(), format.block_tokens, grid.tokens);
     }
-    const size_t last =
-        format.offset(tensor::Side::kValue, format.block_tokens - 1, grid.geometry.kv_heads - 1);
+    const size_t last = format.offset(tensor::Side::kValue, format.block_tokens - 1,
+                                      first_page_head + grid.geometry.kv_heads - 1);
     if (last + grid.geometry.head_dim > format.page_elements) {
-      return base::InvalidArgument("layer {}: a page of {} elements cannot hold the geometry", i,
-                                   format.page_elements);
+      return base::InvalidArgument("layer {}: a page of {} elements cannot hold heads [{}, +{})", i,
+                                   format.page_elements, first_page_head, grid.geometry.kv_heads);
     }
     if (std::find(from.pages.begin(), from.pages.end(), nullptr) != from.pages.end()) {
       return base::InvalidArgument("layer {}: a page is null", i);
     }
-    table.layers_.push_back({{from.pages.begin(), from.pages.end()}, format});
+    Layer& layer = table.layers_.emplace_back(Layer{{from.pages.begin(), from.pages.end()}, format});
+    for (uint16_t*& page : layer.pages) page += first_page_head * format.head_stride;
   }
   return table;
 }

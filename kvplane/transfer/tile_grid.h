@@ -46,8 +46,11 @@ struct TileGrid {
   tensor::KvGeometry geometry;
   uint32_t tokens = 0;
   uint32_t group_heads = 0;
+  uint32_t shard_first_head = 0;  // the KV head of the model that head 0 of the grid is
+  uint32_t model_kv_heads = 0;
 
-  // kInvalidArgument: a number of the descriptor beyond its bound. kUnimplemented: a dtype other than bf16.
+  // kInvalidArgument: a number of the descriptor beyond its bound, or a shard that its model does not have.
+  // kUnimplemented: a dtype other than bf16.
   static base::Result<TileGrid> Create(const KvDescriptor& descriptor, uint32_t group_heads);
 
   uint32_t blocks() const { return (tokens + tensor::kTileTokens - 1) / tensor::kTileTokens; }
@@ -71,8 +74,8 @@ struct TileGrid {
   codec::TileContext ContextOf(const Tile& tile) const {
     return {.layer = tile.layer,
             .layers = geometry.layers,
-            .first_head = tile.first_head,
-            .kv_heads = geometry.kv_heads,
+            .first_head = shard_first_head + tile.first_head,
+            .kv_heads = model_kv_heads,
             .first_position = tile.first_token,
             .end_position = tokens,
             .quality = 0};
@@ -87,9 +90,11 @@ struct TileGrid {
 // Page addresses of all layers of one request, copied from the caller's spans.
 class PageTable {
  public:
-  // kInvalidArgument: the wrong number of layers, pages that do not cover the tokens, a null page, or a page
-  // format that cannot hold the geometry.
-  static base::Result<PageTable> Create(std::span<const tensor::LayerPages> layers, const TileGrid& grid);
+  // `first_page_head`: the head of the pages that head 0 of the grid is. kInvalidArgument: the wrong number
+  // of layers, pages that do not cover the tokens, a null page, or a page format that cannot hold the
+  // geometry.
+  static base::Result<PageTable> Create(std::span<const tensor::LayerPages> layers, const TileGrid& grid,
+                                        uint32_t first_page_head = 0);
 
   tensor::LayerPages layer(uint32_t index) const {
     const Layer& from = layers_[index];

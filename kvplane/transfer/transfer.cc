@@ -13,4 +13,14 @@ Digest HashTokens(std::span<const int32_t> tokens) {
   return digest;
 }
 
+std::string DescribeUsed(std::span<const std::string> strategies, uint32_t used) {
+  std::string text;
+  for (size_t i = 0; i < strategies.size(); ++i) {
+    if ((used >> i & 1) == 0) continue;
+    if (!text.empty()) text += " / ";
+    text += strategies[i];
+  }
+  return text;
+}
+
 }  // namespace kvplane::transfer

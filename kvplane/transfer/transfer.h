@@ -24,10 +24,21 @@ constexpr size_t kMaxTransferIdBytes = 128;
 // What the prefill and the decode node must agree on before a byte of KV moves. Any difference is refused by
 // name.
 struct KvDescriptor {
-  tensor::KvGeometry geometry;
+  tensor::KvGeometry geometry;  // of the KV that moves: kv_heads are those of this transfer
   Digest model_fingerprint{};
   Digest token_hash{};  // HashTokens() of the prompt
   uint32_t tokens = 0;  // prompt tokens whose KV moves
+  // Nodes that share a model by heads (head_shards.h) move heads [first_head, first_head + kv_heads) of
+  // model_kv_heads; 0: those of the geometry are all there are.
+  uint32_t first_head = 0;
+  uint32_t model_kv_heads = 0;
+
+  bool whole_model() const { return model_kv_heads == 0 || model_kv_heads == geometry.kv_heads; }
+  tensor::KvGeometry ModelGeometry() const {
+    tensor::KvGeometry model = geometry;
+    if (model_kv_heads != 0) model.kv_heads = model_kv_heads;
+    return model;
+  }
 };
 
 // SHA-256 over the token ids as little-endian int32.
@@ -53,13 +64,16 @@ struct TransferTimes {
 
 struct TransferOutcome {
   base::Status status;
-  std::string strategy;     // canonical text of what ran
+  std::string strategy;     // canonical text of what ran; several, joined by " / ", when the plan changed
   uint64_t bytes_raw = 0;   // bf16 bytes of the KV
   uint64_t bytes_wire = 0;  // everything on the wire for it: payload, tile headers, frames, retries
   uint32_t tiles = 0;
   uint32_t tiles_retried = 0;
   TransferTimes times;
 };
+
+// Canonical texts of those of a transfer's strategies whose bit in `used` is set, in order, joined by " / ".
+std::string DescribeUsed(std::span<const std::string> strategies, uint32_t used);
 
 using OnComplete = std::function<void(TransferOutcome)>;
 using OnFirstToken = std::function<void(FirstToken)>;

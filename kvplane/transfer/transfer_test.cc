@@ -13,6 +13,7 @@
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/transfer/testing/kv_fixture.h"
 #include "kvplane/transfer/tile_grid.h"
+#include "kvplane/transfer/wire_frames.h"
 #include "kvplane/transport/inproc_transport.h"
 #include "kvplane/transport/shaped_transport.h"
 #include "kvplane/transport/tcp_transport.h"
@@ -397,6 +398,54 @@ TEST(TransferUnit, PostingOutOfOrderFailsTheTransfer) {
     session->PostLayer(layer, first, tokens);
     EXPECT_EQ(transfer.sender_done.Wait().status.code(), StatusCode::kInvalidArgument);
   }
+}
+
+// The plan changes when half the layers are posted: what is coded later is coded with the other strategy, and
+// both ends say so.
+TEST(TransferUnit, ThePlanMayChangeInMidTransfer) {
+  auto transport = transport::CreateInprocTransport();
+  Ends ends(*transport, kInproc);
+  TestTransfer transfer(Geometry(4, 2, 64), 128);
+  KvOffer offer = transfer.MakeOffer("a", "off");
+  offer.alternatives = {*codec::Strategy::Parse("int8"), *codec::Strategy::Parse("fp8")};
+  auto session = *ends.sender->Offer(std::move(offer));
+  auto pulled = *ends.receiver->Pull(transfer.MakePull(ends.sender->endpoint(), "a"));
+  for (uint32_t layer = 0; layer < 2; ++layer) session->PostLayer(layer, 0, 128);
+  const base::TimePoint limit = After(kTestPatience);
+  while (pulled->layers_ready() < 2 && base::Clock::System().Now() < limit) std::this_thread::yield();
+  EXPECT_EQ(session->UseStrategy(3).code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(session->UseStrategy(2).ok());
+  for (uint32_t layer = 2; layer < 4; ++layer) session->PostLayer(layer, 0, 128);
+  session->PostFirstToken({42, -0.5f, {}});
+  ExpectAgreement(transfer.sender_done.Wait(), transfer.receiver_done.Wait());
+  EXPECT_EQ(transfer.receiver_done.Wait().strategy,
+            codec::Strategy::Parse("off")->ToString() + " / " + codec::Strategy::Parse("fp8")->ToString());
+  // The first two layers are exact, the others 8 bits a value.
+  const uint64_t layer_bytes = transfer.descriptor.geometry.bytes_per_token_layer() * 128;
+  EXPECT_LT(transfer.receiver_done.Wait().bytes_wire, 3 * layer_bytes + layer_bytes / 4);
+  EXPECT_GT(transfer.receiver_done.Wait().bytes_wire, 3 * layer_bytes);
+  for (uint32_t layer = 0; layer < 4; ++layer) {
+    const uint16_t* sent = transfer.sent.at(layer, tensor::Side::kKey, 5, 1);
+    const uint16_t* received = transfer.received.at(layer, tensor::Side::kKey, 5, 1);
+    EXPECT_EQ(std::equal(sent, sent + 64, received), layer < 2) << layer;
+  }
+}
+
+TEST(TransferSafety, EveryStrategyOfAnOfferMustBeWelcome) {
+  auto transport = transport::CreateInprocTransport();
+  Ends ends(*transport, kInproc);
+  TestTransfer transfer(Geometry(2, 2, 64), 64);
+  KvOffer offer = transfer.MakeOffer("a", "off");
+  offer.alternatives = {*codec::Strategy::Parse("int8")};
+  auto session = *ends.sender->Offer(std::move(offer));
+  KvPull pull = transfer.MakePull(ends.sender->endpoint(), "a");
+  pull.accept_lossy = false;
+  auto pulled = *ends.receiver->Pull(std::move(pull));
+  EXPECT_EQ(transfer.sender_done.Wait().status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(transfer.receiver_done.Wait().status.code(), StatusCode::kFailedPrecondition);
+  KvOffer many = TestTransfer(Geometry(2, 2, 64), 64).MakeOffer("b", "off");
+  many.alternatives.assign(kMaxStrategiesPerOpen, *codec::Strategy::Parse("int8"));
+  EXPECT_EQ(ends.sender->Offer(std::move(many)).status().code(), StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -9,37 +9,10 @@
 namespace kvplane::transfer {
 namespace {
 
+using transport::GetBoundedString;
+
 // Longest duration a peer can make us believe in: a year, so that sums of many never overflow.
 constexpr uint64_t kMaxWireNanoseconds = uint64_t{365} * 24 * 3600 * 1'000'000'000;
-
-// Wire ids of status codes; never renumber. kOk has none.
-constexpr std::pair<base::StatusCode, uint16_t> kStatusIds[] = {
-    {base::StatusCode::kInvalidArgument, 1},
-    {base::StatusCode::kNotFound, 2},
-    {base::StatusCode::kCorrupt, 3},
-    {base::StatusCode::kUnavailable, 4},
-    {base::StatusCode::kDeadlineExceeded, 5},
-    {base::StatusCode::kCancelled, 6},
-    {base::StatusCode::kResourceExhausted, 7},
-    {base::StatusCode::kUnimplemented, 8},
-    {base::StatusCode::kFailedPrecondition, 9},
-    {base::StatusCode::kPermissionDenied, 10},
-    {base::StatusCode::kInternal, 11},
-};
-
-uint16_t StatusToWire(base::StatusCode code) {
-  for (const auto& [known, id] : kStatusIds) {
-    if (known == code) return id;
-  }
-  return StatusToWire(base::StatusCode::kInternal);
-}
-
-base::StatusCode StatusFromWire(uint16_t id) {
-  for (const auto& [code, known] : kStatusIds) {
-    if (known == id) return code;
-  }
-  return base::StatusCode::kInternal;  // a code of a later minor version
-}
 
 void PutDuration(base::Duration duration, base::ByteWriter& out) {
   out.Put(static_cast<uint64_t>(std::max<base::Duration::rep>(duration.count(), 0)));
@@ -48,14 +21,6 @@ void PutDuration(base::Duration duration, base::ByteWriter& out) {
 base::Duration GetDuration(base::ByteReader& in, std::string_view field) {
   return base::Duration(
       static_cast<base::Duration::rep>(std::min(in.Get<uint64_t>(field), kMaxWireNanoseconds)));
-}
-
-// u16 length and the bytes, refused before copying when longer than `limit`.
-base::Result<std::string> GetBoundedString(base::ByteReader& in, size_t limit, std::string_view field) {
-  const auto length = in.Get<uint16_t>(field);
-  if (length > limit) return base::Corrupt("{} has {} bytes; at most {} are legal", field, length, limit);
-  const auto bytes = in.GetBytes(length, field);
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 void PutIds(const std::vector<uint8_t>& ids, base::ByteWriter& out) {
@@ -139,6 +104,8 @@ void Append(const PullFrame& frame, base::ByteWriter& out) {
   out.Put(descriptor.tokens);
   PutDigest(descriptor.model_fingerprint, out);
   PutDigest(descriptor.token_hash, out);
+  out.Put(descriptor.first_head);
+  out.Put(descriptor.model_kv_heads);
 }
 
 base::Result<PullFrame> ParsePull(std::span<const std::byte> head) {
@@ -155,6 +122,11 @@ base::Result<PullFrame> ParsePull(std::span<const std::byte> head) {
   frame.descriptor.tokens = in.Get<uint32_t>("PULL tokens");
   frame.descriptor.model_fingerprint = GetDigest(in, "PULL model fingerprint");
   frame.descriptor.token_hash = GetDigest(in, "PULL token hash");
+  // A peer of minor version 1 ends here: it pulls whole models.
+  if (in.remaining() > 0) {
+    frame.descriptor.first_head = in.Get<uint32_t>("PULL first head");
+    frame.descriptor.model_kv_heads = in.Get<uint32_t>("PULL kv_heads of the model");
+  }
   KVPLANE_RETURN_IF_ERROR(in.status());
   KVPLANE_ASSIGN_OR_RETURN(geometry.dtype, tensor::DTypeFromWire(dtype));
   return frame;
@@ -320,7 +292,7 @@ base::Result<NackFrame> ParseNack(std::span<const std::byte> head) {
 }
 
 void Append(const AbortFrame& frame, base::ByteWriter& out) {
-  out.Put(StatusToWire(frame.status.code()));
+  out.Put(transport::StatusIdOf(frame.status.code()));
   out.PutString(std::string_view(frame.status.message()).substr(0, kMaxReasonBytes));
 }
 
@@ -329,7 +301,7 @@ base::Result<AbortFrame> ParseAbort(std::span<const std::byte> head) {
   const auto code = in.Get<uint16_t>("ABORT code");
   KVPLANE_ASSIGN_OR_RETURN(std::string reason, GetBoundedString(in, kMaxReasonBytes, "ABORT reason"));
   KVPLANE_RETURN_IF_ERROR(in.status());
-  return AbortFrame{base::Status(StatusFromWire(code), std::move(reason))};
+  return AbortFrame{base::Status(transport::StatusCodeOf(code), std::move(reason))};
 }
 
 void Append(const PingFrame& frame, base::ByteWriter& out) { out.Put(frame.cookie); }

@@ -27,7 +27,7 @@ namespace kvplane::transfer {
 
 constexpr uint32_t kWireMagic = 0x5750'564b;  // "KVPW" in memory order
 constexpr uint8_t kWireMajor = 1;
-constexpr uint16_t kWireMinor = 1;
+constexpr uint16_t kWireMinor = 2;
 
 constexpr transport::FrameProtocol kWireProtocol{kWireMagic, kWireMajor};
 
@@ -36,9 +36,10 @@ using transport::kFlagSkippable;
 using transport::kFrameHeaderBytes;
 using transport::kMaxBodyBytes;  // a peer may announce less in HELLO
 using transport::kMaxHeadBytes;
+using transport::kMaxReasonBytes;
 
+constexpr uint16_t kMinorOfHeadShards = 2;
 constexpr size_t kMaxTopLogprobs = 20;
-constexpr size_t kMaxReasonBytes = 1024;
 constexpr size_t kMaxStrategiesPerOpen = 16;
 // Profiles a receiver may announce: their count is one byte.
 constexpr size_t kMaxHelloProfiles = 255;
@@ -83,7 +84,7 @@ struct PullFrame {
   std::string transfer_id;
   bool accept_lossy = true;
   uint32_t patience_ms = 0;  // how long the receiver will wait for an offer of this id
-  KvDescriptor descriptor;
+  KvDescriptor descriptor;   // its head shard since minor version 2
 };
 
 struct OpenFrame {

@@ -34,6 +34,8 @@ PullFrame SamplePull() {
   pull.accept_lossy = false;
   pull.patience_ms = 30'000;
   pull.descriptor = Describe(Geometry(4, 2, 64), 300);
+  pull.descriptor.first_head = 4;
+  pull.descriptor.model_kv_heads = 16;
   return pull;
 }
 
@@ -126,7 +128,7 @@ TEST(WireFramesUnit, HelloCarriesItsProfiles) {
   const auto frame = SampleFrames()[0];
   const auto hello = ParseHello(HeadOf(frame));
   ASSERT_TRUE(hello.ok()) << hello.status().ToString();
-  EXPECT_EQ(hello->minor, 1);
+  EXPECT_EQ(hello->minor, 2);
   EXPECT_EQ(hello->profiles, (std::vector{Profile(1), Profile(2)}));
   // A count, then 16 bytes each, at the end of the head.
   EXPECT_EQ(frame[frame.size() - 33], std::byte{2});
@@ -157,6 +159,8 @@ TEST(WireFramesUnit, PullRoundTrip) {
   EXPECT_EQ(pull->patience_ms, 30'000u);
   EXPECT_EQ(pull->descriptor.geometry, SamplePull().descriptor.geometry);
   EXPECT_EQ(pull->descriptor.tokens, 300u);
+  EXPECT_EQ(pull->descriptor.first_head, 4u);
+  EXPECT_EQ(pull->descriptor.model_kv_heads, 16u);
   EXPECT_EQ(pull->descriptor.token_hash, SamplePull().descriptor.token_hash);
   EXPECT_EQ(pull->descriptor.model_fingerprint, SamplePull().descriptor.model_fingerprint);
 }
@@ -213,9 +217,10 @@ TEST(WireFramesSafety, EveryTruncationIsAnErrorAndLaterFieldsAreNot) {
     const FrameHeader header = *HeaderOf(frame);
     const auto type = static_cast<FrameType>(header.type);
     const auto head = HeadOf(frame);
-    // Frames of minor version 0 end where the profiles begin.
+    // Frames of earlier minor versions end where the profiles, or the head shard, begin.
     const size_t whole_too = type == FrameType::kHello  ? head.size() - 33
                              : type == FrameType::kOpen ? head.size() - 16
+                             : type == FrameType::kPull ? head.size() - 8
                                                         : head.size();
     for (size_t size = 0; size < head.size(); ++size) {
       if (size == whole_too) continue;
