@@ -2,58 +2,23 @@
 
 #include <algorithm>
 #include <new>
+#include <optional>
+#include <utility>
 
 #include "kvplane/base/check.h"
 #include "kvplane/base/endian.h"
+#include "kvplane/codec/bound_chain.h"
 #include "kvplane/codec/model_profile.h"
 #include "kvplane/codec/select/bands.h"
 #include "kvplane/codec/select/protect_stage.h"
 #include "kvplane/codec/stage_registry.h"
 #include "kvplane/codec/store/store_stage.h"
-#include "kvplane/codec/tile_coder.h"
-#include "kvplane/codec/transform/tile_transform.h"
 #include "kvplane/kernel/checksum/checksum.h"
 
 namespace kvplane::codec {
 namespace {
 
 constexpr std::align_val_t kScratchAlignment{64};
-
-// A code stage that keeps nothing: its plain functions.
-class PlainCoder final : public TileCoder {
- public:
-  explicit PlainCoder(Chain chain) : chain_(chain), functions_(StageOf(chain.back()).functions) {}
-
-  size_t LeastBytes(const TileShape& shape) const override { return functions_->least_bytes(chain_, shape); }
-  size_t Encode(const TileContext&, const tensor::ConstTileView& in, Workspace& workspace,
-                std::span<std::byte> out) const override {
-    // Where coding saves nothing (very short tiles), raw is as small and exact.
-    if (LeastBytes(ShapeOf(in)) >= out.size()) return 0;
-    return functions_->encode(chain_, in, workspace, out);
-  }
-  base::Status Decode(const TileContext&, std::span<const std::byte> in, Workspace& workspace,
-                      const tensor::TileView& out) const override {
-    return functions_->decode(chain_, in, workspace, out);
-  }
-
- private:
-  Chain chain_;  // of the codec that owns this coder
-  const StageFunctions* functions_;
-};
-
-// `chain` outlives the coder.
-base::Result<std::unique_ptr<TileCoder>> BindCoder(Chain chain, tensor::Side side,
-                                                   std::shared_ptr<const ModelProfile> profile) {
-  const StageFunctions& functions = *StageOf(chain.back()).functions;
-  if (functions.bind != nullptr) {
-    base::Result<std::unique_ptr<TileCoder>> coder = functions.bind(chain, side, std::move(profile));
-    if (coder.ok() || coder.status().code() != base::StatusCode::kUnimplemented) return coder;
-  }
-  if (functions.encode == nullptr) {
-    return base::Unimplemented("'{}' has no code for this chain", StageOf(chain.back()).name);
-  }
-  return std::unique_ptr<TileCoder>(std::make_unique<PlainCoder>(chain));
-}
 
 // Method 2: u32 length, payload, zeros up to the least size. The payload lies at out[1..].
 size_t Pad(size_t coded, size_t raw_bytes, std::span<std::byte> out) {
@@ -125,8 +90,10 @@ base::Result<std::shared_ptr<const TileCodec>> TileCodec::Create(
   }
   KVPLANE_RETURN_IF_ERROR(CheckBands(strategy.stages(), profile.get()));
   std::shared_ptr<TileCodec> codec(new TileCodec(strategy, profile));
-  KVPLANE_ASSIGN_OR_RETURN(codec->transform_, BindTransform(codec->strategy_.stages(), side, profile));
-  KVPLANE_ASSIGN_OR_RETURN(codec->coder_, BindCoder(codec->strategy_.stages(), side, profile));
+  KVPLANE_ASSIGN_OR_RETURN(codec->chain_, BoundChain::Create(strategy, side, profile));
+  if (std::optional<SideStrategy> stand_in = StandInFor(strategy, side); stand_in.has_value()) {
+    KVPLANE_ASSIGN_OR_RETURN(codec->stand_in_, BoundChain::Create(*std::move(stand_in), side, nullptr));
+  }
   return std::shared_ptr<const TileCodec>(std::move(codec));
 }
 
@@ -142,7 +109,8 @@ base::Result<std::shared_ptr<const TileCodec>> TileCodec::FromWire(
 size_t TileCodec::MaxEncodedBytes(const TileShape& shape) const { return 1 + shape.raw_bytes(); }
 
 size_t TileCodec::LeastBodyBytes(const TileShape& shape) const {
-  return coder_->LeastBytes(transform_ == nullptr ? shape : transform_->CodedShape(shape));
+  const size_t least = chain_->LeastBytes(shape);
+  return stand_in_ == nullptr ? least : std::min(least, stand_in_->LeastBytes(shape));
 }
 
 size_t TileCodec::MinEncodedBytes(const TileShape& shape) const {
@@ -176,80 +144,61 @@ base::Status TileCodec::CheckContext(const TileShape& shape, const TileContext& 
   return base::Status::Ok();
 }
 
-// Transform and coder. 0: code the tile raw.
-size_t TileCodec::EncodeChain(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
-                              const TileContext& context) const {
-  const TileShape shape = ShapeOf(in);
-  if (transform_ == nullptr) return coder_->Encode(context, in, workspace, out);
-  const TileShape coded_shape = transform_->CodedShape(shape);
-  const size_t side_bytes = transform_->SideBytes(shape);
-  if (side_bytes >= out.size()) return 0;
-  const std::span<std::byte> memory =
-      workspace.Scratch(coded_shape.raw_bytes(), Workspace::Use::kTransformed);
-  auto* values = reinterpret_cast<uint16_t*>(memory.data());
-  if (!transform_->Forward(context, in, workspace, out.data(), values)) return 0;
-  const auto view =
-      tensor::ConstTileView::Contiguous(values, coded_shape.tokens, coded_shape.heads, coded_shape.head_dim);
-  if (side_bytes + coded_shape.raw_bytes() <= out.size()) {
-    const size_t coded = coder_->Encode(context, view, workspace, out.subspan(side_bytes));
-    return coded == 0 ? 0 : side_bytes + coded;
+// The chain, or what stands in for it where that is smaller. 0: code the tile raw.
+TileCodec::Body TileCodec::EncodeChain(const tensor::ConstTileView& in, Workspace& workspace,
+                                       std::span<std::byte> out, const TileContext& context) const {
+  const size_t coded = chain_->Encode(context, in, workspace, out);
+  if (stand_in_ == nullptr) return {coded, TileMethod::kCoded};
+  const auto bits = static_cast<double>(coded * 8);
+  if (coded > 0 && bits <= StandInBits(stand_in_->strategy()) * static_cast<double>(in.values())) {
+    return {coded, TileMethod::kCoded};
   }
-  const std::span<std::byte> payload = workspace.Scratch(coded_shape.raw_bytes(), Workspace::Use::kPayload);
-  const size_t coded = coder_->Encode(context, view, workspace, payload);
-  if (coded == 0 || coded > out.size() - side_bytes) return 0;
-  std::copy_n(payload.data(), coded, out.data() + side_bytes);
-  return side_bytes + coded;
-}
-
-base::Status TileCodec::DecodeChain(std::span<const std::byte> in, Workspace& workspace,
-                                    const tensor::TileView& out, const TileContext& context) const {
-  if (transform_ == nullptr) return coder_->Decode(context, in, workspace, out);
-  const TileShape shape = ShapeOf(out);
-  const TileShape coded_shape = transform_->CodedShape(shape);
-  const size_t side_bytes = transform_->SideBytes(shape);
-  if (in.size() < side_bytes) {
-    return base::Corrupt("payload of {} bytes, {} of side information", in.size(), side_bytes);
+  const std::span<std::byte> payload =
+      workspace.Scratch(in.values() * sizeof(uint16_t), Workspace::Use::kStandIn);
+  const size_t stood_in = stand_in_->Encode(context, in, workspace, payload);
+  if (stood_in == 0 || stood_in > out.size() || (coded > 0 && coded <= stood_in)) {
+    return {coded, TileMethod::kCoded};
   }
-  const std::span<std::byte> memory =
-      workspace.Scratch(coded_shape.raw_bytes(), Workspace::Use::kTransformed);
-  auto* values = reinterpret_cast<uint16_t*>(memory.data());
-  KVPLANE_RETURN_IF_ERROR(coder_->Decode(
-      context, in.subspan(side_bytes), workspace,
-      tensor::TileView::Contiguous(values, coded_shape.tokens, coded_shape.heads, coded_shape.head_dim)));
-  return transform_->Inverse(context, in.data(), values, workspace, out);
+  std::copy_n(payload.data(), stood_in, out.data());
+  return {stood_in, TileMethod::kStandIn};
 }
 
 // Protected rows, then the chain on the others. 0: code the tile raw.
-size_t TileCodec::EncodeBody(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
-                             const TileContext& context) const {
+TileCodec::Body TileCodec::EncodeBody(const tensor::ConstTileView& in, Workspace& workspace,
+                                      std::span<std::byte> out, const TileContext& context) const {
   const StageCall* protect = FindCall(strategy_.stages(), kStageProtect);
   if (protect == nullptr) return EncodeChain(in, workspace, out, context);
   const ProtectedRows rows = ProtectedRowsOf(*protect, in.tokens, context);
   const size_t head = WriteProtected(rows, in, out);
-  if (head == 0) return 0;
+  if (head == 0) return {};
   TileContext body_context = context;
   body_context.first_position += rows.front;
-  const tensor::ConstTileView body = tensor::SliceTokens(in, rows.front, in.tokens - rows.front - rows.back);
-  if (body.values() * sizeof(uint16_t) + head <= out.size()) {
-    const size_t coded = EncodeChain(body, workspace, out.subspan(head), body_context);
-    return coded == 0 ? 0 : head + coded;
+  const tensor::ConstTileView view = tensor::SliceTokens(in, rows.front, in.tokens - rows.front - rows.back);
+  Body body;
+  if (view.values() * sizeof(uint16_t) + head <= out.size()) {
+    body = EncodeChain(view, workspace, out.subspan(head), body_context);
+  } else {
+    const std::span<std::byte> payload =
+        workspace.Scratch(view.values() * sizeof(uint16_t), Workspace::Use::kBody);
+    body = EncodeChain(view, workspace, payload, body_context);
+    if (body.bytes > out.size() - head) return {};
+    std::copy_n(payload.data(), body.bytes, out.data() + head);
   }
-  const std::span<std::byte> payload =
-      workspace.Scratch(body.values() * sizeof(uint16_t), Workspace::Use::kBody);
-  const size_t coded = EncodeChain(body, workspace, payload, body_context);
-  if (coded == 0 || coded > out.size() - head) return 0;
-  std::copy_n(payload.data(), coded, out.data() + head);
-  return head + coded;
+  if (body.bytes > 0) body.bytes += head;
+  return body;
 }
 
-base::Status TileCodec::DecodeBody(std::span<const std::byte> in, Workspace& workspace,
-                                   const tensor::TileView& out, const TileContext& context) const {
-  if (FindCall(strategy_.stages(), kStageProtect) == nullptr) return DecodeChain(in, workspace, out, context);
+base::Status TileCodec::DecodeBody(const BoundChain& chain, std::span<const std::byte> in,
+                                   Workspace& workspace, const tensor::TileView& out,
+                                   const TileContext& context) const {
+  if (FindCall(strategy_.stages(), kStageProtect) == nullptr) {
+    return chain.Decode(context, in, workspace, out);
+  }
   KVPLANE_ASSIGN_OR_RETURN(const ProtectedRows rows, ReadProtected(in, out));
   TileContext body_context = context;
   body_context.first_position += rows.front;
-  return DecodeChain(in.subspan(rows.Bytes(ShapeOf(out))), workspace,
-                     tensor::SliceTokens(out, rows.front, out.tokens - rows.front - rows.back), body_context);
+  return chain.Decode(body_context, in.subspan(rows.Bytes(ShapeOf(out))), workspace,
+                      tensor::SliceTokens(out, rows.front, out.tokens - rows.front - rows.back));
 }
 
 base::Result<size_t> TileCodec::Encode(const tensor::ConstTileView& in, Workspace& workspace,
@@ -263,15 +212,18 @@ base::Result<size_t> TileCodec::Encode(const tensor::ConstTileView& in, Workspac
   }
   const size_t raw_bytes = shape.raw_bytes();
   // Where coding saves nothing (very short tiles), raw is as small and exact.
-  const size_t coded = MinEncodedBytes(shape) - 1 < raw_bytes
-                           ? EncodeBody(in, workspace, out.subspan(1, raw_bytes), context)
-                           : 0;
-  KVPLANE_DCHECK(coded <= raw_bytes);
-  if (coded > 0 && coded >= raw_bytes / kMaxTileRatio) {
-    out[0] = static_cast<std::byte>(TileMethod::kCoded);
-    return 1 + coded;
+  Body body;
+  if (MinEncodedBytes(shape) - 1 < raw_bytes) {
+    body = EncodeBody(in, workspace, out.subspan(1, raw_bytes), context);
   }
-  if (coded > 0 && raw_bytes / kMaxTileRatio > sizeof(uint32_t)) return Pad(coded, raw_bytes, out);
+  KVPLANE_DCHECK(body.bytes <= raw_bytes);
+  if (body.bytes > 0 && body.bytes >= raw_bytes / kMaxTileRatio) {
+    out[0] = static_cast<std::byte>(body.method);
+    return 1 + body.bytes;
+  }
+  if (body.bytes > 0 && body.method == TileMethod::kCoded && raw_bytes / kMaxTileRatio > sizeof(uint32_t)) {
+    return Pad(body.bytes, raw_bytes, out);
+  }
   out[0] = static_cast<std::byte>(TileMethod::kRaw);
   EncodeRaw(in, out.data() + 1);
   return 1 + raw_bytes;
@@ -293,10 +245,13 @@ base::Status TileCodec::Decode(std::span<const std::byte> in, Workspace& workspa
       return base::Status::Ok();
     case TileMethod::kPadded: {
       KVPLANE_ASSIGN_OR_RETURN(payload, Unpad(payload, shape.raw_bytes()));
-      return DecodeBody(payload, workspace, out, context);
+      return DecodeBody(*chain_, payload, workspace, out, context);
     }
     case TileMethod::kCoded:
-      return DecodeBody(payload, workspace, out, context);
+      return DecodeBody(*chain_, payload, workspace, out, context);
+    case TileMethod::kStandIn:
+      if (stand_in_ == nullptr) return base::Corrupt("nothing stands in for '{}'", strategy_.ToString());
+      return DecodeBody(*stand_in_, payload, workspace, out, context);
   }
   return base::Corrupt("coded tile has the unknown method {}", static_cast<uint8_t>(in[0]));
 }

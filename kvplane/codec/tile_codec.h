@@ -1,9 +1,10 @@
 // TileCodec: one side of a strategy bound to code. Encodes a strided bf16 tile to bytes and back.
 //
 // A coded tile (docs/formats/object.md, section 5) is one method byte and the method's payload: 0 = raw, the
-// bf16 values as they are; 1 = coded by the strategy's chain; 2 = coded and padded. A tile that the chain
-// cannot hold faithfully (for lossy chains: values that are not finite, or beyond its range) or cannot make
-// smaller is coded raw, so a coded tile never exceeds its raw size by more than that one byte.
+// bf16 values as they are; 1 = coded by the strategy's chain; 2 = coded and padded; 3 = coded by the chain
+// that stands in for one whose steps come from a profile that the tile does not fit (bound_chain.h). A tile
+// that these cannot hold faithfully (for lossy chains: values that are not finite, or beyond their range) or
+// cannot make smaller is coded raw, so a coded tile never exceeds its raw size by more than that one byte.
 //
 // Encoding is a pure function of values, context and profile: every instruction set gives the same bytes (but
 // for `pca`, whose coefficients may round differently; decoding is exact on what was coded).
@@ -30,7 +31,7 @@ namespace kvplane::codec {
 constexpr uint32_t kMaxTileHeads = 1024;
 constexpr uint32_t kMaxTileHeadDim = 1024;
 
-enum class TileMethod : uint8_t { kRaw = 0, kCoded = 1, kPadded = 2 };
+enum class TileMethod : uint8_t { kRaw = 0, kCoded = 1, kPadded = 2, kStandIn = 3 };
 
 // A coded tile has at least 1/kMaxTileRatio of its raw bytes, by padding where it would be less: what an
 // object or a peer claims to hold is bounded by what it sends.
@@ -66,7 +67,8 @@ class Workspace {
     kTransformed,
     kTransform,
     kPayload,
-    kBody
+    kBody,
+    kStandIn
   };
 
   // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until the next call with the same use.
@@ -80,12 +82,11 @@ class Workspace {
     std::unique_ptr<std::byte[], Release> memory;
     size_t bytes = 0;
   };
-  std::array<Arena, 8> arenas_;
+  std::array<Arena, 9> arenas_;
 };
 
-class ModelProfile;   // model_profile.h
-class TileCoder;      // tile_coder.h
-class TileTransform;  // transform/tile_transform.h
+class BoundChain;    // bound_chain.h
+class ModelProfile;  // model_profile.h
 
 class TileCodec {
  public:
@@ -124,21 +125,24 @@ class TileCodec {
 
  private:
   TileCodec(SideStrategy strategy, std::shared_ptr<const ModelProfile> profile);
+  // What stands behind the method byte. No bytes: code the tile raw.
+  struct Body {
+    size_t bytes = 0;
+    TileMethod method = TileMethod::kRaw;  // kCoded or kStandIn
+  };
   size_t LeastBodyBytes(const TileShape& shape) const;
   base::Status CheckContext(const TileShape& shape, const TileContext& context) const;
-  size_t EncodeBody(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
-                    const TileContext& context) const;
-  base::Status DecodeBody(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out,
-                          const TileContext& context) const;
-  size_t EncodeChain(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
-                     const TileContext& context) const;
-  base::Status DecodeChain(std::span<const std::byte> in, Workspace& workspace, const tensor::TileView& out,
-                           const TileContext& context) const;
+  Body EncodeBody(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
+                  const TileContext& context) const;
+  Body EncodeChain(const tensor::ConstTileView& in, Workspace& workspace, std::span<std::byte> out,
+                   const TileContext& context) const;
+  base::Status DecodeBody(const BoundChain& chain, std::span<const std::byte> in, Workspace& workspace,
+                          const tensor::TileView& out, const TileContext& context) const;
 
   SideStrategy strategy_;
   std::shared_ptr<const ModelProfile> profile_;
-  std::unique_ptr<TileTransform> transform_;  // null: the coder takes the values themselves
-  std::unique_ptr<TileCoder> coder_;
+  std::unique_ptr<const BoundChain> chain_;
+  std::unique_ptr<const BoundChain> stand_in_;  // null: there is none
 };
 
 // CRC32C (Castagnoli, RFC 3720 B.4) of a coded tile, method byte included. It stands in the tile index of an
