@@ -14,6 +14,7 @@
 #include "apps/cli/commands/bench_codec.h"
 #include "apps/cli/commands/bench_engine.h"
 #include "apps/cli/commands/bench_quality.h"
+#include "apps/cli/commands/bench_transfer.h"
 #include "apps/cli/commands/cmd_codec.h"
 #include "apps/cli/commands/cmd_demo.h"
 #include "apps/cli/commands/cmd_doctor.h"
@@ -268,8 +269,25 @@ void AddBenchCodec(CLI::App* bench, const std::string& command, Action& action) 
   verb->callback([&action] { action = [] { return CmdBenchCodec(args); }; });
 }
 
+void AddBenchTransfer(CLI::App* bench, const std::string& command, Action& action) {
+  static BenchTransferArgs args;
+  args.command = command;
+  CLI::App* verb =
+      Verb(*bench, "transfer", "Streaming KV beside one stage after the other and a plain socket copy");
+  verb->add_option("--strategies", args.strategies, "Presets or strategies, comma-separated or repeated")
+      ->delimiter(',');
+  verb->add_option("--layers", args.layers, "Layers of the synthetic KV");
+  verb->add_option("--kv-heads", args.kv_heads, "KV heads");
+  verb->add_option("--head-dim", args.head_dim, "Channels of a head");
+  verb->add_option("--tokens", args.tokens, "Tokens of the prompt");
+  verb->add_option("--repeats", args.repeats, "Rounds; the median is reported");
+  verb->add_option("--codec-threads", args.codec_threads, "Threads that code tiles, at each end");
+  verb->add_option("--json", args.json, "Also write the measurements to this file");
+  verb->callback([&action] { action = [] { return CmdBenchTransfer(args); }; });
+}
+
 void AddBench(CLI::App& app, const std::string& command, Action& action) {
-  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality or pd");
+  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality, transfer or pd");
   bench->require_subcommand(1);
 
   AddBenchCodec(bench, command, action);
@@ -289,6 +307,7 @@ void AddBench(CLI::App& app, const std::string& command, Action& action) {
   engine->callback([&action] { action = [] { return CmdBenchEngine(engine_args); }; });
 
   AddBenchQuality(bench, command, action);
+  AddBenchTransfer(bench, command, action);
 
   static BenchPdArgs pd_args;
   pd_args.base.command = command;
