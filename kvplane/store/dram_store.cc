@@ -53,6 +53,10 @@ struct Entry {
   uint32_t uses = 0;
 };
 
+base::Duration TtlLeft(const Entry& entry, base::TimePoint now) {
+  return entry.expires == kNever ? base::Duration::zero() : entry.expires - now;
+}
+
 struct Tenant {
   uint64_t bytes = 0;
   uint64_t entries = 0;
@@ -206,7 +210,7 @@ void LockedDramStore::Expire(base::TimePoint now, Leaving& leaving) {
 void LockedDramStore::EvictEntry(Entry& entry, base::TimePoint now, Leaving& leaving) {
   EvictedEntry out{.key = entry.node.key, .meta = entry.meta, .object = {}, .uses = entry.uses};
   const bool alive = entry.expires > now;
-  out.meta.ttl = entry.expires == kNever ? base::Duration::zero() : entry.expires - now;
+  out.meta.ttl = TtlLeft(entry, now);
   HeldPtr held = Take(entry);
   ++stats_.evictions;
   if (options_.on_evict != nullptr && alive) {
@@ -331,7 +335,8 @@ base::Result<std::vector<EntryInfo>> LockedDramStore::Lookup(std::span<const Sto
     found.push_back({.bytes = entry->held->object().size(),
                      .prefix_bytes = entry->meta.prefix_bytes,
                      .quality = entry->meta.quality,
-                     .tier = TierKind::kDram});
+                     .tier = TierKind::kDram,
+                     .ttl_left = TtlLeft(*entry, now)});
     used.push_back(entry);
   }
   for (auto at = used.rbegin(); at != used.rend(); ++at) Use(**at);

@@ -88,6 +88,7 @@ struct EntryInfo {
   uint32_t prefix_bytes = 0;
   uint16_t quality = 0;
   TierKind tier = TierKind::kDram;  // the fastest that has it
+  base::Duration ttl_left{};        // zero: no end; a copy in a faster tier must not live longer
 };
 
 struct ReadRequest {

@@ -267,7 +267,15 @@ TEST_P(StoreConformance, EntriesExpireUnit) {
   ASSERT_TRUE(put(0, ttl).ok());
   ASSERT_TRUE(put(1, base::Duration::zero()).ok());
   ASSERT_TRUE(put(2, 1000 * ttl).ok());
-  EXPECT_EQ(Found(store(), Keys(0, 3)), 3u);
+  const auto found = store().Lookup(Keys(0, 3), 0, Soon());
+  ASSERT_TRUE(found.ok());
+  ASSERT_EQ(found->size(), 3u);
+  if (GetParam().tells_ttl) {
+    EXPECT_GT((*found)[0].ttl_left, base::Duration::zero());
+    EXPECT_LE((*found)[0].ttl_left, ttl + std::chrono::milliseconds(1));
+    EXPECT_EQ((*found)[1].ttl_left, base::Duration::zero()) << "for ever";
+    EXPECT_GT((*found)[2].ttl_left, ttl);
+  }
   harness_->Advance(ttl + std::chrono::milliseconds(50));
   EXPECT_FALSE(Has(store(), Key(0)));
   EXPECT_EQ(ReadRange(store(), Key(0), 0, 0).status().code(), StatusCode::kNotFound);

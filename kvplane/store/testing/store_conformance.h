@@ -45,6 +45,7 @@ struct StoreCase {
   bool pins = true;            // Pin() works
   bool durable = false;        // what was put durable, or flushed, survives Reopen()
   bool counts_entries = true;  // stats().entries and bytes are exact, EraseTenant() says how many
+  bool tells_ttl = true;       // EntryInfo::ttl_left is known
   bool stacked = false;        // several tiers in one: the tier of an EntryInfo is any of theirs
   base::Duration ttl = std::chrono::seconds(2);  // of the TTL tests; real time where Advance() waits
   uint64_t large_object_bytes = 8 << 20;
