@@ -16,6 +16,15 @@ constexpr int kMaxDepth = 4;
 
 constexpr std::string_view kShaped = "shaped(";
 
+base::Result<base::Duration> ParseMicroseconds(std::string_view key, std::string_view value) {
+  uint32_t microseconds = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), microseconds);
+  if (error != std::errc() || end != value.data() + value.size()) {
+    return base::InvalidArgument("{} \"{}\" is not a whole number of microseconds", key, value);
+  }
+  return base::Duration(std::chrono::microseconds(microseconds));
+}
+
 base::Status SetShapedParameter(std::string_view text, ShapedOptions& options) {
   const size_t equals = text.find('=');
   const std::string_view key = text.substr(0, equals);
@@ -25,14 +34,17 @@ base::Status SetShapedParameter(std::string_view text, ShapedOptions& options) {
   } else if (key == "burst") {
     KVPLANE_ASSIGN_OR_RETURN(options.burst_bytes, base::ParseBytes(value));
   } else if (key == "latency_us") {
-    uint32_t microseconds = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), microseconds);
+    KVPLANE_ASSIGN_OR_RETURN(options.latency, ParseMicroseconds(key, value));
+  } else if (key == "jitter_us") {
+    KVPLANE_ASSIGN_OR_RETURN(options.jitter, ParseMicroseconds(key, value));
+  } else if (key == "seed") {
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), options.seed);
     if (error != std::errc() || end != value.data() + value.size()) {
-      return base::InvalidArgument("latency_us \"{}\" is not a whole number of microseconds", value);
+      return base::InvalidArgument("seed \"{}\" is not a whole number", value);
     }
-    options.latency = std::chrono::microseconds(microseconds);
   } else {
-    return base::InvalidArgument("shaped: \"{}\" is not one of rate=, latency_us=, burst=", text);
+    return base::InvalidArgument("shaped: \"{}\" is not one of rate=, latency_us=, jitter_us=, burst=, seed=",
+                                 text);
   }
   return base::Status::Ok();
 }
@@ -48,15 +60,17 @@ size_t EndOfInner(std::string_view arguments) {
   return arguments.size();
 }
 
-base::Result<std::unique_ptr<Transport>> Create(std::string_view spec, int depth) {
-  if (spec == "tcp") return CreateTcpTransport();
+base::Result<std::unique_ptr<Transport>> Create(std::string_view spec, const TransportSecurity& security,
+                                                int depth) {
+  if (spec == "tcp") return Protect(CreateTcpTransport(), security);
   if (spec == "inproc") return CreateInprocTransport();
   if (!spec.starts_with(kShaped) || !spec.ends_with(')') || depth >= kMaxDepth) {
     return base::InvalidArgument("transport \"{}\"; known are tcp, inproc and shaped(INNER,...)", spec);
   }
   const std::string_view arguments = spec.substr(kShaped.size(), spec.size() - kShaped.size() - 1);
   const size_t end = EndOfInner(arguments);
-  KVPLANE_ASSIGN_OR_RETURN(std::unique_ptr<Transport> inner, Create(arguments.substr(0, end), depth + 1));
+  KVPLANE_ASSIGN_OR_RETURN(std::unique_ptr<Transport> inner,
+                           Create(arguments.substr(0, end), security, depth + 1));
   ShapedOptions options;
   for (size_t at = end; at < arguments.size();) {
     const size_t comma = std::min(arguments.find(',', at + 1), arguments.size());
@@ -69,6 +83,16 @@ base::Result<std::unique_ptr<Transport>> Create(std::string_view spec, int depth
 
 }  // namespace
 
-base::Result<std::unique_ptr<Transport>> CreateTransport(std::string_view spec) { return Create(spec, 0); }
+base::Result<std::unique_ptr<Transport>> CreateTransport(std::string_view spec,
+                                                         const TransportSecurity& security) {
+  return Create(spec, security, 0);
+}
+
+std::string Describe(const Capabilities& capabilities) {
+  return fmt::format("{}, {}encrypted, {}authenticated{}, about {:.2g} ns of CPU per byte",
+                     capabilities.cross_host ? "between hosts" : "one host",
+                     capabilities.encrypted ? "" : "not ", capabilities.authenticated ? "" : "not ",
+                     capabilities.zero_copy ? ", zero copy" : "", capabilities.cpu_ns_per_byte);
+}
 
 }  // namespace kvplane::transport

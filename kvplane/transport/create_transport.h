@@ -2,17 +2,23 @@
 //
 //     tcp
 //     inproc
-//     shaped(INNER,rate=200Mbit/s,latency_us=500,burst=256kB)     the parameters may be left out
+//     shaped(INNER,rate=200Mbit/s,latency_us=500,jitter_us=50,burst=256kB,seed=1)   parameters may be left
+//     out
+//
+// Protection (transport_security.h) goes around what leaves the process, inside of `shaped`: the text
+// "shaped(tcp)" with tokens and TLS gives shaped(tls(tcp)).
 #pragma once
 
 #include <memory>
 #include <string_view>
 
 #include "kvplane/transport/stream.h"
+#include "kvplane/transport/transport_security.h"
 
 namespace kvplane::transport {
 
-// kInvalidArgument names what is unknown or malformed in `spec`.
-base::Result<std::unique_ptr<Transport>> CreateTransport(std::string_view spec);
+// kInvalidArgument names what is unknown or malformed in `spec`, or cannot be done with `security`.
+base::Result<std::unique_ptr<Transport>> CreateTransport(std::string_view spec,
+                                                         const TransportSecurity& security = {});
 
 }  // namespace kvplane::transport

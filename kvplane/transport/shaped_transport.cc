@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kvplane/base/mutex.h"
+#include "kvplane/base/rng.h"
 
 namespace kvplane::transport {
 namespace {
@@ -111,11 +112,20 @@ class TokenBucket {
   int waiters_ KVPLANE_GUARDED_BY(mutex_) = 0;
 };
 
+// How one stream's chunks are delayed.
+struct DelayPlan {
+  base::Duration latency{};
+  base::Duration jitter{};
+  base::Rng rng{0};
+
+  bool any() const { return latency + jitter > base::Duration::zero(); }
+};
+
 // Hands chunks to the inner stream when their time has come.
 class DelayLine {
  public:
-  DelayLine(Stream& inner, base::Duration latency)
-      : inner_(inner), latency_(latency), thread_([this] { Run(); }) {}
+  DelayLine(Stream& inner, const DelayPlan& plan)
+      : inner_(inner), plan_(plan), jitter_(plan.rng), thread_([this] { Run(); }) {}
 
   ~DelayLine() {
     Finish(false);
@@ -131,9 +141,12 @@ class DelayLine {
     }
     if (!status_.ok()) return status_;
     bytes_ += chunk.size();
-    // The caller's deadline is about leaving the sender; the chunk then travels for `latency_`.
-    const base::TimePoint limit = deadline == base::kNoDeadline ? deadline : deadline + latency_;
-    queue_.push_back({base::Clock::System().Now() + latency_, limit, std::move(chunk)});
+    const base::Duration late = base::FromSeconds(base::ToSeconds(plan_.jitter) * jitter_.Uniform());
+    last_due_ = std::max(last_due_, base::Clock::System().Now() + plan_.latency + late);
+    // The caller's deadline is about leaving the sender; the chunk then travels.
+    const base::Duration travel = plan_.latency + plan_.jitter;
+    const base::TimePoint limit = deadline == base::kNoDeadline ? deadline : deadline + travel;
+    queue_.push_back({last_due_, limit, std::move(chunk)});
     changed_.NotifyAll();
     return base::Status::Ok();
   }
@@ -186,9 +199,11 @@ class DelayLine {
   }
 
   Stream& inner_;
-  const base::Duration latency_;
+  const DelayPlan plan_;
   base::Mutex mutex_;
   base::CondVar changed_;
+  base::Rng jitter_ KVPLANE_GUARDED_BY(mutex_);
+  base::TimePoint last_due_ KVPLANE_GUARDED_BY(mutex_){};
   std::deque<Entry> queue_ KVPLANE_GUARDED_BY(mutex_);
   size_t bytes_ KVPLANE_GUARDED_BY(mutex_) = 0;  // in the queue and in the inner Write
   base::Status status_ KVPLANE_GUARDED_BY(mutex_);
@@ -196,11 +211,33 @@ class DelayLine {
   std::thread thread_;  // last: it starts when everything above is ready
 };
 
+// What all streams of one instance share.
+class ShapedLink {
+ public:
+  explicit ShapedLink(const ShapedOptions& options)
+      : bucket(options), latency_(options.latency), jitter_(options.jitter), rng_(options.seed) {}
+
+  DelayPlan NewStream() KVPLANE_EXCLUDES(mutex_) {
+    base::MutexLock lock(mutex_);
+    return {latency_, jitter_, rng_.Split()};
+  }
+
+  TokenBucket bucket;
+
+ private:
+  const base::Duration latency_;
+  const base::Duration jitter_;
+  base::Mutex mutex_;
+  base::Rng rng_ KVPLANE_GUARDED_BY(mutex_);
+};
+
 class ShapedStream final : public Stream {
  public:
-  ShapedStream(std::unique_ptr<Stream> inner, std::shared_ptr<TokenBucket> bucket, base::Duration latency)
-      : inner_(std::move(inner)), bucket_(std::move(bucket)) {
-    if (latency > base::Duration::zero()) delay_ = std::make_unique<DelayLine>(*inner_, latency);
+  ShapedStream(std::unique_ptr<Stream> inner, std::shared_ptr<ShapedLink> link)
+      : inner_(std::move(inner)), link_(std::move(link)) {
+    if (const DelayPlan plan = link_->NewStream(); plan.any()) {
+      delay_ = std::make_unique<DelayLine>(*inner_, plan);
+    }
   }
 
   base::Status Write(std::span<const std::span<const std::byte>> pieces, base::TimePoint deadline) override {
@@ -210,7 +247,7 @@ class ShapedStream final : public Stream {
     size_t offset = 0;
     std::vector<std::span<const std::byte>> chunk;
     while (total > 0) {
-      KVPLANE_ASSIGN_OR_RETURN(size_t taken, bucket_->Take(total, deadline, cancelled_));
+      KVPLANE_ASSIGN_OR_RETURN(size_t taken, link_->bucket.Take(total, deadline, cancelled_));
       total -= taken;
       chunk.clear();
       while (taken > 0) {
@@ -239,7 +276,7 @@ class ShapedStream final : public Stream {
 
   void Shutdown() override {
     cancelled_.store(true);
-    bucket_->Wake();
+    link_->bucket.Wake();
     if (delay_ != nullptr) delay_->Finish(true);
     inner_->Shutdown();
   }
@@ -254,55 +291,52 @@ class ShapedStream final : public Stream {
   }
 
   const std::unique_ptr<Stream> inner_;
-  const std::shared_ptr<TokenBucket> bucket_;
+  const std::shared_ptr<ShapedLink> link_;
   std::atomic<bool> cancelled_{false};
   std::unique_ptr<DelayLine> delay_;
 };
 
 class ShapedListener final : public Listener {
  public:
-  ShapedListener(std::unique_ptr<Listener> inner, std::shared_ptr<TokenBucket> bucket, base::Duration latency)
-      : inner_(std::move(inner)), bucket_(std::move(bucket)), latency_(latency) {}
+  ShapedListener(std::unique_ptr<Listener> inner, std::shared_ptr<ShapedLink> link)
+      : inner_(std::move(inner)), link_(std::move(link)) {}
 
   base::Result<std::unique_ptr<Stream>> Accept(base::TimePoint deadline) override {
     KVPLANE_ASSIGN_OR_RETURN(auto stream, inner_->Accept(deadline));
-    return std::unique_ptr<Stream>(std::make_unique<ShapedStream>(std::move(stream), bucket_, latency_));
+    return std::unique_ptr<Stream>(std::make_unique<ShapedStream>(std::move(stream), link_));
   }
   std::string endpoint() const override { return inner_->endpoint(); }
   void Shutdown() override { inner_->Shutdown(); }
 
  private:
   const std::unique_ptr<Listener> inner_;
-  const std::shared_ptr<TokenBucket> bucket_;
-  const base::Duration latency_;
+  const std::shared_ptr<ShapedLink> link_;
 };
 
 class ShapedTransportOverInner final : public ShapedTransport {
  public:
   ShapedTransportOverInner(std::shared_ptr<Transport> inner, const ShapedOptions& options)
       : inner_(std::move(inner)),
-        latency_(options.latency),
-        bucket_(std::make_shared<TokenBucket>(options)),
+        link_(std::make_shared<ShapedLink>(options)),
         name_(fmt::format("shaped({})", inner_->name())) {}
 
   std::string_view name() const override { return name_; }
+  Capabilities capabilities() const override { return inner_->capabilities(); }
   base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) override {
     KVPLANE_ASSIGN_OR_RETURN(auto listener, inner_->Listen(endpoint));
-    return std::unique_ptr<Listener>(
-        std::make_unique<ShapedListener>(std::move(listener), bucket_, latency_));
+    return std::unique_ptr<Listener>(std::make_unique<ShapedListener>(std::move(listener), link_));
   }
   base::Result<std::unique_ptr<Stream>> Connect(std::string_view endpoint,
                                                 base::TimePoint deadline) override {
     KVPLANE_ASSIGN_OR_RETURN(auto stream, inner_->Connect(endpoint, deadline));
-    return std::unique_ptr<Stream>(std::make_unique<ShapedStream>(std::move(stream), bucket_, latency_));
+    return std::unique_ptr<Stream>(std::make_unique<ShapedStream>(std::move(stream), link_));
   }
-  void SetRate(double bits_per_second) override { bucket_->SetRate(Sanitize(bits_per_second)); }
-  double rate() const override { return bucket_->rate(); }
+  void SetRate(double bits_per_second) override { link_->bucket.SetRate(Sanitize(bits_per_second)); }
+  double rate() const override { return link_->bucket.rate(); }
 
  private:
   const std::shared_ptr<Transport> inner_;
-  const base::Duration latency_;
-  const std::shared_ptr<TokenBucket> bucket_;
+  const std::shared_ptr<ShapedLink> link_;
   const std::string name_;
 };
 
@@ -313,8 +347,9 @@ base::Result<std::unique_ptr<ShapedTransport>> ShapedTransport::Create(std::shar
   if (std::isnan(options.bits_per_second) || options.bits_per_second < 0) {
     return base::InvalidArgument("rate of {} bits/s", options.bits_per_second);
   }
-  if (options.latency < base::Duration::zero() || options.latency > kMaxLatency) {
-    return base::InvalidArgument("latency of {} ms; 0 to {} ms are possible", base::ToMillis(options.latency),
+  for (const base::Duration delay : {options.latency, options.jitter}) {
+    if (delay >= base::Duration::zero() && delay <= kMaxLatency) continue;
+    return base::InvalidArgument("latency or jitter of {} ms; 0 to {} ms are possible", base::ToMillis(delay),
                                  base::ToMillis(kMaxLatency));
   }
   return std::unique_ptr<ShapedTransport>(

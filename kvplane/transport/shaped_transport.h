@@ -1,5 +1,5 @@
-// Decorator that makes a transport behave like one slow link: rate and one-way latency, without network
-// privileges.
+// Decorator that makes a transport behave like one slow link: rate one-way latency and jitter, without
+// network privileges.
 //
 // All streams of one instance, whether connected or accepted through it, write through one token bucket: the
 // instance is the link. Give each node its own instance to shape each direction by itself. Large writes are
@@ -11,13 +11,16 @@
 // idle; while somebody waits nothing is lost, so oversleeping does not cost rate.
 //
 // Latency: a chunk is handed to the inner stream `latency` after it left the bucket, by one thread per
-// stream (only when latency > 0). Shutdown() drops what is still under way, like a cut cable; destroying the
-// stream instead lets it arrive.
+// stream (only when there is any). With `jitter` each chunk takes up to so much longer, by a generator per
+// stream split from the seed in the order in which streams are made; chunks never overtake each other, so a
+// late one holds up those behind it, as a queue in the network would. Shutdown() drops what is still under
+// way, like a cut cable; destroying the stream instead lets it arrive.
 //
 // Thread safety: SetRate() and rate() from any thread; streams as in stream.h.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <memory>
 
@@ -31,11 +34,13 @@ struct ShapedOptions {
   double bits_per_second = kUnlimitedRate;  // 0 stalls the link until SetRate()
   size_t burst_bytes = 256'000;
   base::Duration latency{};  // one way; at most 10 s
+  base::Duration jitter{};   // each chunk: uniform in [0, jitter] on top; at most 10 s
+  uint64_t seed = 1;         // of the jitter
 };
 
 class ShapedTransport : public Transport {
  public:
-  // kInvalidArgument: negative or NaN rate, negative or absurd latency.
+  // kInvalidArgument: negative or NaN rate, negative or absurd latency or jitter.
   static base::Result<std::unique_ptr<ShapedTransport>> Create(std::shared_ptr<Transport> inner,
                                                                const ShapedOptions& options);
   virtual void SetRate(double bits_per_second) = 0;  // negative or NaN counts as 0

@@ -18,6 +18,9 @@
 #include "kvplane/transport/shaped_transport.h"
 #include "kvplane/transport/tcp_transport.h"
 #include "kvplane/transport/testing/faulty_transport.h"
+#include "kvplane/transport/testing/test_certificates.h"
+#include "kvplane/transport/tls_transport.h"
+#include "kvplane/transport/token_transport.h"
 
 namespace kvplane::transport {
 namespace {
@@ -44,6 +47,35 @@ std::unique_ptr<Transport> Shaped(std::unique_ptr<Transport> inner, double rate,
   return *ShapedTransport::Create(std::move(inner), options);
 }
 
+// What two nodes with one token file get: handshake only, or TLS with a key made from it.
+std::unique_ptr<Transport> WithToken(const char* spec, bool tls) {
+  TransportSecurity security;
+  security.tokens = {"0123456789abcdef-conformance"};
+  security.tls = tls;
+  return *CreateTransport(spec, security);
+}
+
+// Certificates on both ends.
+std::unique_ptr<Transport> WithCertificates(const char* spec) {
+  const TestAuthority authority;
+  TransportSecurity security;
+  security.tls = true;
+  security.credentials = authority.Sign("DNS:localhost,IP:127.0.0.1");
+  security.credentials.ca_pem = authority.pem();
+  return *CreateTransport(spec, security);
+}
+
+std::unique_ptr<Transport> TlsOver(std::unique_ptr<Transport> inner) {
+  const std::vector<std::string> tokens = {"0123456789abcdef-conformance"};
+  return CreateTlsTransport(std::move(inner), {.server = *TlsContext::FromTokens(tokens, TlsEnd::kServer),
+                                               .client = *TlsContext::FromTokens(tokens, TlsEnd::kClient),
+                                               .rekey_bytes = 100'000});
+}
+
+std::unique_ptr<Transport> TokenOver(std::unique_ptr<Transport> inner) {
+  return *CreateTokenTransport(std::move(inner), {"0123456789abcdef-conformance"});
+}
+
 const TransportCase kTransports[] = {
     {"tcp", "tcp://127.0.0.1:0", "tcp://127.0.0.1:1", [] { return CreateTcpTransport(); }},
     {"tcp_small_buffers", "tcp://127.0.0.1:0", "tcp://127.0.0.1:1",
@@ -60,9 +92,38 @@ const TransportCase kTransports[] = {
      [] { return Shaped(CreateTcpTransport(), 4e9, 0); }},
     {"shaped_inproc_latency", "inproc://here", "inproc://nowhere",
      [] { return Shaped(CreateInprocTransport(), 4e9, 300); }},
+    {"shaped_inproc_jitter", "inproc://here", "inproc://nowhere",
+     [] { return *CreateTransport("shaped(inproc,rate=4Gbit/s,latency_us=50,jitter_us=400,seed=3)"); }},
+    {"token_tcp", "tcp://127.0.0.1:0", "tcp://127.0.0.1:1", [] { return WithToken("tcp", false); }},
+    {"token_inproc", "inproc://here", "inproc://nowhere", [] { return TokenOver(CreateInprocTransport()); }},
+    {"token_inproc_tiny_pipe", "inproc://here", "inproc://nowhere",
+     [] { return TokenOver(CreateInprocTransport({.pipe_bytes = 16})); }},
+    {"tls_tokens", "tcp://127.0.0.1:0", "tcp://127.0.0.1:1", [] { return WithToken("tcp", true); }},
+    {"tls_certificates", "tcp://127.0.0.1:0", "tcp://127.0.0.1:1", [] { return WithCertificates("tcp"); }},
+    {"tls_certificates_by_name", "tls://localhost:0", "tls://localhost:1",
+     [] { return WithCertificates("tcp"); }},
+    {"tls_inproc_small_pipe_rekeying", "inproc://here", "inproc://nowhere",
+     [] { return TlsOver(CreateInprocTransport({.pipe_bytes = 64})); }},
+    {"shaped_tls", "tcp://127.0.0.1:0", "tcp://127.0.0.1:1",
+     [] { return WithToken("shaped(tcp,rate=4Gbit/s,latency_us=100)", true); }},
+    {"tls_over_shaped", "inproc://here", "inproc://nowhere",
+     [] { return TlsOver(Shaped(CreateInprocTransport(), 4e9, 300)); }},
+    {"token_in_tls", "inproc://here", "inproc://nowhere",
+     [] { return TokenOver(TlsOver(CreateInprocTransport())); }},
     {"faulty_without_faults", "inproc://here", "inproc://nowhere",
      []() -> std::unique_ptr<Transport> { return FaultyTransport::Create(CreateInprocTransport(), {}); }},
 };
+
+base::Status WriteText(Stream& stream, std::string_view text, base::TimePoint deadline) {
+  const std::span<const std::byte> piece = std::as_bytes(std::span(text.data(), text.size()));
+  return stream.Write({&piece, 1}, deadline);
+}
+
+base::Result<std::string> ReadText(Stream& stream, size_t bytes, base::TimePoint deadline) {
+  std::string text(bytes, '\0');
+  KVPLANE_RETURN_IF_ERROR(stream.Read(std::as_writable_bytes(std::span(text.data(), text.size())), deadline));
+  return text;
+}
 
 class TransportConformance : public ::testing::TestWithParam<TransportCase> {
  protected:
@@ -77,7 +138,21 @@ class TransportConformance : public ::testing::TestWithParam<TransportCase> {
     std::unique_ptr<Stream> client;
     std::unique_ptr<Stream> server;
   };
+  // Two streams that have spoken: a handshake, where there is one, needs both ends at a time and is behind
+  // them.
   Pair Connect() {
+    Pair pair = ConnectSilently();
+    if (pair.client == nullptr || pair.server == nullptr) return pair;
+    std::thread server([&] {
+      EXPECT_EQ(*ReadText(*pair.server, 4, Soon()), "ping");
+      EXPECT_TRUE(WriteText(*pair.server, "pong", Soon()).ok());
+    });
+    EXPECT_TRUE(WriteText(*pair.client, "ping", Soon()).ok());
+    EXPECT_EQ(*ReadText(*pair.client, 4, Soon()), "pong");
+    server.join();
+    return pair;
+  }
+  Pair ConnectSilently() {
     Pair pair;
     auto client = transport_->Connect(listener_->endpoint(), Soon());
     EXPECT_TRUE(client.ok()) << client.status().ToString();
@@ -133,17 +208,6 @@ void ReadPattern(Stream& stream, uint64_t seed, size_t total) {
     }
     got += buffer.size();
   }
-}
-
-base::Status WriteText(Stream& stream, std::string_view text, base::TimePoint deadline) {
-  const std::span<const std::byte> piece = std::as_bytes(std::span(text.data(), text.size()));
-  return stream.Write({&piece, 1}, deadline);
-}
-
-base::Result<std::string> ReadText(Stream& stream, size_t bytes, base::TimePoint deadline) {
-  std::string text(bytes, '\0');
-  KVPLANE_RETURN_IF_ERROR(stream.Read(std::as_writable_bytes(std::span(text.data(), text.size())), deadline));
-  return text;
 }
 
 TEST_P(TransportConformance, BytesArriveExactlyInBothDirectionsProperty) {
@@ -288,6 +352,37 @@ TEST_P(TransportConformance, PeerDeathWakesABlockedReaderAndFailsTheWriterUnit) 
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   EXPECT_EQ(written.code(), StatusCode::kUnavailable) << written.ToString();
+}
+
+TEST_P(TransportConformance, FirstUseFromFourThreadsProperty) {
+  Pair pair = ConnectSilently();
+  constexpr size_t kBytes = 20'000;
+  std::thread threads[] = {
+      std::thread([&] { ReadPattern(*pair.server, 1, kBytes); }),
+      std::thread([&] { ReadPattern(*pair.client, 2, kBytes); }),
+      std::thread([&] { WritePattern(*pair.server, 2, kBytes); }),
+      std::thread([&] { WritePattern(*pair.client, 1, kBytes); }),
+  };
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_P(TransportConformance, ShutdownWakesWhoeverUsesAStreamFirstUnit) {
+  Pair pair = ConnectSilently();  // its other end says nothing
+  base::Status read;
+  std::thread reader([&] { read = ReadText(*pair.server, 1, base::kNoDeadline).status(); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  pair.server->Shutdown();
+  reader.join();
+  EXPECT_EQ(read.code(), StatusCode::kCancelled) << read.ToString();
+  EXPECT_EQ(WriteText(*pair.server, "x", Soon()).code(), StatusCode::kCancelled);
+}
+
+TEST_P(TransportConformance, AShortDeadlineDoesNotSpoilAStreamUnit) {
+  Pair pair = ConnectSilently();
+  EXPECT_EQ(ReadText(*pair.server, 1, In(5)).status().code(), StatusCode::kDeadlineExceeded);
+  std::thread writer([&] { EXPECT_TRUE(WriteText(*pair.client, "late", Soon()).ok()); });
+  EXPECT_EQ(*ReadText(*pair.server, 4, Soon()), "late");
+  writer.join();
 }
 
 TEST_P(TransportConformance, NobodyListensUnit) {

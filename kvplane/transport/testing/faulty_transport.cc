@@ -145,6 +145,7 @@ class FaultyTransportOverInner final : public FaultyTransport {
         name_(fmt::format("faulty({})", inner_->name())) {}
 
   std::string_view name() const override { return name_; }
+  Capabilities capabilities() const override { return inner_->capabilities(); }
   base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) override {
     KVPLANE_ASSIGN_OR_RETURN(auto listener, inner_->Listen(endpoint));
     return std::unique_ptr<Listener>(std::make_unique<FaultyListener>(std::move(listener), state_));
