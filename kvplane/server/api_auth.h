@@ -17,8 +17,7 @@ class ApiAuth {
  public:
   // Accepts everybody.
   ApiAuth() = default;
-  // One token per line; blank lines and lines that start with '#' are skipped. kInvalidArgument: no token in
-  // it, a token with blanks or control bytes; kNotFound: the file cannot be read.
+  // A token file (transport/token_file.h).
   static base::Result<ApiAuth> FromFile(const std::string& path);
   static ApiAuth FromTokens(std::vector<std::string> tokens);
 

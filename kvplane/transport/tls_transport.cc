@@ -15,10 +15,10 @@
 #include <utility>
 #include <vector>
 
-#include "kvplane/base/log.h"
 #include "kvplane/base/mutex.h"
 #include "kvplane/transport/endpoint.h"
 #include "kvplane/transport/handshake_gate.h"
+#include "kvplane/transport/refusal_log.h"
 #include "kvplane/transport/stream_decorator.h"
 
 namespace kvplane::transport {
@@ -86,16 +86,21 @@ bool ExpectHost(SSL* ssl, const std::string& host) {
   return SSL_set1_host(ssl, host.c_str()) == 1 && SSL_set_tlsext_host_name(ssl, host.c_str()) == 1;
 }
 
+// What the streams of one transport share.
+struct TlsSettings {
+  TlsOptions options;
+  RefusalLog refusals;
+};
+
 class TlsStream final : public Stream {
  public:
   TlsStream(std::unique_ptr<Stream> inner, StreamEnd end, Ssl ssl, std::unique_ptr<TlsBuffers> buffers,
-            std::string host, const TlsOptions& options)
+            std::string host, std::shared_ptr<TlsSettings> settings)
       : inner_(std::move(inner)),
         end_(end),
         host_(std::move(host)),
-        context_(end == StreamEnd::kAccepted ? options.server : options.client),
-        rekey_bytes_(options.rekey_bytes),
-        gate_(options.handshake_timeout),
+        settings_(std::move(settings)),
+        gate_(settings_->options.handshake_timeout),
         received_(kBatchBytes),
         buffers_(std::move(buffers)),
         ssl_(std::move(ssl)) {}
@@ -179,11 +184,16 @@ class TlsStream final : public Stream {
     size_t offset_ = 0;
   };
 
+  bool uses_tokens() const {
+    const TlsOptions& options = settings_->options;
+    return (end_ == StreamEnd::kAccepted ? options.server : options.client)->uses_tokens();
+  }
+
   // Codes up to a batch into sending_.
   base::Status Encode(PieceCursor& from) KVPLANE_EXCLUDES(mutex_) {
     sending_.clear();
     base::MutexLock lock(mutex_);
-    if (written_since_key_ >= rekey_bytes_) {
+    if (written_since_key_ >= settings_->options.rekey_bytes) {
       written_since_key_ = 0;
       if (SSL_key_update(ssl_.get(), SSL_KEY_UPDATE_NOT_REQUESTED) != 1) return BrokenLocked("change of key");
     }
@@ -230,7 +240,7 @@ class TlsStream final : public Stream {
       // The accepting end judges certificates after this end's part of the handshake is over, and its alert
       // can be lost when it closes.
       const bool refused = got.status().code() == base::StatusCode::kUnavailable && !anything_read_ &&
-                           end_ == StreamEnd::kConnected && !context_->uses_tokens();
+                           end_ == StreamEnd::kConnected && !uses_tokens();
       return refused
                  ? got.status().Annotate("before a byte came (is this node's certificate accepted there?)")
                  : got.status();
@@ -242,9 +252,8 @@ class TlsStream final : public Stream {
   base::Status Ready(base::TimePoint deadline) {
     return gate_.Pass(deadline, [this](base::TimePoint until) {
       const base::Status status = Handshake(until);
-      if (status.code() == base::StatusCode::kPermissionDenied && end_ == StreamEnd::kAccepted) {
-        base::Log(base::LogLevel::kWarn, "{}: refused: {}", peer(), status.message());
-      }
+      const bool refused = status.code() == base::StatusCode::kPermissionDenied;
+      if (refused && end_ == StreamEnd::kAccepted) settings_->refusals.Note(status);
       return status;
     });
   }
@@ -296,7 +305,7 @@ class TlsStream final : public Stream {
       return base::PermissionDenied("{}: its certificate is refused: {}{}", where, why,
                                     host_.empty() ? "" : fmt::format(" (connected to \"{}\")", host_));
     }
-    if (context_->uses_tokens()) {
+    if (uses_tokens()) {
       return base::PermissionDenied("{}: it does not hold the same token: {}", where, text);
     }
     return base::PermissionDenied("{}: {}", where, text);
@@ -305,8 +314,7 @@ class TlsStream final : public Stream {
   const std::unique_ptr<Stream> inner_;
   const StreamEnd end_;
   const std::string host_;  // what the peer's certificate must be for; empty at the accepting end
-  const std::shared_ptr<const TlsContext> context_;
-  const uint64_t rekey_bytes_;
+  const std::shared_ptr<TlsSettings> settings_;
   HandshakeGate gate_;
   std::atomic<bool> cancelled_{false};
 
@@ -322,10 +330,11 @@ class TlsStream final : public Stream {
   uint64_t written_since_key_ KVPLANE_GUARDED_BY(mutex_) = 0;
 };
 
-base::Result<std::unique_ptr<Stream>> WrapInTls(const TlsOptions& options, std::unique_ptr<Stream> inner,
-                                                StreamEnd end, std::string_view endpoint) {
+base::Result<std::unique_ptr<Stream>> WrapInTls(const std::shared_ptr<TlsSettings>& settings,
+                                                std::unique_ptr<Stream> inner, StreamEnd end,
+                                                std::string_view endpoint) {
   static BIO_METHOD* const method = MakeBioMethod();
-  const auto& context = end == StreamEnd::kAccepted ? options.server : options.client;
+  const auto& context = end == StreamEnd::kAccepted ? settings->options.server : settings->options.client;
   auto buffers = std::make_unique<TlsBuffers>();
   Ssl ssl(SSL_new(context->get()));
   BIO* const bio = method == nullptr ? nullptr : BIO_new(method);
@@ -351,7 +360,7 @@ base::Result<std::unique_ptr<Stream>> WrapInTls(const TlsOptions& options, std::
     }
   }
   return std::unique_ptr<Stream>(std::make_unique<TlsStream>(std::move(inner), end, std::move(ssl),
-                                                             std::move(buffers), std::move(host), options));
+                                                             std::move(buffers), std::move(host), settings));
 }
 
 // Refuses what there is no context for, and takes "tls://" for "tcp://".
@@ -397,9 +406,10 @@ std::unique_ptr<Transport> CreateTlsTransport(std::shared_ptr<Transport> inner, 
   decoration.capabilities.cpu_ns_per_byte += 0.35;
   const bool can_listen = options.server != nullptr;
   const bool can_connect = options.client != nullptr;
-  decoration.wrap = [options = std::move(options)](std::unique_ptr<Stream> stream, StreamEnd end,
-                                                   std::string_view endpoint) {
-    return WrapInTls(options, std::move(stream), end, endpoint);
+  auto settings = std::make_shared<TlsSettings>();
+  settings->options = std::move(options);
+  decoration.wrap = [settings](std::unique_ptr<Stream> stream, StreamEnd end, std::string_view endpoint) {
+    return WrapInTls(settings, std::move(stream), end, endpoint);
   };
   return std::make_unique<TlsTransport>(DecorateStreams(std::move(inner), std::move(decoration)), can_listen,
                                         can_connect);

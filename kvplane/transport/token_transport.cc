@@ -4,8 +4,8 @@
 #include <array>
 #include <utility>
 
-#include "kvplane/base/log.h"
 #include "kvplane/transport/handshake_gate.h"
+#include "kvplane/transport/refusal_log.h"
 #include "kvplane/transport/shared_secret.h"
 #include "kvplane/transport/stream_decorator.h"
 
@@ -52,11 +52,20 @@ base::Status CheckHello(std::span<const std::byte> hello, StreamEnd sender) {
   return base::Status::Ok();
 }
 
+// What the streams of one transport share.
+struct TokenSettings {
+  std::vector<Key> keys;  // the first is presented
+  base::Duration handshake_timeout{};
+  RefusalLog refusals;
+};
+
 class TokenStream final : public Stream {
  public:
-  TokenStream(std::unique_ptr<Stream> inner, StreamEnd end, std::shared_ptr<const std::vector<Key>> keys,
-              base::Duration handshake_timeout)
-      : inner_(std::move(inner)), end_(end), keys_(std::move(keys)), gate_(handshake_timeout) {}
+  TokenStream(std::unique_ptr<Stream> inner, StreamEnd end, std::shared_ptr<TokenSettings> settings)
+      : inner_(std::move(inner)),
+        end_(end),
+        settings_(std::move(settings)),
+        gate_(settings_->handshake_timeout) {}
 
   base::Status Write(std::span<const std::span<const std::byte>> pieces, base::TimePoint deadline) override {
     if (std::all_of(pieces.begin(), pieces.end(), [](const auto piece) { return piece.empty(); })) {
@@ -85,11 +94,11 @@ class TokenStream final : public Stream {
   }
 
   base::Status Handshake(base::TimePoint deadline) {
-    base::Status status = end_ == StreamEnd::kConnected ? Present(deadline) : Judge(deadline);
-    if (status.code() == base::StatusCode::kPermissionDenied && end_ == StreamEnd::kAccepted) {
-      base::Log(base::LogLevel::kWarn, "{}: refused: {}", peer(), status.message());
-    }
-    return status.Annotate(fmt::format("{}: token handshake", peer()));
+    const bool connected = end_ == StreamEnd::kConnected;
+    const base::Status status = (connected ? Present(deadline) : Judge(deadline))
+                                    .Annotate(fmt::format("{}: token handshake", peer()));
+    if (status.code() == base::StatusCode::kPermissionDenied && !connected) settings_->refusals.Note(status);
+    return status;
   }
 
   // The connecting end. Each step may be entered again after a deadline.
@@ -102,7 +111,7 @@ class TokenStream final : public Stream {
     if (step_ == Step::kAwaitHello) {
       KVPLANE_RETURN_IF_ERROR(Receive(kHelloBytes, deadline));
       KVPLANE_RETURN_IF_ERROR(TakeHello(StreamEnd::kAccepted));
-      KVPLANE_ASSIGN_OR_RETURN(const Key proof, Proof(keys_->front(), StreamEnd::kConnected));
+      KVPLANE_ASSIGN_OR_RETURN(const Key proof, Proof(settings_->keys.front(), StreamEnd::kConnected));
       KVPLANE_RETURN_IF_ERROR(Send(proof, deadline));
       step_ = Step::kAwaitVerdict;
     }
@@ -110,7 +119,7 @@ class TokenStream final : public Stream {
     if (received_[0] != kAccepted) {
       return base::PermissionDenied("it refused this node's token: both need the same --auth-token-file");
     }
-    KVPLANE_ASSIGN_OR_RETURN(const Key expected, Proof(keys_->front(), StreamEnd::kAccepted));
+    KVPLANE_ASSIGN_OR_RETURN(const Key expected, Proof(settings_->keys.front(), StreamEnd::kAccepted));
     if (!SameBytes(expected, std::span(received_).last(kProofBytes))) {
       return base::PermissionDenied("it could not prove that it holds this node's token");
     }
@@ -128,7 +137,7 @@ class TokenStream final : public Stream {
     }
     KVPLANE_RETURN_IF_ERROR(Receive(kProofBytes, deadline));
     const Key* shared = nullptr;
-    for (const Key& key : *keys_) {
+    for (const Key& key : settings_->keys) {
       KVPLANE_ASSIGN_OR_RETURN(const Key expected, Proof(key, StreamEnd::kConnected));
       if (SameBytes(expected, received_)) shared = &key;
     }
@@ -179,7 +188,7 @@ class TokenStream final : public Stream {
 
   const std::unique_ptr<Stream> inner_;
   const StreamEnd end_;
-  const std::shared_ptr<const std::vector<Key>> keys_;
+  const std::shared_ptr<TokenSettings> settings_;
   HandshakeGate gate_;
   // Of the thread that the gate lets run.
   Step step_ = Step::kBegin;
@@ -194,19 +203,19 @@ base::Result<std::unique_ptr<Transport>> CreateTokenTransport(std::shared_ptr<Tr
                                                               const std::vector<std::string>& tokens,
                                                               base::Duration handshake_timeout) {
   if (tokens.empty()) return base::InvalidArgument("no token to protect connections with");
-  auto keys = std::make_shared<std::vector<Key>>();
+  auto settings = std::make_shared<TokenSettings>();
+  settings->handshake_timeout = handshake_timeout;
   for (const std::string& token : tokens) {
     KVPLANE_ASSIGN_OR_RETURN(const Key key, DeriveKey(token, kKeyLabel));
-    keys->push_back(key);
+    settings->keys.push_back(key);
   }
   StreamDecoration decoration;
   decoration.name = fmt::format("token({})", inner->name());
   decoration.capabilities = inner->capabilities();
   decoration.capabilities.authenticated = true;
-  decoration.wrap = [keys, handshake_timeout](std::unique_ptr<Stream> stream, StreamEnd end,
-                                              std::string_view) -> base::Result<std::unique_ptr<Stream>> {
-    return std::unique_ptr<Stream>(
-        std::make_unique<TokenStream>(std::move(stream), end, keys, handshake_timeout));
+  decoration.wrap = [settings](std::unique_ptr<Stream> stream, StreamEnd end,
+                               std::string_view) -> base::Result<std::unique_ptr<Stream>> {
+    return std::unique_ptr<Stream>(std::make_unique<TokenStream>(std::move(stream), end, settings));
   };
   return DecorateStreams(std::move(inner), std::move(decoration));
 }
