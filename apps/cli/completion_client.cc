@@ -47,6 +47,10 @@ base::Status Absorb(const json& chunk, base::TimePoint sent, CompletionResult& r
   }
   if (const auto usage = chunk.find("usage"); usage != chunk.end() && usage->is_object()) {
     result.prompt_tokens = usage->value("prompt_tokens", 0u);
+    if (const auto details = usage->find("prompt_tokens_details");
+        details != usage->end() && details->is_object()) {
+      result.cached_tokens = details->value("cached_tokens", 0u);
+    }
   }
   if (const auto extension = chunk.find("kvplane"); extension != chunk.end() && extension->is_object()) {
     result.source = extension->value("source", "");

@@ -32,7 +32,8 @@ struct CompletionResult {
   std::vector<int32_t> token_ids;
   std::string text;
   uint32_t prompt_tokens = 0;
-  std::string source;  // "local", "transfer", "recompute"
+  uint32_t cached_tokens = 0;  // of them, whose KV came from a store
+  std::string source;          // "local", "transfer", "recompute"
   std::string recompute_reason;
   uint64_t bytes_raw = 0;
   uint64_t bytes_wire = 0;

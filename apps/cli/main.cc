@@ -14,6 +14,7 @@
 #include "apps/cli/commands/bench_codec.h"
 #include "apps/cli/commands/bench_engine.h"
 #include "apps/cli/commands/bench_quality.h"
+#include "apps/cli/commands/bench_reuse.h"
 #include "apps/cli/commands/bench_transfer.h"
 #include "apps/cli/commands/cmd_codec.h"
 #include "apps/cli/commands/cmd_demo.h"
@@ -55,6 +56,16 @@ void AddRuntimeFlags(CLI::App* verb, RuntimeArgs& args) {
   verb->add_option("--max-context", args.max_context, "Longest prompt plus output; 0: the model's limit");
 }
 
+// TLS of connections between nodes. The token file belongs to it, but is declared with the API's flags.
+void AddKvSecurityFlags(CLI::App* verb, transport::SecurityFiles& files) {
+  verb->add_flag("--kv-tls", files.tls,
+                 "TLS 1.3 between nodes, with keys made from the token file or with certificates");
+  verb->add_option("--kv-cert", files.certificate, "Certificate (PEM) this node shows to other nodes");
+  verb->add_option("--kv-key", files.key, "Its key (PEM)");
+  verb->add_option("--kv-ca", files.ca,
+                   "Authorities (PEM) that certificates of other nodes must be signed by");
+}
+
 void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
   verb->add_option("--role", args.role, "unified, prefill (sends KV) or decode (receives KV)")
       ->check(CLI::IsMember({"unified", "prefill", "decode"}));
@@ -63,6 +74,7 @@ void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
                    "Profile of the model, for strategies that take one; repeatable, the first is coded with")
       ->allow_extra_args(false);
   verb->add_option("--kv-listen", args.kv_listen, "Where a prefill node serves KV");
+  AddKvSecurityFlags(verb, args.kv_security);
   verb->add_option("--codec-threads", args.codec_threads,
                    "Threads that code tiles; 0: on the link's own threads");
   verb->add_option("--tile-retries", args.tile_retries, "Times a damaged tile is asked for again");
@@ -106,7 +118,8 @@ void AddServe(CLI::App& app, Action& action) {
   verb->add_option("--port", args.port, "Port; 0: any free one")->check(CLI::Range(0, 65535));
   verb->add_option("--served-model-name", args.served_model_name,
                    "Name in the API; default: the folder's name");
-  verb->add_option("--auth-token-file", args.auth_token_file, "File with the bearer token clients must send");
+  verb->add_option("--auth-token-file", args.auth_token_file,
+                   "File with the token that clients must send and nodes must prove to each other");
   verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
   verb->add_option("--drain-s", args.drain_s, "Time running requests get after SIGTERM");
   AddLogFlags(verb, args.log_level, args.log_json);
@@ -269,6 +282,32 @@ void AddBenchCodec(CLI::App* bench, const std::string& command, Action& action) 
   verb->callback([&action] { action = [] { return CmdBenchCodec(args); }; });
 }
 
+void AddBenchReuse(CLI::App* bench, const std::string& command, Action& action) {
+  static BenchReuseArgs args;
+  args.command = command;
+  CLI::App* verb =
+      Verb(*bench, "reuse", "Time to first token of prefixes that a store holds, beside computing");
+  verb->add_option("--model", args.model, "Model folder");
+  verb->add_option("--prompts", args.prompts, "Folder of text files the prompts are cut from");
+  verb->add_option("--profile", args.profiles,
+                   "Profile of the model, for strategies that take one; repeatable")
+      ->allow_extra_args(false);
+  verb->add_option("--link-rates", args.link_rates, "Rates of the store's link")->delimiter(',');
+  verb->add_option("--strategies", args.strategies,
+                   "What stored KV is coded with, comma-separated or repeated");
+  verb->add_option("--redis", args.redis, "redis://HOST:PORT[,HOST:PORT] of servers that run already");
+  verb->add_option("--count", args.count, "Prompts");
+  verb->add_option("--min-tokens", args.min_tokens, "Shortest prompt, in tokens");
+  verb->add_option("--max-tokens", args.max_tokens, "Longest prompt, in tokens");
+  verb->add_option("--run-tokens", args.run_tokens, "Tokens of one stored object");
+  verb->add_option("--seed", args.seed, "Which prompts are cut");
+  verb->add_option("--threads", args.threads, "Compute threads of each node");
+  verb->add_option("--compute", args.compute, "GEMM type of all nodes; auto: measured once")
+      ->check(CLI::IsMember({"auto", "bf16", "f32"}));
+  verb->add_option("--json", args.json, "Also write the measurements to this file");
+  verb->callback([&action] { action = [] { return CmdBenchReuse(args); }; });
+}
+
 void AddBenchTransfer(CLI::App* bench, const std::string& command, Action& action) {
   static BenchTransferArgs args;
   args.command = command;
@@ -287,7 +326,7 @@ void AddBenchTransfer(CLI::App* bench, const std::string& command, Action& actio
 }
 
 void AddBench(CLI::App& app, const std::string& command, Action& action) {
-  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality, transfer or pd");
+  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality, reuse, transfer or pd");
   bench->require_subcommand(1);
 
   AddBenchCodec(bench, command, action);
@@ -307,6 +346,7 @@ void AddBench(CLI::App& app, const std::string& command, Action& action) {
   engine->callback([&action] { action = [] { return CmdBenchEngine(engine_args); }; });
 
   AddBenchQuality(bench, command, action);
+  AddBenchReuse(bench, command, action);
   AddBenchTransfer(bench, command, action);
 
   static BenchPdArgs pd_args;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "apps/cli/completion_client.h"
@@ -17,32 +16,8 @@ constexpr base::Duration kStopTimeout = std::chrono::seconds(10);
 
 }  // namespace
 
-base::Result<PdCluster::Node> PdCluster::Launch(const ClusterOptions& options, const std::string& role,
-                                                std::vector<std::string> flags) {
-  KVPLANE_ASSIGN_OR_RETURN(const std::string self, OwnExecutable());
-  std::vector<std::string> argv = {self};
-  argv.insert(argv.end(), flags.begin(), flags.end());
-  argv.insert(argv.end(), {"--host", "127.0.0.1", "--port", "0", "--log-level", options.log_level});
-  KVPLANE_ASSIGN_OR_RETURN(
-      ChildProcess process,
-      ChildProcess::Start(std::move(argv), (options.log_folder / (role + ".log")).string()));
-  return Node{role, std::move(process), "", ""};
-}
-
-base::Status PdCluster::AwaitReady(Node& node, base::TimePoint deadline) {
-  const base::Result<std::string> line = node.process.ReadLine(deadline);
-  if (!line.ok()) return line.status().Annotate(node.role);
-  const auto json = nlohmann::json::parse(*line, nullptr, false);
-  if (!json.is_object() || json.value("event", "") != "ready") {
-    return base::Internal("{}: expected a ready line, got '{}'", node.role, *line);
-  }
-  node.http = json.value("http", "");
-  node.compute = json.value("compute", "");
-  return base::Status::Ok();
-}
-
-base::Status PdCluster::AwaitNodes(const Node& router, base::TimePoint deadline) {
-  CompletionClient client(router.http);
+base::Status PdCluster::AwaitNodes(const NodeProcess& router, base::TimePoint deadline) {
+  CompletionClient client(router.http());
   while (true) {
     const base::Result<int> status = client.GetStatus("/ready", deadline);
     if (status.ok() && *status == 200) return base::Status::Ok();
@@ -54,6 +29,10 @@ base::Status PdCluster::AwaitNodes(const Node& router, base::TimePoint deadline)
 
 base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
   const base::TimePoint deadline = base::Clock::System().Now() + kStartTimeout;
+  const auto launch = [&](const std::string& role, std::vector<std::string> flags) {
+    flags.insert(flags.end(), {"--host", "127.0.0.1", "--port", "0", "--log-level", options.log_level});
+    return NodeProcess::Launch(role, flags, options.log_folder);
+  };
   std::vector<std::string> serve = {"serve", "--model", options.model.string(), "--threads",
                                     std::to_string(options.threads)};
   for (const std::string& profile : options.profiles) serve.insert(serve.end(), {"--profile", profile});
@@ -63,38 +42,37 @@ base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
     prefill.insert(prefill.end(), {"--link-rate", fmt::format("{:.0f}bit/s", options.link_bits_per_s)});
   }
   PdCluster cluster;
-  KVPLANE_ASSIGN_OR_RETURN(Node prefill_node, Launch(options, "prefill", prefill));
-  KVPLANE_RETURN_IF_ERROR(AwaitReady(prefill_node, deadline));
-  serve.insert(serve.end(), {"--compute", prefill_node.compute, "--role"});
+  KVPLANE_ASSIGN_OR_RETURN(NodeProcess prefill_node, launch("prefill", prefill));
+  KVPLANE_RETURN_IF_ERROR(prefill_node.AwaitReady(deadline));
+  serve.insert(serve.end(), {"--compute", prefill_node.field("compute"), "--role"});
   cluster.nodes_.push_back(std::move(prefill_node));
   for (const std::string role : {"decode", "unified"}) {
     if (role == "unified" && !options.with_unified) continue;
     std::vector<std::string> flags = serve;
     flags.push_back(role);
-    KVPLANE_ASSIGN_OR_RETURN(Node node, Launch(options, role, flags));
+    KVPLANE_ASSIGN_OR_RETURN(NodeProcess node, launch(role, flags));
     cluster.nodes_.push_back(std::move(node));
   }
   for (size_t i = 1; i < cluster.nodes_.size(); ++i) {
-    KVPLANE_RETURN_IF_ERROR(AwaitReady(cluster.nodes_[i], deadline));
+    KVPLANE_RETURN_IF_ERROR(cluster.nodes_[i].AwaitReady(deadline));
   }
-  if (options.with_unified) cluster.unified_ = cluster.nodes_.back().http;
+  if (options.with_unified) cluster.unified_ = cluster.nodes_.back().http();
 
-  KVPLANE_ASSIGN_OR_RETURN(Node router, Launch(options, "router",
-                                               {"route", "--prefill", "http://" + cluster.nodes_[0].http,
-                                                "--decode", "http://" + cluster.nodes_[1].http}));
-  KVPLANE_RETURN_IF_ERROR(AwaitReady(router, deadline));
+  KVPLANE_ASSIGN_OR_RETURN(NodeProcess router,
+                           launch("router", {"route", "--prefill", "http://" + cluster.nodes_[0].http(),
+                                             "--decode", "http://" + cluster.nodes_[1].http()}));
+  KVPLANE_RETURN_IF_ERROR(router.AwaitReady(deadline));
   KVPLANE_RETURN_IF_ERROR(AwaitNodes(router, deadline));
-  cluster.router_ = router.http;
+  cluster.router_ = router.http();
   cluster.nodes_.insert(cluster.nodes_.begin(), std::move(router));
   return cluster;
 }
 
 base::Status PdCluster::Stop() {
   base::Status first;
-  for (Node& node : nodes_) {
-    const int code = node.process.Stop(base::Clock::System().Now() + kStopTimeout);
-    if (code != 0 && first.ok())
-      first = base::Internal("the {} process ended with exit code {}", node.role, code);
+  for (NodeProcess& node : nodes_) {
+    const base::Status status = node.Stop(base::Clock::System().Now() + kStopTimeout);
+    if (first.ok()) first = status;
   }
   nodes_.clear();
   return first;

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/cli/child_process.h"
+#include "apps/cli/node_process.h"
 #include "kvplane/base/status.h"
 
 namespace kvplane::cli {
@@ -39,19 +39,10 @@ class PdCluster {
   base::Status Stop();
 
  private:
-  struct Node {
-    std::string role;
-    ChildProcess process;
-    std::string http;     // "127.0.0.1:PORT"
-    std::string compute;  // GEMM type the node chose or was given
-  };
-  static base::Result<Node> Launch(const ClusterOptions& options, const std::string& role,
-                                   std::vector<std::string> flags);
-  static base::Status AwaitReady(Node& node, base::TimePoint deadline);
   // The router is up before it has met its nodes.
-  static base::Status AwaitNodes(const Node& router, base::TimePoint deadline);
+  static base::Status AwaitNodes(const NodeProcess& router, base::TimePoint deadline);
 
-  std::vector<Node> nodes_;
+  std::vector<NodeProcess> nodes_;
   std::string router_;
   std::string unified_;
 };

@@ -1,20 +1,17 @@
 #include "apps/cli/commands/cmd_demo.h"
 
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <system_error>
 #include <utility>
 
 #include "apps/cli/bench_report.h"
 #include "apps/cli/exit_code.h"
+#include "apps/cli/log_folder.h"
 #include "apps/cli/pd_cluster.h"
 #include "apps/cli/pd_run.h"
 #include "apps/cli/prompt_source.h"
@@ -27,30 +24,6 @@
 
 namespace kvplane::cli {
 namespace {
-
-// A folder for the nodes' logs, kept when the run fails so that they can be read.
-class LogFolder {
- public:
-  static base::Result<LogFolder> Create() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "kvplane-demo-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) return base::Internal("{}: {}", pattern, std::strerror(errno));
-    LogFolder folder;
-    folder.path_ = pattern;
-    return folder;
-  }
-  const std::filesystem::path& path() const { return path_; }
-  bool Empty() const {
-    std::error_code ignored;
-    return std::filesystem::is_empty(path_, ignored);
-  }
-  void Remove() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-
- private:
-  std::filesystem::path path_;
-};
 
 struct Outcome {
   std::vector<PdSummary> summaries;  // unified first
@@ -154,7 +127,7 @@ base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>
 int RunAndReport(const DemoArgs& as_given, const std::vector<std::string>& rates, std::string_view bench) {
   DemoArgs args = as_given;
   args.modes = SplitStrategyLists(args.modes);
-  base::Result<LogFolder> logs = LogFolder::Create();
+  base::Result<LogFolder> logs = LogFolder::Create("kvplane-demo");
   if (!logs.ok()) {
     fmt::print(stderr, "kvplane {}: {}\n", bench, logs.status().ToString());
     return ExitCodeFor(logs.status().code());
