@@ -1,0 +1,45 @@
+#include "kvplane/store/circuit_breaker.h"
+
+#include <algorithm>
+
+namespace kvplane::store {
+
+bool CircuitBreaker::Allow(base::TimePoint now) {
+  base::MutexLock lock(mutex_);
+  if (backoff_ == base::Duration::zero()) return true;
+  if (now < retry_at_) return false;
+  retry_at_ = now + backoff_;  // this call is the trial; others wait for what it says
+  return true;
+}
+
+void CircuitBreaker::Succeeded() {
+  base::MutexLock lock(mutex_);
+  failures_ = 0;
+  backoff_ = base::Duration::zero();
+}
+
+void CircuitBreaker::Failed(base::TimePoint now) {
+  base::MutexLock lock(mutex_);
+  ++failures_;
+  if (backoff_ > base::Duration::zero()) {
+    // Calls that began before it opened end late; only the failure of a trial prolongs.
+    backoff_ = std::min(backoff_ * 2, options_.max_backoff);
+    retry_at_ = now + backoff_;
+  } else if (failures_ >= options_.failures_to_open) {
+    ++times_opened_;
+    backoff_ = options_.first_backoff;
+    retry_at_ = now + backoff_;
+  }
+}
+
+bool CircuitBreaker::open() const {
+  base::MutexLock lock(mutex_);
+  return backoff_ > base::Duration::zero();
+}
+
+uint64_t CircuitBreaker::times_opened() const {
+  base::MutexLock lock(mutex_);
+  return times_opened_;
+}
+
+}  // namespace kvplane::store

@@ -1,0 +1,109 @@
+#include "kvplane/store/testing/faulty_store.h"
+
+#include <utility>
+
+namespace kvplane::store {
+
+void FaultyStore::Fail(base::Status status) {
+  base::MutexLock lock(mutex_);
+  failure_ = std::move(status);
+}
+
+void FaultyStore::Close() {
+  base::MutexLock lock(mutex_);
+  closed_ = true;
+}
+
+void FaultyStore::Open() {
+  base::MutexLock lock(mutex_);
+  closed_ = false;
+  changed_.NotifyAll();
+}
+
+void FaultyStore::AwaitBlockedPut() {
+  base::MutexLock lock(mutex_);
+  while (blocked_puts_ == 0) changed_.Wait(mutex_);
+}
+
+uint64_t FaultyStore::calls() const {
+  base::MutexLock lock(mutex_);
+  return calls_;
+}
+
+uint64_t FaultyStore::put_calls() const {
+  base::MutexLock lock(mutex_);
+  return put_calls_;
+}
+
+base::Status FaultyStore::Enter(base::TimePoint deadline, bool put) {
+  base::MutexLock lock(mutex_);
+  ++calls_;
+  if (put) {
+    ++put_calls_;
+    ++blocked_puts_;
+    changed_.NotifyAll();
+  }
+  bool late = false;
+  while (closed_ && !shut_down_ && !late) late = !changed_.WaitUntil(mutex_, deadline);
+  if (put) --blocked_puts_;
+  if (shut_down_) return base::Cancelled("the store was shut down");
+  if (closed_) return base::DeadlineExceeded("the door stayed closed");
+  return failure_;
+}
+
+base::Result<std::vector<EntryInfo>> FaultyStore::Lookup(std::span<const StoreKey> keys, uint16_t min_quality,
+                                                         base::TimePoint deadline) {
+  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  auto found = inner_->Lookup(keys, min_quality, deadline);
+  if (!found.ok()) return found;
+  for (EntryInfo& info : *found) info.tier = kind();
+  return found;
+}
+
+std::vector<base::Result<Slice>> FaultyStore::Read(std::span<const ReadRequest> requests,
+                                                   base::TimePoint deadline) {
+  if (base::Status failed = Enter(deadline); !failed.ok()) return {requests.size(), failed};
+  return inner_->Read(requests, deadline);
+}
+
+base::Status FaultyStore::Put(const StoreKey& key, const EntryMeta& meta, Slice object,
+                              const PutOptions& options, base::TimePoint deadline) {
+  KVPLANE_RETURN_IF_ERROR(Enter(deadline, true));
+  return inner_->Put(key, meta, std::move(object), options, deadline);
+}
+
+base::Status FaultyStore::Touch(std::span<const StoreKey> keys, base::TimePoint deadline) {
+  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  return inner_->Touch(keys, deadline);
+}
+
+base::Status FaultyStore::Pin(const StoreKey& key, base::Duration max_age, base::TimePoint deadline) {
+  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  return inner_->Pin(key, max_age, deadline);
+}
+
+base::Status FaultyStore::Erase(const StoreKey& key, base::TimePoint deadline) {
+  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  return inner_->Erase(key, deadline);
+}
+
+base::Result<uint64_t> FaultyStore::EraseTenant(uint64_t tenant, base::TimePoint deadline) {
+  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  return inner_->EraseTenant(tenant, deadline);
+}
+
+base::Status FaultyStore::Flush(base::TimePoint deadline) {
+  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  return inner_->Flush(deadline);
+}
+
+void FaultyStore::Shutdown() {
+  {
+    base::MutexLock lock(mutex_);
+    shut_down_ = true;
+    changed_.NotifyAll();
+  }
+  inner_->Shutdown();
+}
+
+}  // namespace kvplane::store

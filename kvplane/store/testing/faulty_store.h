@@ -1,0 +1,60 @@
+// Decorator that breaks a store on purpose: for tests of whatever stands on one.
+//
+// Thread safety: as in store.h; the switches from any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "kvplane/base/mutex.h"
+#include "kvplane/store/store.h"
+
+namespace kvplane::store {
+
+class FaultyStore final : public Store {
+ public:
+  explicit FaultyStore(std::shared_ptr<Store> inner) : inner_(std::move(inner)) {}
+
+  // Every call from now on ends with this status; OK: as usual.
+  void Fail(base::Status status);
+  // Calls wait at the door until Open(), their deadline or Shutdown().
+  void Close();
+  void Open();
+  // Until a call of Put() waits at the closed door.
+  void AwaitBlockedPut();
+  uint64_t calls() const;
+  uint64_t put_calls() const;
+
+  TierKind kind() const override { return TierKind::kDisk; }
+  std::string name() const override { return "faulty " + inner_->name(); }
+  base::Result<std::vector<EntryInfo>> Lookup(std::span<const StoreKey> keys, uint16_t min_quality,
+                                              base::TimePoint deadline) override;
+  std::vector<base::Result<Slice>> Read(std::span<const ReadRequest> requests,
+                                        base::TimePoint deadline) override;
+  base::Status Put(const StoreKey& key, const EntryMeta& meta, Slice object, const PutOptions& options,
+                   base::TimePoint deadline) override;
+  base::Status Touch(std::span<const StoreKey> keys, base::TimePoint deadline) override;
+  base::Status Pin(const StoreKey& key, base::Duration max_age, base::TimePoint deadline) override;
+  base::Status Erase(const StoreKey& key, base::TimePoint deadline) override;
+  base::Result<uint64_t> EraseTenant(uint64_t tenant, base::TimePoint deadline) override;
+  void Quarantine(const StoreKey& key) override { inner_->Quarantine(key); }
+  base::Status Flush(base::TimePoint deadline) override;
+  StoreStats stats() const override { return inner_->stats(); }
+  void Shutdown() override;
+
+ private:
+  // Waits at the door and says how the call ends if not as usual.
+  base::Status Enter(base::TimePoint deadline, bool put = false);
+
+  const std::shared_ptr<Store> inner_;
+  mutable base::Mutex mutex_;
+  base::CondVar changed_;
+  base::Status failure_ KVPLANE_GUARDED_BY(mutex_);
+  bool closed_ KVPLANE_GUARDED_BY(mutex_) = false;
+  bool shut_down_ KVPLANE_GUARDED_BY(mutex_) = false;
+  uint64_t blocked_puts_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  uint64_t calls_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  uint64_t put_calls_ KVPLANE_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace kvplane::store

@@ -1,0 +1,412 @@
+#include "kvplane/store/tiered_store.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "kvplane/base/mutex.h"
+#include "kvplane/store/call_checks.h"
+
+namespace kvplane::store {
+namespace {
+
+// A look-up goes through the tiers again when a slower one filled a gap of a faster one. Chains with more
+// gaps than this are cut: each round costs the slower tiers a call.
+constexpr int kMaxRounds = 4;
+// Quarantine() has no deadline of its own.
+constexpr base::Duration kQuarantineWait = std::chrono::seconds(1);
+
+// One slower tier with all that belongs to it.
+struct Lower {
+  explicit Lower(SlowTier options, base::Clock& clock)
+      : tier(std::move(options)),
+        breaker(tier.breaker),
+        writes(WriteBehind::Create(*tier.store, breaker, clock, tier.writes)) {}
+
+  SlowTier tier;
+  CircuitBreaker breaker;
+  std::atomic<uint64_t> hits{0}, reads{0}, read_bytes{0}, errors{0}, left_out{0};
+  std::unique_ptr<WriteBehind> writes;  // last: its thread uses the tier and the breaker
+};
+
+struct Counters {
+  std::atomic<uint64_t> lookups{0}, lookup_keys{0}, hits{0}, reads{0}, read_bytes{0}, misses{0};
+  std::atomic<uint64_t> puts{0}, put_bytes{0}, puts_refused{0}, corrupt{0};
+};
+
+class StackedStore final : public TieredStore {
+ public:
+  explicit StackedStore(TieredOptions& options)
+      : clock_(options.dram.clock == nullptr ? base::Clock::System() : *options.dram.clock) {
+    for (SlowTier& tier : options.tiers) {
+      lowers_.push_back(std::make_unique<Lower>(std::move(tier), clock_));
+    }
+    promoter_ = Promoter::Create(clock_, options.max_assembly_bytes,
+                                 [this](const StoreKey& key, const EntryMeta& meta, Slice object,
+                                        uint64_t epoch) { Promote(key, meta, std::move(object), epoch); });
+  }
+  ~StackedStore() override { StackedStore::Shutdown(); }
+
+  base::Status Open(DramOptions options);
+
+  TierKind kind() const override { return TierKind::kDram; }
+  std::string name() const override;
+  base::Result<std::vector<EntryInfo>> Lookup(std::span<const StoreKey> keys, uint16_t min_quality,
+                                              base::TimePoint deadline) override;
+  std::vector<base::Result<Slice>> Read(std::span<const ReadRequest> requests,
+                                        base::TimePoint deadline) override;
+  base::Status Put(const StoreKey& key, const EntryMeta& meta, Slice object, const PutOptions& options,
+                   base::TimePoint deadline) override;
+  base::Status Touch(std::span<const StoreKey> keys, base::TimePoint deadline) override {
+    return dram_->Touch(keys, deadline);
+  }
+  base::Status Pin(const StoreKey& key, base::Duration max_age, base::TimePoint deadline) override {
+    return dram_->Pin(key, max_age, deadline);
+  }
+  base::Status Erase(const StoreKey& key, base::TimePoint deadline) override;
+  base::Result<uint64_t> EraseTenant(uint64_t tenant, base::TimePoint deadline) override;
+  void Quarantine(const StoreKey& key) override;
+  base::Status Flush(base::TimePoint deadline) override;
+  StoreStats stats() const override;
+  void Shutdown() override;
+  std::vector<TierStats> tier_stats() const override;
+  PromoterStats promoter_stats() const override { return promoter_->stats(); }
+  uint64_t detached_bytes() const override { return dram_->detached_bytes(); }
+  uint64_t pinned_bytes() const override { return dram_->pinned_bytes(); }
+
+ private:
+  // Keys of `keys` from `from` on that the tier has; none when it fails or is left out.
+  std::vector<EntryInfo> LookupLower(size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
+                                     base::TimePoint deadline);
+  // Tries the requests at `missing` in one tier; what is answered for good leaves `missing`.
+  void ReadLower(Lower& lower, std::span<const ReadRequest> requests, base::TimePoint deadline,
+                 std::vector<size_t>& missing, std::vector<base::Result<Slice>>& out);
+  // How a call of a tier ended: for its breaker and its counters.
+  void Judge(Lower& lower, base::StatusCode code, bool own_budget);
+  void Promote(const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch)
+      KVPLANE_EXCLUDES(order_);
+  void WriteAgain(EvictedEntry entry);
+
+  base::Clock& clock_;
+  Counters counters_;
+  std::atomic<bool> shut_down_{false};
+
+  // Makes "put into memory and queue" and "erase from memory and from the queues" one step each, so that no
+  // eviction or promotion of an entry can slip in behind its erasure. Held for moments only.
+  base::Mutex order_;
+  std::atomic<uint64_t> epoch_{0};  // counts erasures; written under order_
+
+  std::unique_ptr<DramStore> dram_;
+  std::vector<std::unique_ptr<Lower>> lowers_;
+  std::unique_ptr<Promoter> promoter_;  // last: its thread uses everything above
+};
+
+base::Status StackedStore::Open(DramOptions options) {
+  options.on_evict = [this](EvictedEntry entry) { WriteAgain(std::move(entry)); };
+  KVPLANE_ASSIGN_OR_RETURN(dram_, DramStore::Create(options));
+  return base::Status::Ok();
+}
+
+std::string StackedStore::name() const {
+  std::string out = dram_->name();
+  for (const auto& lower : lowers_) out += " + " + lower->tier.store->name();
+  return out;
+}
+
+void StackedStore::Judge(Lower& lower, base::StatusCode code, bool own_budget) {
+  if (!IsTierFailure(code)) {
+    lower.breaker.Succeeded();
+    return;
+  }
+  // Too slow for the caller's own deadline says nothing of the tier.
+  if (code == base::StatusCode::kDeadlineExceeded && !own_budget) return;
+  ++lower.errors;
+  lower.breaker.Failed(clock_.Now());
+}
+
+std::vector<EntryInfo> StackedStore::LookupLower(size_t index, std::span<const StoreKey> keys,
+                                                 uint16_t min_quality, base::TimePoint deadline) {
+  Lower& lower = *lowers_[index];
+  if (!lower.breaker.Allow(clock_.Now())) {
+    ++lower.left_out;
+    return {};
+  }
+  const base::TimePoint budget = base::Clock::System().Now() + lower.tier.lookup_budget;
+  auto found = lower.tier.store->Lookup(keys, min_quality, std::min(deadline, budget));
+  Judge(lower, found.status().code(), budget <= deadline);
+  if (!found.ok()) return {};
+  lower.hits += found->size();
+  for (size_t i = 0; i < found->size(); ++i) {
+    promoter_->Found(keys[i], (*found)[i]);
+    if (min_quality == 0) continue;
+    // A faster tier may have it in a worse quality, and a read would get that one.
+    (void)dram_->Erase(keys[i], deadline);
+    for (size_t faster = 0; faster < index; ++faster) {
+      if (lowers_[faster]->breaker.open()) continue;
+      (void)lowers_[faster]->tier.store->Erase(keys[i], std::min(deadline, budget));
+    }
+  }
+  return *std::move(found);
+}
+
+base::Result<std::vector<EntryInfo>> StackedStore::Lookup(std::span<const StoreKey> keys,
+                                                          uint16_t min_quality, base::TimePoint deadline) {
+  std::vector<EntryInfo> out;
+  for (int round = 0; round < kMaxRounds; ++round) {
+    KVPLANE_ASSIGN_OR_RETURN(const std::vector<EntryInfo> fast,
+                             dram_->Lookup(keys.subspan(out.size()), min_quality, deadline));
+    out.insert(out.end(), fast.begin(), fast.end());
+    const size_t before = out.size();
+    for (size_t tier = 0; tier < lowers_.size() && out.size() < keys.size(); ++tier) {
+      const auto found = LookupLower(tier, keys.subspan(out.size()), min_quality, deadline);
+      out.insert(out.end(), found.begin(), found.end());
+    }
+    if (out.size() == before || out.size() == keys.size()) break;
+  }
+  if (shut_down_.load()) return base::Cancelled("the store was shut down");
+  ++counters_.lookups;
+  counters_.lookup_keys += keys.size();
+  counters_.hits += out.size();
+  return out;
+}
+
+void StackedStore::ReadLower(Lower& lower, std::span<const ReadRequest> requests, base::TimePoint deadline,
+                             std::vector<size_t>& missing, std::vector<base::Result<Slice>>& out) {
+  if (!lower.breaker.Allow(clock_.Now())) {
+    lower.left_out += missing.size();
+    return;
+  }
+  std::vector<ReadRequest> asked;
+  for (const size_t at : missing) asked.push_back(requests[at]);
+  const uint64_t epoch = epoch_.load();
+  const base::TimePoint budget = base::Clock::System().Now() + lower.tier.read_budget;
+  auto results = lower.tier.store->Read(asked, std::min(deadline, budget));
+  base::StatusCode worst = base::StatusCode::kOk;
+  std::vector<size_t> still;
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const size_t at = missing[i];
+    const base::StatusCode code = results[i].status().code();
+    if (IsTierFailure(code)) worst = code;
+    if (results[i].ok()) {
+      ++lower.reads;
+      lower.read_bytes += results[i]->size();
+      promoter_->Delivered(asked[i].key, asked[i].offset, *results[i], epoch);
+    } else if (code != base::StatusCode::kInvalidArgument) {
+      still.push_back(at);
+      if (code != base::StatusCode::kNotFound) out[at] = std::move(results[i]);
+      continue;
+    }
+    out[at] = std::move(results[i]);
+  }
+  Judge(lower, worst, budget <= deadline);
+  missing = std::move(still);
+}
+
+std::vector<base::Result<Slice>> StackedStore::Read(std::span<const ReadRequest> requests,
+                                                    base::TimePoint deadline) {
+  std::vector<base::Result<Slice>> out = dram_->Read(requests, deadline);
+  std::vector<size_t> missing;
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (out[i].status().code() == base::StatusCode::kNotFound) missing.push_back(i);
+  }
+  for (const auto& lower : lowers_) {
+    if (missing.empty()) break;
+    ReadLower(*lower, requests, deadline, missing, out);
+  }
+  const bool late = !missing.empty() && !CheckDeadline(deadline).ok();
+  for (const size_t at : missing) {
+    ++counters_.misses;
+    const base::StatusCode code = out[at].status().code();
+    if (shut_down_.load()) {
+      out[at] = base::Cancelled("the store was shut down");
+    } else if (code != base::StatusCode::kNotFound &&
+               !(late && code == base::StatusCode::kDeadlineExceeded)) {
+      // A tier that has it failed: for the caller a miss like others, with the reason.
+      out[at] = base::NotFound("{}", out[at].status().ToString());
+    }
+  }
+  for (const auto& result : out) {
+    if (!result.ok()) continue;
+    ++counters_.reads;
+    counters_.read_bytes += result->size();
+  }
+  return out;
+}
+
+base::Status StackedStore::Put(const StoreKey& key, const EntryMeta& meta, Slice object,
+                               const PutOptions& options, base::TimePoint deadline) {
+  const uint64_t bytes = object.size();
+  {
+    base::MutexLock lock(order_);
+    const base::Status taken = dram_->Put(key, meta, object, {}, deadline);
+    if (!taken.ok()) {
+      if (taken.code() != base::StatusCode::kCancelled) ++counters_.puts_refused;
+      return taken;
+    }
+    for (const auto& lower : lowers_) {
+      if (options.durable && lower->tier.durable) continue;
+      lower->writes->Enqueue({.key = key, .meta = meta, .object = object});
+    }
+  }
+  ++counters_.puts;
+  counters_.put_bytes += bytes;
+  if (!options.durable) return base::Status::Ok();
+  for (const auto& lower : lowers_) {
+    if (!lower->tier.durable) continue;
+    KVPLANE_RETURN_IF_ERROR(
+        lower->writes->WriteDurable({.key = key, .meta = meta, .object = object}, deadline));
+  }
+  return base::Status::Ok();
+}
+
+void StackedStore::Promote(const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch) {
+  base::MutexLock lock(order_);
+  if (epoch_.load() != epoch) return;
+  (void)dram_->Put(key, meta, std::move(object), {},
+                   base::kNoDeadline);  // too large or over a quota: no harm
+}
+
+// Called inside of dram_->Put(), so order_ is held.
+void StackedStore::WriteAgain(EvictedEntry entry) {
+  if (entry.uses == 0) return;
+  for (const auto& lower : lowers_) {
+    lower->writes->Enqueue({.key = entry.key, .meta = entry.meta, .object = entry.object});
+  }
+}
+
+base::Status StackedStore::Erase(const StoreKey& key, base::TimePoint deadline) {
+  base::Status out;
+  {
+    base::MutexLock lock(order_);
+    ++epoch_;
+    for (const auto& lower : lowers_) lower->writes->Drop(key);
+    out = dram_->Erase(key, deadline);
+  }
+  for (const auto& lower : lowers_) {
+    base::Status erased = lower->writes->AwaitKey(key, deadline);
+    if (erased.ok()) erased = lower->tier.store->Erase(key, deadline);
+    if (out.ok()) out = erased.Annotate(lower->tier.store->name());
+  }
+  return out;
+}
+
+base::Result<uint64_t> StackedStore::EraseTenant(uint64_t tenant, base::TimePoint deadline) {
+  uint64_t most = 0;
+  base::Status failed;
+  {
+    base::MutexLock lock(order_);
+    ++epoch_;
+    for (const auto& lower : lowers_) lower->writes->DropTenant(tenant);
+    KVPLANE_ASSIGN_OR_RETURN(most, dram_->EraseTenant(tenant, deadline));
+  }
+  for (const auto& lower : lowers_) {
+    base::Status waited = lower->writes->AwaitTenant(tenant, deadline);
+    if (waited.ok()) {
+      const auto erased = lower->tier.store->EraseTenant(tenant, deadline);
+      if (erased.ok()) most = std::max(most, *erased);
+      waited = erased.status();
+    }
+    if (failed.ok()) failed = waited.Annotate(lower->tier.store->name());
+  }
+  if (!failed.ok()) return failed;
+  return most;
+}
+
+void StackedStore::Quarantine(const StoreKey& key) {
+  ++counters_.corrupt;
+  {
+    base::MutexLock lock(order_);
+    ++epoch_;
+    for (const auto& lower : lowers_) lower->writes->Drop(key);
+    dram_->Quarantine(key);
+  }
+  for (const auto& lower : lowers_) {
+    (void)lower->writes->AwaitKey(key, base::Clock::System().Now() + kQuarantineWait);
+    lower->tier.store->Quarantine(key);
+  }
+}
+
+base::Status StackedStore::Flush(base::TimePoint deadline) {
+  base::Status out = promoter_->Drain(deadline);
+  for (const auto& lower : lowers_) {
+    base::Status flushed = lower->writes->Drain(deadline);
+    if (flushed.ok()) flushed = lower->tier.store->Flush(deadline);
+    if (out.ok()) out = flushed.Annotate(lower->tier.store->name());
+  }
+  return out;
+}
+
+StoreStats StackedStore::stats() const {
+  const StoreStats memory = dram_->stats();
+  StoreStats out;
+  out.entries = memory.entries;
+  out.bytes = memory.bytes;
+  out.capacity_bytes = memory.capacity_bytes;
+  out.evictions = memory.evictions;
+  out.expirations = memory.expirations;
+  out.lookups = counters_.lookups;
+  out.lookup_keys = counters_.lookup_keys;
+  out.hits = counters_.hits;
+  out.reads = counters_.reads;
+  out.read_bytes = counters_.read_bytes;
+  out.misses = counters_.misses;
+  out.puts = counters_.puts;
+  out.put_bytes = counters_.put_bytes;
+  out.puts_refused = counters_.puts_refused;
+  out.corrupt = counters_.corrupt;
+  for (const auto& lower : lowers_) out.errors += lower->errors + lower->writes->stats().failed;
+  return out;
+}
+
+std::vector<TierStats> StackedStore::tier_stats() const {
+  std::vector<TierStats> out(1 + lowers_.size());
+  out[0].kind = TierKind::kDram;
+  out[0].name = dram_->name();
+  out[0].store = dram_->stats();
+  out[0].hits = out[0].store.hits;
+  out[0].reads = out[0].store.reads;
+  out[0].read_bytes = out[0].store.read_bytes;
+  for (size_t i = 0; i < lowers_.size(); ++i) {
+    const Lower& lower = *lowers_[i];
+    TierStats& stats = out[i + 1];
+    stats.kind = lower.tier.store->kind();
+    stats.name = lower.tier.store->name();
+    stats.store = lower.tier.store->stats();
+    stats.hits = lower.hits;
+    stats.reads = lower.reads;
+    stats.read_bytes = lower.read_bytes;
+    stats.writes = lower.writes->stats();
+    stats.errors = lower.errors;
+    stats.left_out = lower.left_out;
+    stats.breaker_open = lower.breaker.open();
+    stats.breaker_opened = lower.breaker.times_opened();
+  }
+  return out;
+}
+
+void StackedStore::Shutdown() {
+  shut_down_.store(true);
+  if (dram_ != nullptr) dram_->Shutdown();
+  promoter_->Shutdown();
+  for (const auto& lower : lowers_) {
+    lower->writes->Shutdown();
+    lower->tier.store->Shutdown();
+  }
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<TieredStore>> TieredStore::Create(TieredOptions options) {
+  for (const SlowTier& tier : options.tiers) {
+    if (tier.store == nullptr) return base::InvalidArgument("a tier without a store");
+    if (tier.lookup_budget <= base::Duration::zero() || tier.read_budget <= base::Duration::zero() ||
+        tier.writes.budget <= base::Duration::zero()) {
+      return base::InvalidArgument("tier {}: budgets must be positive", tier.store->name());
+    }
+  }
+  auto store = std::make_unique<StackedStore>(options);
+  KVPLANE_RETURN_IF_ERROR(store->Open(options.dram));
+  return std::unique_ptr<TieredStore>(std::move(store));
+}
+
+}  // namespace kvplane::store

@@ -1,0 +1,85 @@
+// TieredStore: a stack of stores, fastest first: memory, then any number of slower tiers (disk, another
+// kvplane store, Redis). To its caller it is one Store.
+//
+// Look-ups give the longest prefix over all tiers; each tier is asked only for what the faster ones lack.
+// Reads go to the fastest tier that has the entry. A put is taken by memory at once (or refused) and written
+// to the slower tiers behind the caller's back (write_behind.h); a durable put waits for the durable tiers.
+// So a request never waits for a slow tier longer than that tier's small budgets, and not at all for one that
+// fails: each failure is a miss and an error counter, several in a row leave the tier out for a while
+// (circuit_breaker.h).
+//
+// Movement between tiers: an object of a slower tier that was read whole and in order goes up to memory
+// (promoter.h). An object that leaves memory after it was used is written down again if a slower tier no
+// longer has it: what is hit late in life stays. Bytes move as they are, they are never coded again.
+//
+// Erase(), EraseTenant() and Quarantine() reach every tier and everything on its way between tiers; when
+// they return OK nothing of it can come back. They fail when one tier cannot be reached (the others have
+// erased by then). Touch() and Pin() act on memory.
+//
+// stats() counts what callers saw; entries, bytes and capacity are those of memory. tier_stats() has the
+// rest.
+//
+// Thread safety: as in store.h. One writer thread per slower tier, one for promotion. Shutdown() drops what
+// is queued: call Flush() first to keep it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/status.h"
+#include "kvplane/store/circuit_breaker.h"
+#include "kvplane/store/dram_store.h"
+#include "kvplane/store/promoter.h"
+#include "kvplane/store/store.h"
+#include "kvplane/store/write_behind.h"
+
+namespace kvplane::store {
+
+struct SlowTier {
+  std::unique_ptr<Store> store;
+  bool durable = true;  // durable puts wait for it
+  // The most a look-up or a read waits for this tier, whatever its own deadline is.
+  base::Duration lookup_budget = std::chrono::milliseconds(50);
+  base::Duration read_budget = std::chrono::seconds(5);
+  BreakerOptions breaker{};
+  WriteBehindOptions writes{};
+};
+
+struct TieredOptions {
+  DramOptions dram{};                          // its clock is the stack's; `on_evict` is the stack's own
+  std::vector<SlowTier> tiers{};               // fastest first
+  uint64_t max_assembly_bytes = 256ull << 20;  // of objects on their way up
+};
+
+struct TierStats {
+  TierKind kind = TierKind::kDram;
+  std::string name;
+  StoreStats store;    // as the tier counts
+  uint64_t hits = 0;   // keys of look-ups that this tier gave
+  uint64_t reads = 0;  // ranges that this tier delivered
+  uint64_t read_bytes = 0;
+  // Of slower tiers:
+  WriteBehindStats writes;
+  uint64_t errors = 0;    // look-ups and reads that failed or ran out of the tier's budget
+  uint64_t left_out = 0;  // look-ups and reads that did without the tier: its breaker was open
+  bool breaker_open = false;
+  uint64_t breaker_opened = 0;
+};
+
+class TieredStore : public Store {
+ public:
+  // kInvalidArgument: memory's options, a null tier, budgets that are not positive.
+  static base::Result<std::unique_ptr<TieredStore>> Create(TieredOptions options);
+
+  // Memory first.
+  virtual std::vector<TierStats> tier_stats() const = 0;
+  virtual PromoterStats promoter_stats() const = 0;
+  // See DramStore.
+  virtual uint64_t detached_bytes() const = 0;
+  virtual uint64_t pinned_bytes() const = 0;
+};
+
+}  // namespace kvplane::store

@@ -1,0 +1,475 @@
+#include "kvplane/store/tiered_store.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "kvplane/base/check.h"
+#include "kvplane/base/endian.h"
+#include "kvplane/base/rng.h"
+#include "kvplane/store/testing/faulty_store.h"
+#include "kvplane/store/testing/store_conformance.h"
+
+namespace kvplane::store {
+namespace {
+
+using base::StatusCode;
+
+constexpr uint64_t kObject = 1000;
+constexpr uint64_t kCharge = kObject + kEntryOverheadBytes;
+
+base::TimePoint Soon() { return base::Clock::System().Now() + std::chrono::seconds(60); }
+
+std::unique_ptr<DramStore> Memory(uint64_t capacity, base::Clock& clock,
+                                  PolicyKind policy = PolicyKind::kS3Fifo) {
+  auto created = DramStore::Create({.capacity_bytes = capacity, .policy = policy, .clock = &clock});
+  KVPLANE_CHECK(created.ok());
+  return *std::move(created);
+}
+
+class StackHarness final : public StoreHarness {
+ public:
+  StackHarness(uint64_t capacity, size_t lower_tiers) {
+    TieredOptions options;
+    options.dram = {.capacity_bytes = capacity, .clock = &clock_};
+    for (size_t i = 0; i < lower_tiers; ++i) {
+      SlowTier tier;
+      tier.store = Memory(4ull << 30, clock_);
+      options.tiers.push_back(std::move(tier));
+    }
+    auto created = TieredStore::Create(std::move(options));
+    KVPLANE_CHECK(created.ok());
+    store_ = *std::move(created);
+  }
+  Store& store() override { return *store_; }
+  void Advance(base::Duration by) override { clock_.Advance(by); }
+
+ private:
+  base::ManualClock clock_;
+  std::unique_ptr<TieredStore> store_;
+};
+
+StoreCase StackCase(const char* name, size_t lower_tiers) {
+  StoreCase out;
+  out.name = name;
+  out.create = [lower_tiers](uint64_t capacity) {
+    return std::make_unique<StackHarness>(capacity, lower_tiers);
+  };
+  out.bounded = lower_tiers == 0;
+  out.stacked = true;
+  return out;
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiered, StoreConformance,
+                         ::testing::Values(StackCase("MemoryAlone", 0), StackCase("TwoTiers", 1),
+                                           StackCase("ThreeTiers", 2)),
+                         StoreCaseName);
+
+StoreKey Key(uint64_t number, uint64_t tenant = 1) {
+  StoreKey key{.tenant = tenant};
+  base::StoreLe(key.chain.data(), number);
+  return key;
+}
+
+std::vector<StoreKey> Keys(uint64_t first, uint64_t count) {
+  std::vector<StoreKey> keys;
+  for (uint64_t i = 0; i < count; ++i) keys.push_back(Key(first + i));
+  return keys;
+}
+
+std::vector<std::byte> Content(uint64_t number, size_t bytes) {
+  std::vector<std::byte> out(bytes);
+  base::Rng rng(number);
+  for (auto& b : out) b = static_cast<std::byte>(rng.Next());
+  return out;
+}
+
+// Memory over one or two tiers that can be broken.
+class TieredStoreTest : public ::testing::Test {
+ protected:
+  struct Shape {
+    uint64_t memory = 100 * kCharge;
+    size_t tiers = 1;
+    base::Duration budget = std::chrono::seconds(30);  // tests that let it run out set a small one
+    WriteBehindOptions writes{};
+    uint64_t assembly = 1 << 20;
+  };
+
+  void Make(const Shape& shape) {
+    TieredOptions options;
+    options.dram = {.capacity_bytes = shape.memory, .policy = PolicyKind::kLru, .clock = &clock_};
+    options.max_assembly_bytes = shape.assembly;
+    for (size_t i = 0; i < shape.tiers; ++i) {
+      inner_.push_back(Memory(1 << 30, clock_));
+      auto faulty = std::make_unique<FaultyStore>(inner_.back());
+      lower_.push_back(faulty.get());
+      SlowTier tier;
+      tier.store = std::move(faulty);
+      tier.lookup_budget = tier.read_budget = shape.budget;
+      tier.writes = shape.writes;
+      options.tiers.push_back(std::move(tier));
+    }
+    auto created = TieredStore::Create(std::move(options));
+    ASSERT_TRUE(created.ok()) << created.status().ToString();
+    store_ = *std::move(created);
+  }
+
+  base::Status Put(uint64_t number, bool durable = false, uint16_t quality = 1, base::Duration ttl = {}) {
+    return store_->Put(Key(number), {.prefix_bytes = 10, .quality = quality, .ttl = ttl},
+                       Slice::Own(Content(number, kObject)), {.durable = durable}, Soon());
+  }
+  // Straight into a lower tier, as if from an earlier life.
+  void PutBelow(size_t tier, uint64_t number, uint16_t quality = 1, base::Duration ttl = {}) {
+    ASSERT_TRUE(inner_[tier]
+                    ->Put(Key(number), {.prefix_bytes = 10, .quality = quality, .ttl = ttl},
+                          Slice::Own(Content(number, kObject)), {}, Soon())
+                    .ok());
+  }
+  base::Result<Slice> Read(uint64_t number, uint64_t offset = 0, uint64_t bytes = 0) {
+    const ReadRequest request{.key = Key(number), .offset = offset, .bytes = bytes};
+    return store_->Read(std::span(&request, 1), Soon())[0];
+  }
+  std::vector<EntryInfo> Lookup(std::span<const StoreKey> keys, uint16_t min_quality = 0) {
+    auto found = store_->Lookup(keys, min_quality, Soon());
+    EXPECT_TRUE(found.ok());
+    return found.ok() ? *found : std::vector<EntryInfo>{};
+  }
+  bool InMemory(uint64_t number) {
+    const auto keys = Keys(number, 1);
+    const auto found = Lookup(keys);
+    return found.size() == 1 && found[0].tier == TierKind::kDram;
+  }
+  static bool Holds(Store& store, uint64_t number) {
+    const auto keys = Keys(number, 1);
+    return store.Lookup(keys, 0, Soon())->size() == 1;
+  }
+
+  base::ManualClock clock_;
+  std::vector<std::shared_ptr<DramStore>> inner_;
+  std::vector<FaultyStore*> lower_;
+  std::unique_ptr<TieredStore> store_;
+};
+
+TEST_F(TieredStoreTest, PutsAreWrittenBehindUnit) {
+  Make({.tiers = 2});
+  for (uint64_t i = 0; i < 10; ++i) ASSERT_TRUE(Put(i).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  for (uint64_t i = 0; i < 10; ++i) {
+    for (const auto& inner : inner_) EXPECT_TRUE(Holds(*inner, i));
+  }
+  const auto stats = store_->tier_stats();
+  ASSERT_EQ(stats.size(), 3u);
+  EXPECT_EQ(stats[1].writes.written, 10u);
+  EXPECT_EQ(stats[2].writes.written, 10u);
+  EXPECT_EQ(stats[1].writes.queued_entries, 0u);
+  EXPECT_EQ(stats[1].writes.queued_bytes, 0u);
+}
+
+TEST_F(TieredStoreTest, WhatATierHasIsNotSentAgainUnit) {
+  Make({});
+  PutBelow(0, 1);
+  ASSERT_TRUE(Put(1).ok());
+  ASSERT_TRUE(Put(2).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_EQ(lower_[0]->put_calls(), 1u);
+  EXPECT_EQ(store_->tier_stats()[1].writes.already_there, 1u);
+}
+
+TEST_F(TieredStoreTest, ALookupJoinsTiersWithGapsUnit) {
+  Make({.tiers = 2});
+  // memory: 0, 3; first: 1, 4; second: 2, 5, 6.
+  lower_[0]->Fail(base::ResourceExhausted("no writes from above"));
+  lower_[1]->Fail(base::ResourceExhausted("no writes from above"));
+  for (const uint64_t i : {0u, 3u}) ASSERT_TRUE(Put(i).ok());
+  (void)store_->Flush(Soon());
+  lower_[0]->Fail({});
+  lower_[1]->Fail({});
+  for (const uint64_t i : {1u, 4u}) PutBelow(0, i);
+  for (const uint64_t i : {2u, 5u, 6u}) PutBelow(1, i);
+  const auto keys = Keys(0, 9);
+  EXPECT_EQ(Lookup(keys).size(), 7u);
+  const auto stats = store_->tier_stats();
+  EXPECT_EQ(stats[0].hits, 2u);
+  EXPECT_EQ(stats[1].hits, 2u);
+  EXPECT_EQ(stats[2].hits, 3u);
+  EXPECT_EQ(store_->stats().hits, 7u);
+  std::vector<ReadRequest> requests;
+  for (const StoreKey& key : keys) requests.push_back({.key = key, .offset = 5, .bytes = 10});
+  const auto reads = store_->Read(requests, Soon());
+  for (uint64_t i = 0; i < 7; ++i) {
+    ASSERT_TRUE(reads[i].ok()) << i << ": " << reads[i].status().ToString();
+    const auto content = Content(i, kObject);
+    EXPECT_TRUE(std::ranges::equal(reads[i]->bytes(), std::span(content).subspan(5, 10))) << i;
+  }
+  EXPECT_EQ(reads[7].status().code(), StatusCode::kNotFound);
+}
+
+TEST_F(TieredStoreTest, AWholeReadInOrderGoesUpToMemoryUnit) {
+  Make({});
+  for (uint64_t i = 0; i < 3; ++i) PutBelow(0, i);
+  const auto keys = Keys(0, 3);
+  ASSERT_EQ(Lookup(keys).size(), 3u);
+  // 0: whole at once; 1: header again, then layer by layer; 2: with a part missing.
+  ASSERT_TRUE(Read(0).ok());
+  ASSERT_TRUE(Read(1, 0, 10).ok());
+  ASSERT_TRUE(Read(1, 0, 10).ok());
+  ASSERT_TRUE(Read(1, 10, 490).ok());
+  ASSERT_TRUE(Read(1, 500, 0).ok());
+  ASSERT_TRUE(Read(2, 0, 10).ok());
+  ASSERT_TRUE(Read(2, 20, 0).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_TRUE(InMemory(0));
+  EXPECT_TRUE(InMemory(1));
+  EXPECT_FALSE(InMemory(2));
+  EXPECT_EQ(store_->promoter_stats().handed_on, 2u);
+  const auto promoted = Read(1);
+  ASSERT_TRUE(promoted.ok());
+  EXPECT_TRUE(std::ranges::equal(promoted->bytes(), Content(1, kObject)));
+  EXPECT_EQ(Lookup(Keys(1, 1))[0].prefix_bytes, 10u);
+}
+
+TEST_F(TieredStoreTest, AssemblyIsBoundedUnit) {
+  Make({.assembly = kObject + kObject / 2});
+  PutBelow(0, 0);
+  PutBelow(0, 1);
+  ASSERT_EQ(Lookup(Keys(0, 2)).size(), 2u);
+  ASSERT_TRUE(Read(0, 0, 900).ok());
+  ASSERT_TRUE(Read(1, 0, 900).ok());  // no room for both: the older one is given up
+  EXPECT_EQ(store_->promoter_stats().given_up, 1u);
+  EXPECT_LE(store_->promoter_stats().held_bytes, kObject + kObject / 2);
+  ASSERT_TRUE(Read(1, 900, 0).ok());
+  ASSERT_TRUE(Read(0, 900, 0).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_FALSE(InMemory(0));
+  EXPECT_TRUE(InMemory(1));
+  EXPECT_EQ(store_->promoter_stats().held_bytes, 0u);
+}
+
+TEST_F(TieredStoreTest, APromotedCopyDoesNotOutliveItsOriginalUnit) {
+  Make({});
+  PutBelow(0, 0, 1, std::chrono::seconds(10));
+  ASSERT_EQ(Lookup(Keys(0, 1)).size(), 1u);
+  clock_.Advance(std::chrono::seconds(4));
+  ASSERT_TRUE(Read(0).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  ASSERT_TRUE(InMemory(0));
+  clock_.Advance(std::chrono::seconds(6));
+  EXPECT_FALSE(Read(0).ok());
+}
+
+TEST_F(TieredStoreTest, WhatWasUsedIsWrittenDownAgainUnit) {
+  Make({.memory = 3 * kCharge});
+  for (uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(Put(i).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  for (uint64_t i = 0; i < 3; ++i) ASSERT_TRUE(inner_[0]->Erase(Key(i), Soon()).ok());  // aged out below
+  ASSERT_EQ(Lookup(Keys(1, 1)).size(), 1u);
+  for (uint64_t i = 10; i < 13; ++i) ASSERT_TRUE(Put(i).ok());  // memory loses 0, 1 and 2
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_FALSE(Holds(*inner_[0], 0));
+  EXPECT_TRUE(Holds(*inner_[0], 1)) << "the one that was used";
+  EXPECT_FALSE(Holds(*inner_[0], 2));
+}
+
+TEST_F(TieredStoreTest, AFullQueueDropsTheOldestAndNeverBlocksSafety) {
+  Make({.writes = {.max_bytes = 4 * kObject, .max_entries = 100}});
+  lower_[0]->Close();
+  ASSERT_TRUE(Put(0).ok());
+  ASSERT_EQ(store_->tier_stats()[1].writes.queued_entries, 1u);
+  for (uint64_t i = 1; i < 10; ++i) ASSERT_TRUE(Put(i).ok());
+  const auto stats = store_->tier_stats()[1].writes;
+  EXPECT_EQ(stats.queued_entries, 4u);
+  EXPECT_EQ(stats.queued_bytes, 4 * kObject);
+  EXPECT_EQ(stats.dropped, 6u);
+  lower_[0]->Open();
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_TRUE(Holds(*inner_[0], 9)) << "the newest are kept";
+  EXPECT_EQ(store_->tier_stats()[1].writes.written, 4u);
+}
+
+TEST_F(TieredStoreTest, DurablePutsWaitAndGoFirstUnit) {
+  Make({.tiers = 2});
+  ASSERT_TRUE(Put(0, true).ok());
+  EXPECT_TRUE(Holds(*inner_[0], 0));
+  EXPECT_TRUE(Holds(*inner_[1], 0));
+  lower_[0]->Fail(base::Unavailable("disk pulled"));
+  EXPECT_EQ(Put(1, true).code(), StatusCode::kUnavailable);
+  EXPECT_TRUE(InMemory(1)) << "it is a cache all the same";
+}
+
+TEST_F(TieredStoreTest, ADurablePutEndsAtItsDeadlineSafety) {
+  Make({});
+  lower_[0]->Close();
+  const base::TimePoint soon = base::Clock::System().Now() + std::chrono::milliseconds(20);
+  EXPECT_EQ(store_->Put(Key(0), {}, Slice::Own(Content(0, kObject)), {.durable = true}, soon).code(),
+            StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(TieredStoreTest, ErasedDoesNotComeBackFromQueuesSafety) {
+  Make({});
+  lower_[0]->Close();
+  ASSERT_TRUE(Put(0, false, 1).ok());
+  for (uint64_t i = 1; i < 5; ++i) ASSERT_TRUE(Put(i).ok());
+  // 0 is at the tier's door or about to be; the others are queued.
+  std::thread opener([&] {
+    while (store_->tier_stats()[1].writes.queued_entries > 1) std::this_thread::yield();
+    lower_[0]->Open();
+  });
+  EXPECT_EQ(*store_->EraseTenant(1, Soon()), 5u);
+  opener.join();
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  for (uint64_t i = 0; i < 5; ++i) {
+    EXPECT_FALSE(Holds(*inner_[0], i)) << i;
+    EXPECT_EQ(Read(i).status().code(), StatusCode::kNotFound);
+  }
+}
+
+TEST_F(TieredStoreTest, AWriteInFlightIsErasedBehindItSafety) {
+  Make({});
+  PutBelow(0, 77);  // so that the look-up before the write has something to do
+  lower_[0]->Close();
+  std::thread durable([&] { (void)Put(0, true); });
+  lower_[0]->AwaitBlockedPut();
+  std::thread eraser([&] { EXPECT_TRUE(store_->Erase(Key(0), Soon()).ok()); });
+  while (store_->stats().entries > 0) std::this_thread::yield();  // gone from memory, not from the tier
+  lower_[0]->Open();
+  durable.join();
+  eraser.join();
+  EXPECT_FALSE(Holds(*inner_[0], 0));
+  EXPECT_FALSE(Read(0).ok());
+}
+
+TEST_F(TieredStoreTest, ErasureStopsPromotionSafety) {
+  Make({});
+  PutBelow(0, 0);
+  ASSERT_EQ(Lookup(Keys(0, 1)).size(), 1u);
+  ASSERT_TRUE(Read(0, 0, 500).ok());
+  ASSERT_TRUE(store_->Erase(Key(0), Soon()).ok());
+  PutBelow(0, 0);  // another writer of the tier below
+  ASSERT_TRUE(Read(0, 500, 0).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_EQ(store_->promoter_stats().handed_on, 0u);
+}
+
+TEST_F(TieredStoreTest, ASlowTierCostsItsBudgetAndThenNothingSafety) {
+  Make({.budget = std::chrono::milliseconds(5)});
+  PutBelow(0, 0);
+  ASSERT_TRUE(Put(5).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  lower_[0]->Close();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(Lookup(Keys(0, 1)).empty());
+  auto stats = store_->tier_stats()[1];
+  EXPECT_EQ(stats.errors, 3u);
+  EXPECT_TRUE(stats.breaker_open);
+  EXPECT_EQ(stats.breaker_opened, 1u);
+  const uint64_t calls = lower_[0]->calls();
+  EXPECT_TRUE(Lookup(Keys(0, 1)).empty());
+  EXPECT_EQ(Read(0).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(lower_[0]->calls(), calls) << "left out";
+  EXPECT_EQ(store_->tier_stats()[1].left_out, 2u);
+  EXPECT_TRUE(Read(5).ok()) << "memory serves on";
+  lower_[0]->Open();
+  clock_.Advance(std::chrono::seconds(2));
+  EXPECT_EQ(Lookup(Keys(0, 1)).size(), 1u) << "the trial call went well";
+  EXPECT_FALSE(store_->tier_stats()[1].breaker_open);
+  EXPECT_EQ(store_->stats().errors, 3u);
+}
+
+TEST_F(TieredStoreTest, AFailingReadIsAMissWithAReasonSafety) {
+  Make({.tiers = 2});
+  PutBelow(0, 0);
+  PutBelow(0, 1);
+  PutBelow(1, 1);
+  lower_[0]->Fail(base::Unavailable("cable"));
+  const auto missed = Read(0);
+  EXPECT_EQ(missed.status().code(), StatusCode::kNotFound);
+  EXPECT_NE(missed.status().message().find("cable"), std::string::npos);
+  EXPECT_TRUE(Read(1).ok()) << "the next tier has it";
+  lower_[0]->Fail(base::Corrupt("bit rot"));
+  EXPECT_EQ(Read(0).status().code(), StatusCode::kNotFound);
+  EXPECT_TRUE(Read(1).ok());
+}
+
+// The caller's own short deadline is no fault of the tier.
+TEST_F(TieredStoreTest, AnImpatientCallerDoesNotOpenTheBreakerSafety) {
+  Make({});
+  lower_[0]->Close();
+  const auto keys = Keys(0, 1);
+  for (int i = 0; i < 5; ++i) {
+    const auto found = store_->Lookup(keys, 0, base::Clock::System().Now() + std::chrono::milliseconds(1));
+    EXPECT_TRUE(found.ok() && found->empty());
+  }
+  EXPECT_FALSE(store_->tier_stats()[1].breaker_open);
+  EXPECT_EQ(store_->stats().errors, 0u);
+}
+
+TEST_F(TieredStoreTest, ABetterObjectBelowIsTheOneThatIsReadUnit) {
+  Make({});
+  lower_[0]->Fail(base::ResourceExhausted("no writes from above"));
+  ASSERT_TRUE(store_
+                  ->Put(Key(0), {.prefix_bytes = 0, .quality = 500, .ttl = {}},
+                        Slice::Own(std::vector<std::byte>(10)), {}, Soon())
+                  .ok());
+  (void)store_->Flush(Soon());
+  lower_[0]->Fail({});
+  PutBelow(0, 0, kLossless);
+  const auto found = Lookup(Keys(0, 1), kLossless);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].bytes, kObject);
+  EXPECT_EQ(found[0].tier, TierKind::kDisk);
+  EXPECT_EQ(Read(0)->size(), kObject);
+}
+
+TEST_F(TieredStoreTest, QueuedWritesKeepTheirTimeToLiveUnit) {
+  Make({});
+  lower_[0]->Close();
+  ASSERT_TRUE(Put(0).ok());
+  ASSERT_TRUE(Put(1, false, 1, std::chrono::seconds(5)).ok());
+  ASSERT_TRUE(Put(2, false, 1, std::chrono::seconds(50)).ok());
+  clock_.Advance(std::chrono::seconds(10));
+  lower_[0]->Open();
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_FALSE(Holds(*inner_[0], 1)) << "it expired in the queue";
+  const auto keys = Keys(2, 1);
+  EXPECT_EQ(inner_[0]->Lookup(keys, 0, Soon())->at(0).ttl_left, std::chrono::seconds(40));
+}
+
+TEST(CircuitBreakerUnit, OpensTriesAndCloses) {
+  base::ManualClock clock;
+  CircuitBreaker breaker({.failures_to_open = 2,
+                          .first_backoff = std::chrono::seconds(1),
+                          .max_backoff = std::chrono::seconds(3)});
+  breaker.Failed(clock.Now());
+  breaker.Succeeded();
+  breaker.Failed(clock.Now());
+  EXPECT_TRUE(breaker.Allow(clock.Now())) << "not two in a row";
+  breaker.Failed(clock.Now());
+  EXPECT_FALSE(breaker.Allow(clock.Now()));
+  clock.Advance(std::chrono::seconds(1));
+  EXPECT_TRUE(breaker.Allow(clock.Now()));
+  EXPECT_FALSE(breaker.Allow(clock.Now())) << "one trial at a time";
+  breaker.Failed(clock.Now());
+  clock.Advance(std::chrono::milliseconds(1999));
+  EXPECT_FALSE(breaker.Allow(clock.Now())) << "twice as long";
+  clock.Advance(std::chrono::milliseconds(1));
+  EXPECT_TRUE(breaker.Allow(clock.Now()));
+  breaker.Failed(clock.Now());
+  clock.Advance(std::chrono::seconds(3));
+  EXPECT_TRUE(breaker.Allow(clock.Now())) << "never longer than the bound";
+  breaker.Succeeded();
+  EXPECT_TRUE(breaker.Allow(clock.Now()));
+  EXPECT_FALSE(breaker.open());
+  EXPECT_EQ(breaker.times_opened(), 1u);
+}
+
+TEST(TieredStoreCreateUnit, RefusesImpossibleOptions) {
+  EXPECT_EQ(TieredStore::Create({.dram = {.capacity_bytes = 0}}).status().code(),
+            StatusCode::kInvalidArgument);
+  TieredOptions options;
+  options.tiers.emplace_back();
+  EXPECT_EQ(TieredStore::Create(std::move(options)).status().code(), StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace kvplane::store

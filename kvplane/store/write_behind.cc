@@ -1,0 +1,309 @@
+#include "kvplane/store/write_behind.h"
+
+#include <algorithm>
+#include <list>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "kvplane/base/mutex.h"
+
+namespace kvplane::store {
+namespace {
+
+// While the breaker is open the thread looks this often whether it may try again: the breaker's clock may be
+// one that a condition variable cannot wait for.
+constexpr base::Duration kBreakerPoll = std::chrono::milliseconds(50);
+constexpr base::TimePoint kNever = base::TimePoint::max();
+
+base::Status ShutDown() { return base::Cancelled("the store was shut down"); }
+
+// Told when a durable write is done.
+struct Ticket {
+  bool done = false;
+  base::Status status;
+};
+
+struct Queued {
+  WriteBehind::Job job;
+  base::TimePoint expires = kNever;
+  std::shared_ptr<Ticket> ticket;  // null: nobody waits
+};
+
+class ThreadedWriteBehind final : public WriteBehind {
+ public:
+  ThreadedWriteBehind(Store& tier, CircuitBreaker& breaker, base::Clock& clock,
+                      const WriteBehindOptions& options)
+      : tier_(tier), breaker_(breaker), clock_(clock), options_(options), thread_([this] { Run(); }) {}
+  ~ThreadedWriteBehind() override {
+    Shutdown();
+    thread_.join();
+  }
+
+  void Enqueue(Job job) override;
+  base::Status WriteDurable(Job job, base::TimePoint deadline) override;
+  void Drop(const StoreKey& key) override;
+  void DropTenant(uint64_t tenant) override;
+  base::Status AwaitKey(const StoreKey& key, base::TimePoint deadline) override;
+  base::Status AwaitTenant(uint64_t tenant, base::TimePoint deadline) override;
+  base::Status Drain(base::TimePoint deadline) override;
+  WriteBehindStats stats() const override;
+  void Shutdown() override;
+
+ private:
+  using Queue = std::list<Queued>;
+
+  Queued Wrap(Job job, std::shared_ptr<Ticket> ticket) const;
+  // False: the queue has no room for it, even without all that nobody waits for.
+  bool MakeRoom(uint64_t bytes) KVPLANE_REQUIRES(mutex_);
+  Queued Unlink(Queue& queue, Queue::iterator at) KVPLANE_REQUIRES(mutex_);
+  void Link(Queue& queue, Queued queued) KVPLANE_REQUIRES(mutex_);
+  void Run();
+  // The next write; nothing when it is over.
+  std::optional<Queued> Next();
+  base::Status Write(const Queued& queued, bool* sent);
+  void Finish(const Queued& queued, const base::Status& status, bool sent);
+
+  Store& tier_;
+  CircuitBreaker& breaker_;
+  base::Clock& clock_;
+  const WriteBehindOptions options_;
+
+  mutable base::Mutex mutex_;
+  base::CondVar changed_;
+  bool shut_down_ KVPLANE_GUARDED_BY(mutex_) = false;
+  Queue durable_ KVPLANE_GUARDED_BY(mutex_);  // somebody waits; oldest in front
+  Queue relaxed_ KVPLANE_GUARDED_BY(mutex_);
+  std::unordered_map<StoreKey, Queue::iterator, StoreKeyHash> relaxed_index_ KVPLANE_GUARDED_BY(mutex_);
+  std::optional<StoreKey> in_flight_ KVPLANE_GUARDED_BY(mutex_);
+  WriteBehindStats stats_ KVPLANE_GUARDED_BY(mutex_);
+  std::thread thread_;  // last: it uses everything above
+};
+
+Queued ThreadedWriteBehind::Wrap(Job job, std::shared_ptr<Ticket> ticket) const {
+  const base::TimePoint expires =
+      job.meta.ttl > base::Duration::zero() ? clock_.Now() + job.meta.ttl : kNever;
+  return {.job = std::move(job), .expires = expires, .ticket = std::move(ticket)};
+}
+
+void ThreadedWriteBehind::Link(Queue& queue, Queued queued) {
+  stats_.queued_bytes += queued.job.object.size();
+  ++stats_.queued_entries;
+  queue.push_back(std::move(queued));
+  if (&queue == &relaxed_) relaxed_index_[queue.back().job.key] = std::prev(queue.end());
+}
+
+Queued ThreadedWriteBehind::Unlink(Queue& queue, Queue::iterator at) {
+  if (&queue == &relaxed_) relaxed_index_.erase(at->job.key);
+  Queued out = std::move(*at);
+  queue.erase(at);
+  stats_.queued_bytes -= out.job.object.size();
+  --stats_.queued_entries;
+  return out;
+}
+
+bool ThreadedWriteBehind::MakeRoom(uint64_t bytes) {
+  while (stats_.queued_bytes + bytes > options_.max_bytes || stats_.queued_entries >= options_.max_entries) {
+    if (relaxed_.empty()) return false;
+    Unlink(relaxed_, relaxed_.begin());
+    ++stats_.dropped;
+  }
+  return true;
+}
+
+void ThreadedWriteBehind::Enqueue(Job job) {
+  base::MutexLock lock(mutex_);
+  if (shut_down_) return;
+  if (const auto same = relaxed_index_.find(job.key); same != relaxed_index_.end()) {
+    if (same->second->job.meta.quality >= job.meta.quality) return;
+    Unlink(relaxed_, same->second);
+  }
+  if (!MakeRoom(job.object.size())) {
+    ++stats_.dropped;
+    return;
+  }
+  Link(relaxed_, Wrap(std::move(job), nullptr));
+  changed_.NotifyAll();
+}
+
+base::Status ThreadedWriteBehind::WriteDurable(Job job, base::TimePoint deadline) {
+  const auto ticket = std::make_shared<Ticket>();
+  base::MutexLock lock(mutex_);
+  if (shut_down_) return ShutDown();
+  if (!MakeRoom(job.object.size())) {
+    ++stats_.dropped;
+    return base::ResourceExhausted("the write queue of {} is full of durable writes", tier_.name());
+  }
+  Link(durable_, Wrap(std::move(job), ticket));
+  changed_.NotifyAll();
+  while (!ticket->done) {
+    if (!changed_.WaitUntil(mutex_, deadline) && !ticket->done) {
+      return base::DeadlineExceeded("the write to {} is not done yet", tier_.name());
+    }
+  }
+  return ticket->status;
+}
+
+void ThreadedWriteBehind::Drop(const StoreKey& key) {
+  base::MutexLock lock(mutex_);
+  if (const auto at = relaxed_index_.find(key); at != relaxed_index_.end()) Unlink(relaxed_, at->second);
+  for (auto at = durable_.begin(); at != durable_.end();) {
+    const auto next = std::next(at);
+    if (at->job.key == key) {
+      const Queued out = Unlink(durable_, at);
+      *out.ticket = {.done = true, .status = base::Cancelled("erased before it was written")};
+    }
+    at = next;
+  }
+  changed_.NotifyAll();
+}
+
+void ThreadedWriteBehind::DropTenant(uint64_t tenant) {
+  base::MutexLock lock(mutex_);
+  for (Queue* const queue : {&relaxed_, &durable_}) {
+    for (auto at = queue->begin(); at != queue->end();) {
+      const auto next = std::next(at);
+      if (at->job.key.tenant == tenant) {
+        const Queued out = Unlink(*queue, at);
+        if (out.ticket != nullptr) {
+          *out.ticket = {.done = true, .status = base::Cancelled("erased before it was written")};
+        }
+      }
+      at = next;
+    }
+  }
+  changed_.NotifyAll();
+}
+
+base::Status ThreadedWriteBehind::AwaitKey(const StoreKey& key, base::TimePoint deadline) {
+  base::MutexLock lock(mutex_);
+  while (in_flight_ == key) {
+    if (!changed_.WaitUntil(mutex_, deadline) && in_flight_ == key) {
+      return base::DeadlineExceeded("{} is still writing the entry", tier_.name());
+    }
+  }
+  return base::Status::Ok();
+}
+
+base::Status ThreadedWriteBehind::AwaitTenant(uint64_t tenant, base::TimePoint deadline) {
+  base::MutexLock lock(mutex_);
+  while (in_flight_.has_value() && in_flight_->tenant == tenant) {
+    const StoreKey seen = *in_flight_;
+    if (!changed_.WaitUntil(mutex_, deadline) && in_flight_ == seen) {
+      return base::DeadlineExceeded("{} is still writing an entry of the tenant", tier_.name());
+    }
+  }
+  return base::Status::Ok();
+}
+
+base::Status ThreadedWriteBehind::Drain(base::TimePoint deadline) {
+  base::MutexLock lock(mutex_);
+  while (stats_.queued_entries > 0) {
+    if (shut_down_) return ShutDown();
+    if (!changed_.WaitUntil(mutex_, deadline) && stats_.queued_entries > 0) {
+      return base::DeadlineExceeded("{} writes to {} are still queued", stats_.queued_entries, tier_.name());
+    }
+  }
+  return base::Status::Ok();
+}
+
+WriteBehindStats ThreadedWriteBehind::stats() const {
+  base::MutexLock lock(mutex_);
+  return stats_;
+}
+
+void ThreadedWriteBehind::Shutdown() {
+  base::MutexLock lock(mutex_);
+  shut_down_ = true;
+  for (const Queued& queued : durable_) *queued.ticket = {.done = true, .status = ShutDown()};
+  stats_.queued_entries = stats_.queued_bytes = 0;
+  durable_.clear();
+  relaxed_index_.clear();
+  relaxed_.clear();
+  changed_.NotifyAll();
+}
+
+std::optional<Queued> ThreadedWriteBehind::Next() {
+  base::MutexLock lock(mutex_);
+  for (;;) {
+    if (shut_down_) return std::nullopt;
+    if (durable_.empty() && relaxed_.empty()) {
+      changed_.Wait(mutex_);
+    } else if (!breaker_.Allow(clock_.Now())) {
+      changed_.WaitUntil(mutex_, base::Clock::System().Now() + kBreakerPoll);
+    } else {
+      Queue& queue = durable_.empty() ? relaxed_ : durable_;
+      Queued next = Unlink(queue, queue.begin());
+      stats_.queued_bytes += next.job.object.size();  // still held until written
+      ++stats_.queued_entries;
+      in_flight_ = next.job.key;
+      return next;
+    }
+  }
+}
+
+base::Status ThreadedWriteBehind::Write(const Queued& queued, bool* sent) {
+  *sent = false;
+  EntryMeta meta = queued.job.meta;
+  if (queued.expires != kNever) {
+    meta.ttl = queued.expires - clock_.Now();
+    if (meta.ttl <= base::Duration::zero()) return base::Status::Ok();
+  }
+  const base::TimePoint deadline = base::Clock::System().Now() + options_.budget;
+  const bool durable = queued.ticket != nullptr;
+  if (!durable) {
+    const auto found = tier_.Lookup(std::span(&queued.job.key, 1), meta.quality, deadline);
+    if (!found.ok()) return found.status();
+    if (!found->empty()) return base::Status::Ok();
+  }
+  *sent = true;
+  return tier_.Put(queued.job.key, meta, queued.job.object, {.durable = durable}, deadline);
+}
+
+void ThreadedWriteBehind::Finish(const Queued& queued, const base::Status& status, bool sent) {
+  if (IsTierFailure(status.code())) {
+    breaker_.Failed(clock_.Now());
+  } else {
+    breaker_.Succeeded();
+  }
+  base::MutexLock lock(mutex_);
+  in_flight_.reset();
+  if (!shut_down_) {
+    stats_.queued_bytes -= queued.job.object.size();
+    --stats_.queued_entries;
+  }
+  if (queued.ticket != nullptr) *queued.ticket = {.done = true, .status = status};
+  ++(!status.ok() ? stats_.failed : sent ? stats_.written : stats_.already_there);
+  changed_.NotifyAll();
+}
+
+void ThreadedWriteBehind::Run() {
+  while (const std::optional<Queued> queued = Next()) {
+    bool sent = false;
+    const base::Status status = Write(*queued, &sent);
+    Finish(*queued, status, sent);
+  }
+}
+
+}  // namespace
+
+bool IsTierFailure(base::StatusCode code) {
+  switch (code) {
+    case base::StatusCode::kUnavailable:
+    case base::StatusCode::kDeadlineExceeded:
+    case base::StatusCode::kInternal:
+    case base::StatusCode::kPermissionDenied:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::unique_ptr<WriteBehind> WriteBehind::Create(Store& tier, CircuitBreaker& breaker, base::Clock& clock,
+                                                 const WriteBehindOptions& options) {
+  return std::make_unique<ThreadedWriteBehind>(tier, breaker, clock, options);
+}
+
+}  // namespace kvplane::store

@@ -1,0 +1,69 @@
+// WriteBehind: the queue and the thread that carry objects to one slower tier, so that no request waits for
+// it. The queue is bounded in bytes and entries; when it is full the oldest write that nobody waits for is
+// dropped and counted (the store is a cache: a dropped write is a miss later on).
+//
+// Objects that the tier has in the same or a better quality are not sent again. While the tier's breaker is
+// open the queue waits.
+//
+// Thread safety: all members may be called from any thread. The tier must outlive it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/status.h"
+#include "kvplane/store/circuit_breaker.h"
+#include "kvplane/store/store.h"
+
+namespace kvplane::store {
+
+struct WriteBehindOptions {
+  uint64_t max_bytes = 512ull << 20;
+  uint64_t max_entries = 16'384;
+  base::Duration budget = std::chrono::seconds(10);  // of one write
+};
+
+struct WriteBehindStats {
+  uint64_t queued_entries = 0, queued_bytes = 0;  // now, the one being written included
+  uint64_t written = 0;
+  uint64_t already_there = 0;  // not sent: the tier had them
+  uint64_t dropped = 0;        // pushed out of the full queue
+  uint64_t failed = 0;         // refused by the tier, or it was not there
+};
+
+class WriteBehind {
+ public:
+  struct Job {
+    StoreKey key{};
+    EntryMeta meta{};
+    Slice object;
+  };
+
+  static std::unique_ptr<WriteBehind> Create(Store& tier, CircuitBreaker& breaker, base::Clock& clock,
+                                             const WriteBehindOptions& options);
+  virtual ~WriteBehind() = default;  // ends the thread; what is queued is lost
+
+  // Never blocks. A queued write of the same key gives way to a better one.
+  virtual void Enqueue(Job job) = 0;
+  // Writes with PutOptions::durable, ahead of what nobody waits for; returns when it is done. When the
+  // deadline passes first the write stays queued.
+  virtual base::Status WriteDurable(Job job, base::TimePoint deadline) = 0;
+
+  // Takes queued writes out. What is being written at the moment goes on: Await...() waits for its end.
+  virtual void Drop(const StoreKey& key) = 0;
+  virtual void DropTenant(uint64_t tenant) = 0;
+  virtual base::Status AwaitKey(const StoreKey& key, base::TimePoint deadline) = 0;
+  virtual base::Status AwaitTenant(uint64_t tenant, base::TimePoint deadline) = 0;
+  // Until the queue is empty.
+  virtual base::Status Drain(base::TimePoint deadline) = 0;
+
+  virtual WriteBehindStats stats() const = 0;
+  virtual void Shutdown() = 0;  // everybody who waits gets kCancelled
+};
+
+// Whether a call that ended so speaks against the tier: it was not there, too slow, or broken. A miss, a
+// refusal or an illegal argument does not.
+bool IsTierFailure(base::StatusCode code);
+
+}  // namespace kvplane::store
