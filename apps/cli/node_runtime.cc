@@ -10,9 +10,9 @@
 #include "apps/cli/seconds_flag.h"
 #include "kvplane/base/log.h"
 #include "kvplane/base/units.h"
+#include "kvplane/transport/create_transport.h"
 #include "kvplane/transport/endpoint.h"
 #include "kvplane/transport/shaped_transport.h"
-#include "kvplane/transport/tcp_transport.h"
 
 namespace kvplane::cli {
 namespace {
@@ -53,6 +53,7 @@ base::Result<std::unique_ptr<NodeRuntime>> NodeRuntime::Create(const RuntimeArgs
   base::Result<codec::ProfileSet> profiles = ReadProfileFiles(args.profiles);
   if (!profiles.ok()) return profiles.status().Annotate("--profile");
   runtime->profiles_ = *std::move(profiles);
+  KVPLANE_RETURN_IF_ERROR(runtime->CreateLink(args));
   KVPLANE_RETURN_IF_ERROR(runtime->LoadModel(args));
   KVPLANE_RETURN_IF_ERROR(runtime->CreateTransfer(args));
   KVPLANE_RETURN_IF_ERROR(runtime->CreateEngine(args));
@@ -79,9 +80,17 @@ base::Status NodeRuntime::LoadModel(const RuntimeArgs& args) {
   return base::Status::Ok();
 }
 
-base::Status NodeRuntime::CreateTransfer(const RuntimeArgs& args) {
+// What KV connections run over. Refuses unusable keys and an unprotected public address before the model is
+// loaded, and also when this role would not use them.
+base::Status NodeRuntime::CreateLink(const RuntimeArgs& args) {
+  KVPLANE_ASSIGN_OR_RETURN(const transport::TransportSecurity security,
+                           transport::ReadSecurityFiles(args.kv_security));
+  KVPLANE_ASSIGN_OR_RETURN(transport_, transport::CreateTransport("tcp", security));
+  const transport::Capabilities capabilities = transport_->capabilities();
+  KVPLANE_RETURN_IF_ERROR(
+      transport::CheckListenPolicy("--kv-listen", args.kv_listen, capabilities, args.insecure));
   if (args.role == "unified") return base::Status::Ok();
-  transport_ = transport::CreateTcpTransport();
+  base::Log(base::LogLevel::kInfo, "KV connections: {}: {}", transport_->name(), Describe(capabilities));
   if (!args.link_rate.empty()) {
     transport::ShapedOptions options;
     options.burst_bytes = kLinkBurstBytes;
@@ -95,6 +104,11 @@ base::Status NodeRuntime::CreateTransfer(const RuntimeArgs& args) {
     base::Log(base::LogLevel::kWarn, "damaging what is sent: {}", args.kv_fault);
     transport_ = transport::FaultyTransport::Create(transport_, plan);
   }
+  return base::Status::Ok();
+}
+
+base::Status NodeRuntime::CreateTransfer(const RuntimeArgs& args) {
+  if (args.role == "unified") return base::Status::Ok();
   if (args.role == "prefill") {
     transfer::KvSenderOptions options;
     options.endpoint = args.kv_listen;

@@ -19,6 +19,7 @@
 #include "kvplane/model/model.h"
 #include "kvplane/model/tokenizer.h"
 #include "kvplane/transport/stream.h"
+#include "kvplane/transport/transport_security.h"
 
 namespace kvplane::cli {
 
@@ -36,6 +37,8 @@ struct RuntimeArgs {
   std::string strategy = "off";                 // of transfers whose request names none
   std::vector<std::string> profiles;            // files; the first is what this node codes with
   std::string kv_listen = "tcp://127.0.0.1:0";  // where a prefill node serves KV
+  transport::SecurityFiles kv_security;         // protects KV connections; the same on both nodes
+  bool insecure = false;                        // serve KV on a public address to whoever connects
   uint32_t codec_threads = 1;
   uint32_t tile_retries = 3;
   double transfer_timeout_s = 30;
@@ -64,6 +67,7 @@ class NodeRuntime {
  private:
   NodeRuntime() = default;
   base::Status LoadModel(const RuntimeArgs& args);
+  base::Status CreateLink(const RuntimeArgs& args);
   base::Status CreateTransfer(const RuntimeArgs& args);
   base::Status CreateEngine(const RuntimeArgs& args);
 
@@ -73,7 +77,7 @@ class NodeRuntime {
   std::unique_ptr<model::Model> model_;
   std::unique_ptr<model::Tokenizer> tokenizer_;
   std::unique_ptr<model::ChatTemplate> chat_template_;
-  std::shared_ptr<transport::Transport> transport_;  // tcp, perhaps shaped, perhaps damaged
+  std::shared_ptr<transport::Transport> transport_;  // tcp, perhaps protected, shaped, damaged
   std::unique_ptr<transfer::KvSender> sender_;
   std::unique_ptr<transfer::KvReceiver> receiver_;
   std::unique_ptr<engine::Engine> engine_;

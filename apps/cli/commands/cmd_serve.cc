@@ -72,7 +72,10 @@ base::Status Serve(const ServeArgs& args) {
   KVPLANE_ASSIGN_OR_RETURN(const base::Duration drain,
                            SecondsFlag("--drain-s", args.drain_s, /*zero_allowed=*/true));
   ShutdownSignal signals;
-  KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<NodeRuntime> runtime, NodeRuntime::Create(args.runtime));
+  RuntimeArgs runtime_args = args.runtime;
+  runtime_args.kv_security.auth_token_file = args.auth_token_file;
+  runtime_args.insecure = args.insecure;
+  KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<NodeRuntime> runtime, NodeRuntime::Create(runtime_args));
   server::ServerOptions options;
   options.http.host = args.host;
   options.http.port = static_cast<uint16_t>(args.port);

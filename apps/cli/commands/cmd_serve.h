@@ -18,7 +18,7 @@ struct ServeArgs {
   std::string host = "127.0.0.1";  // other addresses need --auth-token-file or --insecure
   uint32_t port = 8000;            // 0: the system chooses
   std::string served_model_name;   // default: the model folder's name
-  std::string auth_token_file;     // bearer token clients must send
+  std::string auth_token_file;     // bearer token clients must send, and what nodes prove to each other
   bool insecure = false;           // allow a public address without a token
   double drain_s = 30;
   std::string log_level = "info";
