@@ -5,13 +5,15 @@
 namespace kvplane::cli {
 
 PagedKv::PagedKv(const tensor::KvGeometry& geometry, uint32_t tokens)
-    : geometry_(geometry), tokens_(tokens), format_(tensor::PageFormat::HeadMajor(geometry, kBlockTokens)) {
+    : geometry_(geometry),
+      tokens_(tokens),
+      format_(tensor::PageFormat::HeadMajor(geometry, kBlockTokens)),
+      memory_(size_t{geometry.layers} * block_count() * format_.page_elements) {
   const uint32_t blocks = block_count();
-  memory_.resize(size_t{geometry.layers} * blocks * format_.page_elements);
   for (uint32_t i = 0; i < geometry.layers; ++i) {
     std::vector<uint16_t*>& pages = pages_.emplace_back();
     for (uint32_t b = 0; b < blocks; ++b) {
-      pages.push_back(memory_.data() + (size_t{i} * blocks + b) * format_.page_elements);
+      pages.push_back(memory().data() + (size_t{i} * blocks + b) * format_.page_elements);
     }
   }
   for (const std::vector<uint16_t*>& pages : pages_) layers_.push_back({pages, format_});

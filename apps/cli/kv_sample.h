@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "apps/cli/npy_file.h"
+#include "apps/cli/page_memory.h"
 #include "kvplane/tensor/kv_view.h"
 
 namespace kvplane::cli {
@@ -26,8 +27,8 @@ class PagedKv {
   uint32_t tokens() const { return tokens_; }
   std::span<const tensor::LayerPages> layers() const { return layers_; }  // [layers]
   // [layers][blocks] pages one after the other.
-  std::span<uint16_t> memory() { return memory_; }
-  std::span<const uint16_t> memory() const { return memory_; }
+  std::span<uint16_t> memory() { return memory_.values(); }
+  std::span<const uint16_t> memory() const { return memory_.values(); }
   // The pages of blocks [first, first + count) of a layer, in one piece.
   std::span<uint16_t> blocks(uint32_t layer, uint32_t first, uint32_t count);
 
@@ -40,7 +41,7 @@ class PagedKv {
   tensor::KvGeometry geometry_;
   uint32_t tokens_;
   tensor::PageFormat format_;
-  std::vector<uint16_t> memory_;
+  PageMemory memory_;
   std::vector<std::vector<uint16_t*>> pages_;  // [layers][blocks]
   std::vector<tensor::LayerPages> layers_;
 };
