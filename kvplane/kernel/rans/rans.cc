@@ -78,4 +78,10 @@ const RansKernels& Rans(Isa isa) {
 
 const RansKernels& Rans() { return Rans(ActiveIsa()); }
 
+const RansByteKernels* RansBytes(Isa isa) {
+  return isa == Isa::kAvx512 ? &internal::kRansBytesAvx512 : nullptr;
+}
+
+const RansByteKernels* RansBytes() { return RansBytes(ActiveIsa()); }
+
 }  // namespace kvplane::kernel

@@ -346,27 +346,6 @@ KVPLANE_INLINE_AVX512 __m512i SymbolsOf(__m512i levels, const Group& group, std:
   return _mm512_add_epi16(levels, Words(group.half_range));
 }
 
-template <uint32_t kWidth>
-struct Encoder {
-  KVPLANE_INLINE_AVX512 explicit Encoder(const EncodeJob& job) {
-#pragma GCC unroll 8
-    for (uint32_t v = 0; v < kWidth; ++v) {
-      x[v] = Words(kRansLowerBound);
-      at[v] = job.at[v];
-    }
-  }
-  KVPLANE_INLINE_AVX512 void Finish(EncodeJob& job) const {
-#pragma GCC unroll 8
-    for (uint32_t v = 0; v < kWidth; ++v) {
-      job.at[v] = at[v] - kRansStateBytes;
-      _mm512_storeu_si512(job.at[v], x[v]);
-    }
-  }
-
-  __m512i x[kWidth];
-  std::byte* at[kWidth];
-};
-
 template <uint32_t kWidth, bool kGeneral>
 KVPLANE_TARGET_AVX512 void EncodeLevelsLoop(EncodeJob& job) {
   const RansShape& shape = *job.shape;

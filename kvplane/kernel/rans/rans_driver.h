@@ -5,6 +5,7 @@
 //   template <uint32_t W> static void EncodeLevels(EncodeJob&);   template <uint32_t W> static void
 //   DecodeLevels(DecodeJob&); template <uint32_t W> static bool EncodeRows(EncodeJob&);     template
 //   <uint32_t W> static void DecodeRows(DecodeJob&);
+// or only the first two, on jobs with bytes for levels.
 // Jobs hold W streams at their front.
 #pragma once
 
@@ -16,6 +17,7 @@
 
 #include "kvplane/base/endian.h"
 #include "kvplane/kernel/rans/rans.h"
+#include "kvplane/kernel/rans/rans_bytes.h"
 #include "kvplane/kernel/rans/rans_tables.h"
 #include "kvplane/tensor/dtype.h"
 
@@ -24,6 +26,7 @@ namespace kvplane::kernel::internal {
 extern const RansKernels kRansScalar;
 extern const RansKernels kRansAvx2;
 extern const RansKernels kRansAvx512;
+extern const RansByteKernels kRansBytesAvx512;
 
 // The groups of one token as memory runs: `heads` pieces, `head_stride` elements apart, of `head_groups`
 // groups each. Staged rows are one piece in scratch.
@@ -38,6 +41,7 @@ struct EncodeJob {
   const RansRows* layout = nullptr;
   RowPieces pieces;
   const int16_t* levels[kRansMaxStreams] = {};
+  const int8_t* bytes[kRansMaxStreams] = {};
   const uint16_t* const* rows[kRansMaxStreams] = {};
   std::byte* bypass[kRansMaxStreams] = {};  // the section's first byte
   std::byte* at[kRansMaxStreams] = {};      // in: end of the code bytes; out: first byte of the stream
@@ -52,6 +56,7 @@ struct DecodeJob {
   const std::byte* end[kRansMaxStreams] = {};     // of the code bytes
   const std::byte* bypass[kRansMaxStreams] = {};  // the section's first byte
   int16_t* levels[kRansMaxStreams] = {};
+  int8_t* bytes[kRansMaxStreams] = {};
   uint16_t* const* rows[kRansMaxStreams] = {};
   bool corrupt[kRansMaxStreams] = {};  // out
 };
@@ -203,6 +208,18 @@ class RansDriver {
                   [&](DecodeJob& job, uint32_t slot, uint32_t v) { job.rows[slot] = rows[v]; });
   }
 
+  // For cores whose levels are bytes.
+  static void EncodeBytes(const RansShape& shape, uint32_t streams, const int8_t* const* levels,
+                          std::byte* const* ends, size_t* sizes) {
+    Encode(shape, nullptr, streams, ends, sizes,
+           [&](EncodeJob& job, uint32_t slot, uint32_t v) { job.bytes[slot] = levels[v]; });
+  }
+  static uint32_t DecodeBytes(const RansShape& shape, uint32_t streams, const std::span<const std::byte>* in,
+                              int8_t* const* levels) {
+    return Decode(shape, nullptr, streams, in,
+                  [&](DecodeJob& job, uint32_t slot, uint32_t v) { job.bytes[slot] = levels[v]; });
+  }
+
  private:
   // The widest lockstep of at most `streams`.
   static constexpr uint32_t Width(uint32_t streams) {
@@ -288,17 +305,21 @@ class RansDriver {
 
   template <uint32_t kWidth>
   static bool RunWidth(EncodeJob& job) {
-    if (job.layout != nullptr) return Core::template EncodeRows<kWidth>(job);
+    if constexpr (requires { Core::template EncodeRows<kWidth>(job); }) {
+      if (job.layout != nullptr) return Core::template EncodeRows<kWidth>(job);
+    }
     Core::template EncodeLevels<kWidth>(job);
     return true;
   }
   template <uint32_t kWidth>
   static bool RunWidth(DecodeJob& job) {
-    if (job.layout != nullptr) {
-      Core::template DecodeRows<kWidth>(job);
-    } else {
-      Core::template DecodeLevels<kWidth>(job);
+    if constexpr (requires { Core::template DecodeRows<kWidth>(job); }) {
+      if (job.layout != nullptr) {
+        Core::template DecodeRows<kWidth>(job);
+        return true;
+      }
     }
+    Core::template DecodeLevels<kWidth>(job);
     return true;
   }
   template <typename Job>

@@ -37,6 +37,13 @@ KVPLANE_INLINE_AVX512 __m512i Look(const __m512i (&table)[2], __m512i slot) {
   return _mm512_maskz_permutex2var_epi8(kLowBytes, table[0], slot, table[1]);
 }
 
+// Bytes 2 i and 2 i + 1 are byte i.
+KVPLANE_INLINE_AVX512 __m512i TwiceIndex() {
+  const __m512i even = _mm512_cvtepu8_epi16(
+      _mm256_set_epi64x(0x1f1e1d1c1b1a1918, 0x1716151413121110, 0x0f0e0d0c0b0a0908, 0x0706050403020100));
+  return _mm512_or_si512(even, _mm512_slli_epi16(even, 8));
+}
+
 struct Cursor {
   const std::byte* at;
   const std::byte* end;
@@ -62,19 +69,28 @@ KVPLANE_INLINE_AVX512 void Skip(Cursor& cursor, uint32_t bytes) {
   cursor.at += bytes;
 }
 
-// Advances 32 states by one symbol; returns the symbols, garbage in dead lanes.
+// Advances 32 states by the symbol that the low seven bits of each stand for, which are all that a look-up
+// sees of a byte.
+template <bool kFast, bool kGeneral>
+KVPLANE_INLINE_AVX512 void Advance(__m512i& x, Cursor& cursor, const __m512i (&frequency)[2],
+                                   const __m512i (&offset)[2], __mmask32 live) {
+  const __m512i product = _mm512_mullo_epi16(Look(frequency, x), _mm512_srli_epi16(x, 7));
+  const __m512i rest = Look(offset, x);
+  const __m512i y =
+      kGeneral ? _mm512_mask_add_epi16(x, live, product, rest) : _mm512_add_epi16(product, rest);
+  const __mmask32 refill = _mm512_cmplt_epu16_mask(y, Words(kRansLowerBound));
+  // The next bytes in the high halves of words, one to each refilling lane, shifted in from there.
+  const __m512i twice = _mm512_permutexvar_epi8(TwiceIndex(), _mm512_castsi256_si512(Peek<kFast>(cursor)));
+  x = _mm512_mask_shldi_epi16(y, refill, y, _mm512_maskz_expand_epi16(refill, twice), 8);
+  Skip<kFast>(cursor, static_cast<uint32_t>(_mm_popcnt_u32(refill)));
+}
+
+// The same; returns the symbols, garbage in dead lanes.
 template <bool kFast, bool kGeneral>
 KVPLANE_INLINE_AVX512 __m512i Pop(__m512i& x, Cursor& cursor, const DecodeTables& tables, __mmask32 live) {
-  const __m512i slot = _mm512_and_si512(x, Words(kRansTotal - 1));
-  const __m512i product = _mm512_mullo_epi16(Look(tables.frequency, slot), _mm512_srli_epi16(x, 7));
-  const __m512i offset = Look(tables.offset, slot);
-  const __m512i y =
-      kGeneral ? _mm512_mask_add_epi16(x, live, product, offset) : _mm512_add_epi16(product, offset);
-  const __mmask32 refill = _mm512_cmplt_epu16_mask(y, Words(kRansLowerBound));
-  const __m512i bytes = _mm512_maskz_expand_epi16(refill, _mm512_cvtepu8_epi16(Peek<kFast>(cursor)));
-  x = _mm512_or_si512(_mm512_mask_slli_epi16(y, refill, y, 8), bytes);
-  Skip<kFast>(cursor, static_cast<uint32_t>(_mm_popcnt_u32(refill)));
-  return Look(tables.symbol, slot);
+  const __m512i symbols = Look(tables.symbol, x);
+  Advance<kFast, kGeneral>(x, cursor, tables.frequency, tables.offset, live);
+  return symbols;
 }
 
 // The states of a lockstep while it runs.
@@ -142,6 +158,27 @@ KVPLANE_INLINE_AVX512 void Push(__m512i& x, std::byte*& at, __m512i symbols, con
   const __m512i high = _mm512_slli_epi16(quotient, 7);
   x = kGeneral ? _mm512_mask_add_epi16(x, live, high, low) : _mm512_add_epi16(high, low);
 }
+
+template <uint32_t kWidth>
+struct Encoder {
+  KVPLANE_INLINE_AVX512 explicit Encoder(const EncodeJob& job) {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      x[v] = Words(kRansLowerBound);
+      at[v] = job.at[v];
+    }
+  }
+  KVPLANE_INLINE_AVX512 void Finish(EncodeJob& job) const {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      job.at[v] = at[v] - kRansStateBytes;
+      _mm512_storeu_si512(job.at[v], x[v]);
+    }
+  }
+
+  __m512i x[kWidth];
+  std::byte* at[kWidth];
+};
 
 }  // namespace
 }  // namespace kvplane::kernel::internal

@@ -1,0 +1,84 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "kvplane/kernel/ecsq/level_rows.h"
+#include "kvplane/tensor/dtype.h"
+
+// The definition.
+
+namespace kvplane::kernel {
+namespace {
+
+int8_t LevelOf(uint16_t bits, float mean, float inverse_step) {
+  const float centred = tensor::Bf16ToFloat(bits) - mean;
+  const float scaled = centred * inverse_step;
+  constexpr float kInt32 = 0x1p31f;
+  if (!(scaled >= -kInt32 && scaled < kInt32)) return -128;
+  return static_cast<int8_t>(std::nearbyintf(std::min(std::max(scaled, -128.0f), 127.0f)));
+}
+
+size_t OffsetOf(const LevelRows& shape, uint32_t element) {
+  return element / shape.head_dim * shape.head_stride + element % shape.head_dim;
+}
+
+void LevelsFromRows(const LevelRows& shape, const ToLevels& how, const uint16_t* const* rows, int8_t* levels,
+                    uint32_t* sums) {
+  const uint32_t lanes = shape.elements();
+  std::fill_n(sums, shape.groups(), 0u);
+  for (uint32_t lane = 0; lane < lanes; ++lane) {
+    const uint32_t element = lane / kLevelWindow * kLevelWindow + how.element_of_lane[lane];
+    const size_t at = OffsetOf(shape, element);
+    uint32_t sum = 0;
+    for (uint32_t t = 0; t < shape.tokens; ++t) {
+      const int8_t level = LevelOf(rows[t][at], how.mean[element], how.inverse_step[element]);
+      levels[size_t{t} * lanes + lane] = level;
+      sum += static_cast<uint32_t>(std::min<int32_t>(std::abs(int32_t{level}), how.cap[lane]));
+    }
+    sums[lane / kLevelGroup] += sum * static_cast<uint32_t>(how.weight[lane]);
+  }
+}
+
+void RowsFromLevels(const LevelRows& shape, const FromLevels& how, const int8_t* levels,
+                    uint16_t* const* rows) {
+  const uint32_t lanes = shape.elements();
+  for (uint32_t element = 0; element < lanes; ++element) {
+    const uint32_t lane = element / kLevelWindow * kLevelWindow + how.lane_of_element[element];
+    const size_t at = OffsetOf(shape, element);
+    for (uint32_t t = 0; t < shape.tokens; ++t) {
+      const float scaled = static_cast<float>(levels[size_t{t} * lanes + lane]) * how.step[element];
+      const float value = scaled + how.mean[element];
+      const bool subnormal = std::fabs(value) < 0x1p-126f;
+      rows[t][at] = tensor::FloatToBf16(subnormal ? std::copysign(0.0f, value) : value);
+    }
+  }
+}
+
+size_t FindAbove(const LevelRows& shape, const uint8_t* highest, const int8_t* levels, size_t room,
+                 uint32_t* positions) {
+  const uint32_t lanes = shape.elements();
+  size_t count = 0;
+  for (uint32_t t = 0; t < shape.tokens; ++t) {
+    for (uint32_t lane = 0; lane < lanes; ++lane) {
+      const uint32_t position = t * lanes + lane;
+      if (std::abs(int32_t{levels[position]}) <= highest[lane / kLevelGroup]) continue;
+      if (count < room) positions[count] = position;
+      ++count;
+    }
+  }
+  return count;
+}
+
+}  // namespace
+
+namespace internal {
+const LevelRowKernels kLevelRowsScalar = {LevelsFromRows, RowsFromLevels, FindAbove};
+}  // namespace internal
+
+const LevelRowKernels& LevelRowsOf(Isa isa) {
+  return isa == Isa::kAvx512 ? internal::kLevelRowsAvx512 : internal::kLevelRowsScalar;
+}
+
+const LevelRowKernels& LevelRowsOf() { return LevelRowsOf(ActiveIsa()); }
+
+}  // namespace kvplane::kernel
