@@ -117,9 +117,10 @@ void ThreadedPromoter::Found(const StoreKey& key, const EntryInfo& info) {
 
 void ThreadedPromoter::Delivered(const StoreKey& key, uint64_t offset, const Slice& bytes, uint64_t epoch) {
   base::MutexLock lock(mutex_);
-  const auto at = index_.find(key);
-  if (shut_down_ || at == index_.end()) return;
-  Assembly& assembly = *at->second;
+  const auto known = index_.find(key);
+  if (shut_down_ || known == index_.end()) return;
+  const Assemblies::iterator at = known->second;
+  Assembly& assembly = *at;
   if (offset == 0) {
     if (assembly.next > 0 && bytes.size() <= assembly.next && assembly.epoch == epoch) {
       return;  // a second reader begins (or looks at the header again): the first one goes on
@@ -138,8 +139,8 @@ void ThreadedPromoter::Delivered(const StoreKey& key, uint64_t offset, const Sli
   stats_.held_bytes += bytes.size();
   if (assembly.next < assembly.object_bytes) return;
   complete_.push_back(std::move(assembly));
-  index_.erase(at->second->key);
-  assemblies_.erase(at->second);
+  index_.erase(known);
+  assemblies_.erase(at);
   changed_.NotifyAll();
 }
 
