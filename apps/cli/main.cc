@@ -16,6 +16,7 @@
 #include "apps/cli/commands/bench_quality.h"
 #include "apps/cli/commands/bench_reuse.h"
 #include "apps/cli/commands/bench_transfer.h"
+#include "apps/cli/commands/bench_transport.h"
 #include "apps/cli/commands/cmd_codec.h"
 #include "apps/cli/commands/cmd_demo.h"
 #include "apps/cli/commands/cmd_doctor.h"
@@ -325,8 +326,21 @@ void AddBenchTransfer(CLI::App* bench, const std::string& command, Action& actio
   verb->callback([&action] { action = [] { return CmdBenchTransfer(args); }; });
 }
 
+void AddBenchTransport(CLI::App* bench, const std::string& command, Action& action) {
+  static BenchTransportArgs args;
+  args.command = command;
+  CLI::App* verb =
+      Verb(*bench, "transport", "Goodput and CPU time of every transport beside a plain socket copy");
+  verb->add_option("--frames", args.frames, "Bytes of one write and read")->delimiter(',');
+  verb->add_option("--bytes", args.bytes, "Bytes moved for one figure");
+  verb->add_option("--connections", args.connections, "Also measure this many at a time; 1: not");
+  verb->add_option("--repeats", args.repeats, "Runs per figure; the median is reported");
+  verb->add_option("--json", args.json, "Also write the measurements to this file");
+  verb->callback([&action] { action = [] { return CmdBenchTransport(args); }; });
+}
+
 void AddBench(CLI::App& app, const std::string& command, Action& action) {
-  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality, reuse, transfer or pd");
+  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality, reuse, transfer, transport or pd");
   bench->require_subcommand(1);
 
   AddBenchCodec(bench, command, action);
@@ -348,12 +362,15 @@ void AddBench(CLI::App& app, const std::string& command, Action& action) {
   AddBenchQuality(bench, command, action);
   AddBenchReuse(bench, command, action);
   AddBenchTransfer(bench, command, action);
+  AddBenchTransport(bench, command, action);
 
   static BenchPdArgs pd_args;
   pd_args.base.command = command;
   CLI::App* pd = Verb(*bench, "pd", "Prefill/decode separation over a grid of link rates");
   AddDemoFlags(pd, pd_args.base);
   pd->add_option("--link-rates", pd_args.link_rates, "Link rates")->delimiter(',');
+  pd->add_option("--router", pd_args.router, "HOST:PORT of a router that runs already (bench/pd_netlab)");
+  pd->add_option("--unified", pd_args.unified, "HOST:PORT of a node that does both halves, to compare with");
   pd->callback([&action] { action = [] { return CmdBenchPd(pd_args); }; });
 }
 

@@ -268,7 +268,7 @@ class TcpTransport final : public Transport {
   explicit TcpTransport(const TcpOptions& options) : options_(options) {}
 
   std::string_view name() const override { return "tcp"; }
-  Capabilities capabilities() const override { return {.cross_host = true, .cpu_ns_per_byte = 0.25}; }
+  Capabilities capabilities() const override { return {.cross_host = true, .cpu_ns_per_byte = 0.12}; }
 
   base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) override {
     KVPLANE_ASSIGN_OR_RETURN(const TcpEndpoint where, ParseTcpEndpoint(endpoint));

@@ -403,7 +403,7 @@ std::unique_ptr<Transport> CreateTlsTransport(std::shared_ptr<Transport> inner, 
   decoration.capabilities = inner->capabilities();
   decoration.capabilities.encrypted = true;
   decoration.capabilities.authenticated = options.authenticates_peers;
-  decoration.capabilities.cpu_ns_per_byte += 0.35;
+  decoration.capabilities.cpu_ns_per_byte += 0.24;
   const bool can_listen = options.server != nullptr;
   const bool can_connect = options.client != nullptr;
   auto settings = std::make_shared<TlsSettings>();

@@ -113,7 +113,7 @@ TEST(TransportSecurityUnit, NamesAndCapabilitiesSayWhatProtects) {
   EXPECT_EQ((*CreateTransport("shaped(tcp,rate=1Gbit/s)", Tokens(kToken, true)))->name(), "shaped(tls(tcp))");
   EXPECT_EQ((*CreateTransport("inproc", Tokens(kToken, true)))->name(), "inproc");
   EXPECT_EQ(Describe(Tcp({})->capabilities()),
-            "between hosts, not encrypted, not authenticated, about 0.25 ns of CPU per byte");
+            "between hosts, not encrypted, not authenticated, about 0.12 ns of CPU per byte");
 }
 
 TEST(TransportSecurityUnit, AnyTokenOfTheAcceptingEndWillDo) {
