@@ -1,0 +1,173 @@
+#include "kvplane/store/remote/store_server.h"
+
+#include <map>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "kvplane/base/log.h"
+#include "kvplane/base/mutex.h"
+#include "kvplane/store/remote/server_connection.h"
+
+namespace kvplane::store {
+namespace {
+
+// How often the threads of ended connections are collected.
+constexpr base::Duration kCollectInterval = std::chrono::seconds(1);
+
+// Pause after an accept that failed for a reason of this machine.
+constexpr base::Duration kAcceptPause = std::chrono::milliseconds(200);
+
+base::TimePoint Now() { return base::Clock::System().Now(); }
+
+}  // namespace
+
+class StoreServer::State {
+ public:
+  State(std::unique_ptr<transport::Listener> listener, Store& store, StoreServerOptions options)
+      : shared_(store, std::move(options)), listener_(std::move(listener)) {
+    acceptor_ = std::thread([this] { Accept(); });
+  }
+
+  ~State() {
+    Drain(Now());
+    acceptor_.join();
+    Collect();
+  }
+
+  std::string endpoint() const { return listener_->endpoint(); }
+
+  StoreServerCounters counters() const {
+    StoreServerCounters counters;
+    counters.protocol_errors = shared_.protocol_errors;
+    counters.requests = shared_.requests;
+    counters.requests_failed = shared_.requests_failed;
+    counters.bytes_in = shared_.bytes_in;
+    counters.bytes_out = shared_.bytes_out;
+    counters.put_bytes_reserved = shared_.budget.reserved_bytes();
+    base::MutexLock lock(mutex_);
+    counters.connections = open_.size();
+    counters.connections_total = accepted_;
+    counters.connections_refused = refused_;
+    return counters;
+  }
+
+  void Drain(base::TimePoint deadline) {
+    listener_->Shutdown();
+    std::vector<std::shared_ptr<ServerConnection>> connections;
+    {
+      base::MutexLock lock(mutex_);
+      stopping_ = true;
+      for (const auto& [number, connection] : open_) connections.push_back(connection);
+    }
+    for (const auto& connection : connections) connection->Drain();
+    {
+      base::MutexLock lock(mutex_);
+      while (!open_.empty() && changed_.WaitUntil(mutex_, deadline)) {
+      }
+    }
+    for (const auto& connection : connections) connection->Close();
+    // What is in the store's hands still ends by the requests' own deadlines, or by the store's Shutdown().
+    base::MutexLock lock(mutex_);
+    while (!open_.empty()) changed_.Wait(mutex_);
+  }
+
+ private:
+  void Accept() {
+    while (true) {
+      auto stream = listener_->Accept(Now() + kCollectInterval);
+      Collect();
+      if (stream.ok()) {
+        Start(*std::move(stream));
+      } else if (stream.status().code() == base::StatusCode::kCancelled) {
+        return;
+      } else if (stream.status().code() != base::StatusCode::kDeadlineExceeded) {
+        base::Log(base::LogLevel::kError, "accept: {}", stream.status().ToString());
+        base::Clock::System().SleepUntil(Now() + kAcceptPause);
+      }
+    }
+  }
+
+  void Start(std::unique_ptr<transport::Stream> stream) {
+    const std::string peer = stream->peer();
+    base::MutexLock lock(mutex_);
+    if (stopping_ || open_.size() >= shared_.options.max_connections) {
+      ++refused_;
+      base::Log(base::LogLevel::kWarn, "{}: refused, {} connections are open", peer, open_.size());
+      return;
+    }
+    const uint64_t number = ++accepted_;
+    auto connection = std::make_shared<ServerConnection>(shared_, std::move(stream), number);
+    open_.emplace(number, connection);
+    try {
+      threads_.emplace(number, std::thread([this, connection, number] { Serve(connection, number); }));
+    } catch (const std::system_error& error) {  // at the thread limit: one client less, not one server
+      base::Log(base::LogLevel::kError, "{}: refused, no thread: {}", peer, error.what());
+      ++refused_;
+      open_.erase(number);
+    }
+  }
+
+  void Serve(const std::shared_ptr<ServerConnection>& connection, uint64_t number) {
+    std::thread worker;
+    try {
+      worker = std::thread([connection] { connection->Work(); });
+      connection->Read();
+    } catch (const std::system_error& error) {
+      base::Log(base::LogLevel::kError, "a client is refused, no thread: {}", error.what());
+    }
+    connection->Close();
+    if (worker.joinable()) worker.join();
+    base::MutexLock lock(mutex_);
+    open_.erase(number);
+    ended_.push_back(number);
+    changed_.NotifyAll();
+  }
+
+  // Joins threads that are about to end.
+  void Collect() {
+    std::vector<std::thread> ended;
+    {
+      base::MutexLock lock(mutex_);
+      for (const uint64_t number : ended_) {
+        const auto found = threads_.find(number);
+        ended.push_back(std::move(found->second));
+        threads_.erase(found);
+      }
+      ended_.clear();
+    }
+    for (std::thread& thread : ended) thread.join();
+  }
+
+  ServerShared shared_;
+  const std::unique_ptr<transport::Listener> listener_;
+  mutable base::Mutex mutex_;
+  base::CondVar changed_;
+  bool stopping_ KVPLANE_GUARDED_BY(mutex_) = false;
+  std::map<uint64_t, std::shared_ptr<ServerConnection>> open_ KVPLANE_GUARDED_BY(mutex_);
+  std::map<uint64_t, std::thread> threads_ KVPLANE_GUARDED_BY(mutex_);
+  std::vector<uint64_t> ended_ KVPLANE_GUARDED_BY(mutex_);
+  uint64_t accepted_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  uint64_t refused_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  std::thread acceptor_;
+};
+
+base::Result<std::unique_ptr<StoreServer>> StoreServer::Create(transport::Transport& transport, Store& store,
+                                                               StoreServerOptions options) {
+  if (options.max_connections == 0 || options.max_requests == 0 || options.connection_put_bytes == 0 ||
+      options.total_put_bytes == 0) {
+    return base::InvalidArgument("a store server with room for nothing");
+  }
+  KVPLANE_ASSIGN_OR_RETURN(std::unique_ptr<transport::Listener> listener, transport.Listen(options.endpoint));
+  return std::unique_ptr<StoreServer>(
+      new StoreServer(std::make_unique<State>(std::move(listener), store, std::move(options))));
+}
+
+StoreServer::StoreServer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+StoreServer::~StoreServer() = default;
+
+std::string StoreServer::endpoint() const { return state_->endpoint(); }
+StoreServerCounters StoreServer::counters() const { return state_->counters(); }
+void StoreServer::Drain(base::TimePoint deadline) { state_->Drain(deadline); }
+
+}  // namespace kvplane::store

@@ -1,0 +1,83 @@
+// StoreServer: lets other processes use a Store over any transport (docs/formats/store_wire.md).
+//
+// A connection has two threads: one reads requests and takes objects in, one answers requests in order. So
+// an object arrives while the one before is written, and a PING is answered while the medium is slow.
+// Everything is bounded: connections, requests and bytes of one connection, objects on their way in of all
+// connections together. Ranged reads are taken from the store in units and sent in pieces, in the order of
+// the requests: layer 0 is with the client before layer 1 is read.
+//
+// Who may connect is the transport's matter; whoever may can use every tenant's id.
+//
+// Thread safety: all members may be called from any thread. Ownership: transport, store and whatever
+// the options' functions use outlive the server.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kvplane/base/clock.h"
+#include "kvplane/base/status.h"
+#include "kvplane/store/remote/store_frames.h"
+#include "kvplane/store/store.h"
+#include "kvplane/transport/stream.h"
+
+namespace kvplane::store {
+
+struct StoreServerOptions {
+  std::string endpoint = "tcp://127.0.0.1:0";
+  size_t max_connections = 256;  // more are closed at once
+  uint32_t max_requests = 1024;  // of one connection, unanswered
+
+  // Objects on their way in: of one connection, and of all together. Each bounds the largest object, too.
+  uint64_t connection_put_bytes = kMaxStoredBytes;
+  uint64_t total_put_bytes = 2 * kMaxStoredBytes;
+
+  // The tiers that `store` consists of, told apart in STATS; may be empty.
+  std::function<std::vector<TierCounters>()> tiers;
+  // Asked before an object is let in, so that what the store would refuse is not sent; may be empty. Must not
+  // block.
+  std::function<base::Status(const StoreKey& key, uint64_t bytes)> admit;
+
+  base::Duration hello_timeout = std::chrono::seconds(5);
+  base::Duration idle_timeout = std::chrono::minutes(15);   // without a frame from the client
+  base::Duration frame_timeout = std::chrono::seconds(60);  // from a frame's header to its end
+  base::Duration put_timeout = std::chrono::seconds(30);    // without a piece of an object that may come
+  base::Duration write_timeout = std::chrono::seconds(30);  // without the client taking a piece
+};
+
+struct StoreServerCounters {
+  uint64_t connections = 0;        // now
+  uint64_t connections_total = 0;  // accepted
+  uint64_t connections_refused = 0;
+  uint64_t protocol_errors = 0;  // connections ended for what came over them
+  uint64_t requests = 0;
+  uint64_t requests_failed = 0;  // answered with an error other than a miss
+  uint64_t bytes_in = 0;         // of whole frames
+  uint64_t bytes_out = 0;
+  uint64_t put_bytes_reserved = 0;  // now
+};
+
+class StoreServer {
+ public:
+  // Listens at once. kInvalidArgument, or what the transport says.
+  static base::Result<std::unique_ptr<StoreServer>> Create(transport::Transport& transport, Store& store,
+                                                           StoreServerOptions options);
+  ~StoreServer();  // ends all connections
+
+  std::string endpoint() const;  // with the real port
+  StoreServerCounters counters() const;
+
+  // Accepts nobody, refuses new requests (kUnavailable), answers those that it has, closes the connections as
+  // they have none left; ends what is not done by `deadline`.
+  void Drain(base::TimePoint deadline);
+
+ private:
+  class State;
+  explicit StoreServer(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace kvplane::store
