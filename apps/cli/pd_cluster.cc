@@ -68,6 +68,13 @@ base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
   return cluster;
 }
 
+PdCluster PdCluster::Attach(std::string router, std::string unified) {
+  PdCluster cluster;
+  cluster.router_ = std::move(router);
+  cluster.unified_ = std::move(unified);
+  return cluster;
+}
+
 base::Status PdCluster::Stop() {
   base::Status first;
   for (NodeProcess& node : nodes_) {

@@ -31,6 +31,9 @@ class PdCluster {
   // ready, at most 60 s in all.
   static base::Result<PdCluster> Start(const ClusterOptions& options);
 
+  // Nodes that run already, elsewhere; the link between them is whatever it is. Stop() leaves them alone.
+  static PdCluster Attach(std::string router, std::string unified);
+
   // "127.0.0.1:PORT"
   const std::string& router() const { return router_; }
   const std::string& unified() const { return unified_; }  // empty without one

@@ -55,8 +55,8 @@ base::Result<std::vector<Prompt>> MakePrompts(const DemoArgs& args) {
   return source.Spread(*tokenizer, args.count, args.min_tokens, args.max_tokens, rng);
 }
 
-base::Result<Outcome> RunAtRate(const DemoArgs& args, const std::vector<Prompt>& prompts, double bits_per_s,
-                                const std::filesystem::path& logs) {
+base::Result<PdCluster> StartNodes(const DemoArgs& args, double bits_per_s,
+                                   const std::filesystem::path& logs) {
   ClusterOptions cluster_options;
   cluster_options.model = args.model;
   cluster_options.link_bits_per_s = bits_per_s;
@@ -64,7 +64,10 @@ base::Result<Outcome> RunAtRate(const DemoArgs& args, const std::vector<Prompt>&
   cluster_options.compute = args.compute;
   cluster_options.profiles = args.profiles;
   cluster_options.log_folder = logs;
-  KVPLANE_ASSIGN_OR_RETURN(PdCluster cluster, PdCluster::Start(cluster_options));
+  return PdCluster::Start(cluster_options);
+}
+
+base::Result<Outcome> RunOn(PdCluster cluster, const DemoArgs& args, const std::vector<Prompt>& prompts) {
   PdRunOptions run_options;
   run_options.modes = args.modes;
   run_options.max_tokens = args.generate;
@@ -95,7 +98,8 @@ void PrintVerdict(const Outcome& outcome) {
   }
 }
 
-base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>& rates, BenchReport& report,
+base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>& rates,
+                            const std::string& router, const std::string& unified, BenchReport& report,
                             const std::filesystem::path& logs) {
   KVPLANE_RETURN_IF_ERROR(ValidateArgs(args));
   std::vector<double> bits_per_s;
@@ -112,10 +116,11 @@ base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>
              prompts.size(), args.min_tokens, args.max_tokens, tokens, args.generate);
   bool identical = true;
   for (const double rate : bits_per_s) {
-    fmt::print(stderr,
-               "\nprefill -> decode over a {} link (shaped in the prefill process), one request at a time\n",
-               base::FormatBitsPerSecond(rate));
-    KVPLANE_ASSIGN_OR_RETURN(const Outcome outcome, RunAtRate(args, prompts, rate, logs));
+    fmt::print(stderr, "\nprefill -> decode over a {} link (shaped {}), one request at a time\n",
+               base::FormatBitsPerSecond(rate), router.empty() ? "in the prefill process" : "outside");
+    KVPLANE_ASSIGN_OR_RETURN(PdCluster cluster, router.empty() ? StartNodes(args, rate, logs)
+                                                               : PdCluster::Attach(router, unified));
+    KVPLANE_ASSIGN_OR_RETURN(const Outcome outcome, RunOn(std::move(cluster), args, prompts));
     PrintPdTable(outcome.summaries);
     PrintVerdict(outcome);
     for (const PdSummary& summary : outcome.summaries) AddPdRows(summary, rate, report);
@@ -124,7 +129,9 @@ base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>
   return identical;
 }
 
-int RunAndReport(const DemoArgs& as_given, const std::vector<std::string>& rates, std::string_view bench) {
+// `router` and `unified`: nodes that run already; empty: nodes of its own for each rate.
+int RunAndReport(const DemoArgs& as_given, const std::vector<std::string>& rates, std::string_view bench,
+                 const std::string& router, const std::string& unified) {
   DemoArgs args = as_given;
   args.modes = SplitStrategyLists(args.modes);
   base::Result<LogFolder> logs = LogFolder::Create("kvplane-demo");
@@ -133,7 +140,7 @@ int RunAndReport(const DemoArgs& as_given, const std::vector<std::string>& rates
     return ExitCodeFor(logs.status().code());
   }
   BenchReport report(bench, args.command);
-  const base::Result<bool> identical = RunRates(args, rates, report, logs->path());
+  const base::Result<bool> identical = RunRates(args, rates, router, unified, report, logs->path());
   if (!identical.ok()) {
     fmt::print(stderr, "kvplane {}: {}\n", bench, identical.status().ToString());
     if (logs->Empty()) {
@@ -155,8 +162,14 @@ int RunAndReport(const DemoArgs& as_given, const std::vector<std::string>& rates
 
 }  // namespace
 
-int CmdDemo(const DemoArgs& args) { return RunAndReport(args, {args.link_rate}, "demo"); }
+int CmdDemo(const DemoArgs& args) { return RunAndReport(args, {args.link_rate}, "demo", "", ""); }
 
-int CmdBenchPd(const BenchPdArgs& args) { return RunAndReport(args.base, args.link_rates, "pd"); }
+int CmdBenchPd(const BenchPdArgs& args) {
+  if (args.router.empty() != args.unified.empty() || (!args.router.empty() && args.link_rates.size() != 1)) {
+    fmt::print(stderr, "kvplane bench pd: --router and --unified go together, with one --link-rates\n");
+    return kExitUsage;
+  }
+  return RunAndReport(args.base, args.link_rates, "pd", args.router, args.unified);
+}
 
 }  // namespace kvplane::cli

@@ -32,6 +32,10 @@ struct BenchPdArgs {
   DemoArgs base;
   std::vector<std::string> link_rates = {"50Mbit/s",  "100Mbit/s", "200Mbit/s",
                                          "500Mbit/s", "1Gbit/s",   "4Gbit/s"};
+  // Nodes that run already ("HOST:PORT"), behind a link shaped elsewhere (bench/pd_netlab); with them the one
+  // rate given is a label. Empty: nodes of its own, the link shaped in the prefill process.
+  std::string router;
+  std::string unified;
 };
 int CmdBenchPd(const BenchPdArgs& args);
 
