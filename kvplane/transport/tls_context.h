@@ -1,5 +1,5 @@
 // TlsContext: one side's TLS 1.3 settings (RFC 8446) in an SSL_CTX: certificates, or pre-shared keys made
-// from tokens. Used by the tls transport and by the HTTPS server.
+// from tokens. Used by the tls transport and by HTTPS.
 //
 // Certificates: the accepting end shows one. With `ca_pem` it also demands one of the connecting end, signed
 // by one of those authorities; the connecting end checks the other's against `ca_pem`, or the system's

@@ -168,7 +168,7 @@ TEST(TransportSecuritySafety, APlainPeerIsToldApart) {
     auto stream = *listener->Accept(Soon());
     const base::Status status = ReadText(*stream, 1).status();
     EXPECT_EQ(status.code(), StatusCode::kPermissionDenied) << status.ToString();
-    EXPECT_THAT(status.message(), HasSubstr(tls ? "--kv-tls" : "--auth-token-file"));
+    EXPECT_THAT(status.message(), HasSubstr(tls ? "does not speak TLS" : "--auth-token-file"));
     // The other way round: the protected end connects.
     auto open = *plain->Listen("tcp://127.0.0.1:0");
     auto client = *guarded->Connect(open->endpoint(), Soon());
