@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kvplane/base/check.h"
+#include "kvplane/codec/ecsq/ecsq_bytes.h"
 #include "kvplane/codec/ecsq/ecsq_choice.h"
 #include "kvplane/codec/ecsq/ecsq_lanes.h"
 #include "kvplane/kernel/ecsq/ecsq_tables.h"
@@ -113,12 +114,15 @@ base::Status EcsqCoder::Decode(const TileContext& context, std::span<const std::
   const std::shared_ptr<const EcsqPlan> plan = plans_.Of(context, ShapeOf(out));
   if (plan == nullptr) return base::FailedPrecondition("ecsq: the profile does not fit the tile");
   const uint32_t heads = plans_.config().tile_scale ? plan->rows.heads : 0;
-  const std::span<std::byte> memory = workspace.Scratch(heads + plan->groups(), Workspace::Use::kQuantizer);
-  const std::span<uint8_t> head_scales(reinterpret_cast<uint8_t*>(memory.data()), heads);
-  const std::span<uint8_t> ladder(reinterpret_cast<uint8_t*>(memory.data()) + heads, plan->groups());
+  const size_t room = EcsqEscapeRoom(in.size());
+  const size_t bytes = room * sizeof(EcsqEscape) + heads + plan->groups();
+  const std::span<std::byte> memory = workspace.Scratch(bytes, Workspace::Use::kQuantizer);
+  std::span<EcsqEscape> escapes(reinterpret_cast<EcsqEscape*>(memory.data()), room);
+  auto* const scales = reinterpret_cast<uint8_t*>(memory.data() + room * sizeof(EcsqEscape));
+  const std::span<uint8_t> head_scales(scales, heads);
+  const std::span<uint8_t> ladder(scales + heads, plan->groups());
   PayloadReader reader(in);
   const uint32_t mode = reader.Byte();
-  std::span<const std::byte> escapes;
   KVPLANE_ASSIGN_OR_RETURN(const EcsqHead head,
                            ReadEcsqHead(*plan, out.tokens, 1, mode, reader, head_scales, ladder, escapes));
   const TokenRows<uint16_t> tokens(out);
@@ -126,18 +130,26 @@ base::Status EcsqCoder::Decode(const TileContext& context, std::span<const std::
     if (!reader.rest().empty()) return base::Corrupt("ecsq: {} bytes too many", reader.rest().size());
     FillDropped(*plan, out, tokens.rows.data());
   } else {
-    const EcsqLaneTables tables = MakeLaneTables(*plan, ladder, head_scales, workspace);
-    kernel::RansRows layout = tables.Rows(*plan, out.head_stride);
-    layout.streaming_stores = to_pages_ && out.values() * sizeof(uint16_t) >= kStreamingBytes;
+    const bool as_bytes = DecodesBytes(*plan, ladder);
+    const EcsqLaneTables tables =
+        MakeLaneTables(*plan, ladder, as_bytes ? std::span<uint8_t>() : head_scales, workspace);
     Streams streams;
     streams.count = 1u << head.streams_log;
     streams.shape = tables.Shape(*plan, out.tokens / streams.count);
     KVPLANE_RETURN_IF_ERROR(ReadStreams(reader, streams));
     if (head.raw && !FromRaw(streams, workspace)) return base::Corrupt("ecsq: a raw stream is malformed");
-    uint16_t* const* rows[kernel::kRansMaxStreams];
-    for (uint32_t v = 0; v < streams.count; ++v) rows[v] = tokens.rows.data() + v * streams.shape.tokens;
-    const uint32_t corrupt =
-        kernel::Rans().decode_rows(streams.shape, layout, streams.count, streams.bytes, rows);
+    const bool streaming_stores = to_pages_ && out.values() * sizeof(uint16_t) >= kStreamingBytes;
+    uint32_t corrupt = 0;
+    if (as_bytes) {
+      corrupt = DecodeByteStreams(*plan, streams.shape, {streams.bytes, streams.count}, head_scales,
+                                  streaming_stores, out, tokens.rows.data(), workspace);
+    } else {
+      kernel::RansRows layout = tables.Rows(*plan, out.head_stride);
+      layout.streaming_stores = streaming_stores;
+      uint16_t* const* rows[kernel::kRansMaxStreams];
+      for (uint32_t v = 0; v < streams.count; ++v) rows[v] = tokens.rows.data() + v * streams.shape.tokens;
+      corrupt = kernel::Rans().decode_rows(streams.shape, layout, streams.count, streams.bytes, rows);
+    }
     if (corrupt != 0) return base::Corrupt("ecsq: streams {:#x} do not end as they must", corrupt);
   }
   ApplyEscapes(*plan, escapes, tokens.rows.data(), out.head_stride);

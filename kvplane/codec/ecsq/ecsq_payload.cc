@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kvplane/base/endian.h"
 #include "kvplane/kernel/ecsq/ecsq_tables.h"
 
 namespace kvplane::codec {
@@ -54,19 +53,23 @@ base::Status ReadRungs(const EcsqPlan& plan, RungForm form, PayloadReader& reade
   return base::Corrupt("ecsq: unknown rung form {}", static_cast<uint32_t>(form));
 }
 
-base::Status CheckEscapes(const EcsqPlan& plan, uint32_t tokens, PayloadReader& reader) {
+base::Status ReadEscapes(const EcsqPlan& plan, uint32_t tokens, PayloadReader& reader,
+                         std::span<EcsqEscape>& escapes) {
   const uint64_t values = uint64_t{tokens} * plan.elements;
   const uint32_t count = reader.Varint();
   if (count == 0 || count > values / kEcsqValuesPerEscape) {
     return base::Corrupt("ecsq: {} escapes in {} values", count, values);
   }
+  if (count > escapes.size()) return base::Corrupt("ecsq: {} escapes end beyond the payload", count);
+  escapes = escapes.first(count);
   uint64_t next = 0;
-  for (uint32_t i = 0; i < count && !reader.failed(); ++i) {
+  for (EcsqEscape& escape : escapes) {
     next += uint64_t{reader.Varint()} + 1;
     const uint32_t bits = reader.Half();
     if (next > values || (bits & 0x7fff) >= kernel::kRansMagnitudeLimit) {
-      return base::Corrupt("ecsq: escape {} at {} of {} values holds {:#06x}", i, next - 1, values, bits);
+      return base::Corrupt("ecsq: an escape at {} of {} values holds {:#06x}", next - 1, values, bits);
     }
+    escape = {static_cast<uint32_t>(next - 1), static_cast<uint16_t>(bits)};
   }
   return base::Status::Ok();
 }
@@ -101,17 +104,7 @@ void PayloadWriter::Bytes(std::span<const std::byte> bytes) {
   at_ += bytes.size();
 }
 
-uint32_t PayloadReader::Byte() {
-  const std::span<const std::byte> byte = Bytes(1);
-  return byte.empty() ? 0 : static_cast<uint32_t>(byte[0]);
-}
-
-uint32_t PayloadReader::Half() {
-  const std::span<const std::byte> bytes = Bytes(sizeof(uint16_t));
-  return bytes.empty() ? 0 : base::LoadLe<uint16_t>(bytes.data());
-}
-
-uint32_t PayloadReader::Varint() {
+uint32_t PayloadReader::LongVarint() {
   uint32_t value = 0;
   for (uint32_t shift = 0; shift < 32; shift += 7) {
     const uint32_t byte = Byte();
@@ -121,16 +114,6 @@ uint32_t PayloadReader::Varint() {
   }
   failed_ = true;
   return 0;
-}
-
-std::span<const std::byte> PayloadReader::Bytes(size_t count) {
-  if (failed_ || count > in_.size()) {
-    failed_ = true;
-    return {};
-  }
-  const std::span<const std::byte> bytes = in_.first(count);
-  in_ = in_.subspan(count);
-  return bytes;
 }
 
 void WriteEcsqHead(const EcsqHead& head, const EcsqPlan& plan, std::span<const uint8_t> head_scales,
@@ -163,7 +146,7 @@ void WriteEcsqHead(const EcsqHead& head, const EcsqPlan& plan, std::span<const u
 
 base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint32_t max_sections,
                                     uint32_t mode, PayloadReader& reader, std::span<uint8_t> head_scales,
-                                    std::span<uint8_t> ladder, std::span<const std::byte>& escapes) {
+                                    std::span<uint8_t> ladder, std::span<EcsqEscape>& escapes) {
   EcsqHead head;
   head.streams_log = mode & 3;
   head.form = static_cast<RungForm>(mode >> kFormShift & 3);
@@ -177,25 +160,24 @@ base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint3
   }
   for (uint8_t& scale : head_scales) scale = static_cast<uint8_t>(reader.Byte());
   KVPLANE_RETURN_IF_ERROR(ReadRungs(plan, head.form, reader, ladder));
-  escapes = reader.rest();
-  if (head.has_escapes) KVPLANE_RETURN_IF_ERROR(CheckEscapes(plan, tokens, reader));
-  escapes = escapes.first(escapes.size() - reader.rest().size());
+  if (head.has_escapes) {
+    KVPLANE_RETURN_IF_ERROR(ReadEscapes(plan, tokens, reader, escapes));
+  } else {
+    escapes = {};
+  }
   if (reader.failed()) return base::Corrupt("ecsq: the payload ends in its head");
   return head;
 }
 
-void ApplyEscapes(const EcsqPlan& plan, std::span<const std::byte> escapes, uint16_t* const* rows,
+void ApplyEscapes(const EcsqPlan& plan, std::span<const EcsqEscape> escapes, uint16_t* const* rows,
                   size_t head_stride) {
-  if (escapes.empty()) return;
-  PayloadReader reader(escapes);
   const uint32_t head_dim = plan.rows.head_dim;
-  uint32_t next = 0;
-  for (uint32_t left = reader.Varint(); left > 0; --left) {
-    const uint32_t position = next + reader.Varint();
-    const uint32_t element = position % plan.elements;
-    rows[position / plan.elements][element / head_dim * head_stride + element % head_dim] =
-        static_cast<uint16_t>(reader.Half());
-    next = position + 1;
+  uint32_t token = 0;
+  uint32_t first = 0;  // position of the token's first element
+  for (const EcsqEscape& escape : escapes) {
+    for (; escape.position - first >= plan.elements; first += plan.elements) ++token;
+    const uint32_t element = escape.position - first;
+    rows[token][element / head_dim * head_stride + element % head_dim] = escape.bits;
   }
 }
 

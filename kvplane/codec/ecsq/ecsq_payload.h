@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kvplane/base/endian.h"
 #include "kvplane/base/status.h"
 #include "kvplane/codec/ecsq/ecsq_plan.h"
 
@@ -58,14 +59,33 @@ class PayloadWriter {
 class PayloadReader {
  public:
   explicit PayloadReader(std::span<const std::byte> in) : in_(in) {}
-  uint32_t Byte();
-  uint32_t Half();    // u16, little endian
-  uint32_t Varint();  // minimal LEB128 of up to 32 bits
-  std::span<const std::byte> Bytes(size_t count);
+  uint32_t Byte() {
+    const std::span<const std::byte> byte = Bytes(1);
+    return byte.empty() ? 0 : static_cast<uint32_t>(byte[0]);
+  }
+  uint32_t Half() {  // u16, little endian
+    const std::span<const std::byte> bytes = Bytes(sizeof(uint16_t));
+    return bytes.empty() ? 0 : base::LoadLe<uint16_t>(bytes.data());
+  }
+  uint32_t Varint() {  // minimal LEB128 of up to 32 bits
+    if (failed_ || in_.empty() || static_cast<uint32_t>(in_[0]) >= 128) return LongVarint();
+    return Byte();
+  }
+  std::span<const std::byte> Bytes(size_t count) {
+    if (failed_ || count > in_.size()) {
+      failed_ = true;
+      return {};
+    }
+    const std::span<const std::byte> bytes = in_.first(count);
+    in_ = in_.subspan(count);
+    return bytes;
+  }
   std::span<const std::byte> rest() const { return in_; }
   bool failed() const { return failed_; }
 
  private:
+  uint32_t LongVarint();
+
   std::span<const std::byte> in_;
   bool failed_ = false;
 };
@@ -76,14 +96,17 @@ void WriteEcsqHead(const EcsqHead& head, const EcsqPlan& plan, std::span<const u
                    std::span<const uint8_t> ladder, std::span<const EcsqEscape> escapes,
                    PayloadWriter& writer);
 
-// Reads and checks what WriteEcsqHead() wrote for a tile of `tokens`, behind the mode byte. `escapes` gets
-// the bytes of the escapes, for ApplyEscapes(). kCorrupt.
+// Reads and checks what WriteEcsqHead() wrote for a tile of `tokens`, behind the mode byte. `escapes` comes
+// as room for EcsqEscapeRoom() of them and leaves as those that there are. kCorrupt.
 base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint32_t max_sections,
                                     uint32_t mode, PayloadReader& reader, std::span<uint8_t> head_scales,
-                                    std::span<uint8_t> ladder, std::span<const std::byte>& escapes);
+                                    std::span<uint8_t> ladder, std::span<EcsqEscape>& escapes);
 
-// Puts the escapes where they belong. rows[t]: head 0 of token t. Requires: ReadEcsqHead() checked them.
-void ApplyEscapes(const EcsqPlan& plan, std::span<const std::byte> escapes, uint16_t* const* rows,
+// The most escapes that a payload of so many bytes can hold.
+constexpr size_t EcsqEscapeRoom(size_t payload_bytes) { return payload_bytes / 3; }
+
+// Puts the escapes where they belong. rows[t]: head 0 of token t.
+void ApplyEscapes(const EcsqPlan& plan, std::span<const EcsqEscape> escapes, uint16_t* const* rows,
                   size_t head_stride);
 
 // The form that holds `ladder` in the fewest bytes.

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kvplane/base/check.h"
+#include "kvplane/codec/ecsq/ecsq_bytes.h"
 #include "kvplane/codec/ecsq/ecsq_stage.h"
 #include "kvplane/codec/select/bands.h"
 #include "kvplane/codec/transform/centre_stage.h"
@@ -174,7 +175,7 @@ SlotFloats::SlotFloats(size_t slots, float value) : blocks_(slots / kernel::Ecsq
 }
 
 size_t EcsqPlan::bytes() const {
-  const size_t per_element = sizeof(uint32_t) * 5 + sizeof(uint16_t) + sizeof(float) * 3;
+  const size_t per_element = sizeof(uint32_t) * 5 + sizeof(uint16_t) + sizeof(float) * 6 + 4;
   const size_t per_group = sizeof(kernel::RansScale) + 2 * sizeof(kernel::RansPick);
   return sizeof(EcsqPlan) + elements * per_element + (elements / kernel::kRansLanes + 1) * per_group;
 }
@@ -286,6 +287,7 @@ std::shared_ptr<const EcsqPlan> EcsqPlans::Make(const TileContext& context, cons
                                                 plan->inverse_step[slot], plan->mean[slot]);
   }
   if (!config_.tile_scale) Foretell(logs, config_.layers, *plan);
+  if (config_.layers == 0) plan->byte_lanes = MakeByteLanes(*plan);
   return plan;
 }
 

@@ -64,6 +64,8 @@ class SlotFloats {
   std::vector<Block> blocks_;
 };
 
+struct EcsqByteLanes;  // ecsq_bytes.h
+
 struct EcsqPlan {
   kernel::EcsqRows rows;  // of the coded tile; tokens and head_stride are the tile's
   uint32_t elements = 0;
@@ -83,8 +85,9 @@ struct EcsqPlan {
   std::vector<kernel::RansPick> lane_picks;
   std::vector<kernel::RansPick> element_picks;
   kernel::RansOrder order;
-  std::vector<kernel::RansScale> scales;  // [groups] with step, 1 / step and mean
-  std::vector<uint8_t> foretold;          // [groups] ladder index; with tile scales there are none
+  std::vector<kernel::RansScale> scales;            // [groups] with step, 1 / step and mean
+  std::vector<uint8_t> foretold;                    // [groups] ladder index; with tile scales there are none
+  std::shared_ptr<const EcsqByteLanes> byte_lanes;  // null: levels of these lanes are not coded as bytes
 
   uint32_t groups() const { return (lanes + kernel::kRansLanes - 1) / kernel::kRansLanes; }
   size_t bytes() const;

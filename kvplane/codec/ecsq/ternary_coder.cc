@@ -230,9 +230,12 @@ base::Status TernaryCoder::Decode(const TileContext& context, std::span<const st
   const std::shared_ptr<const EcsqPlan> plan = plans_.Of(context, ShapeOf(out));
   if (plan == nullptr) return base::FailedPrecondition("ternary: the profile does not fit the tile");
   const uint32_t layers = plans_.config().layers;
+  const size_t room = EcsqEscapeRoom(in.size());
   const std::span<std::byte> memory =
-      workspace.Scratch(2 * size_t{plan->groups()}, Workspace::Use::kQuantizer);
-  const std::span<uint8_t> ladder(reinterpret_cast<uint8_t*>(memory.data()), plan->groups());
+      workspace.Scratch(room * sizeof(EcsqEscape) + 2 * size_t{plan->groups()}, Workspace::Use::kQuantizer);
+  std::span<EcsqEscape> escapes(reinterpret_cast<EcsqEscape*>(memory.data()), room);
+  const std::span<uint8_t> ladder(reinterpret_cast<uint8_t*>(memory.data() + room * sizeof(EcsqEscape)),
+                                  plan->groups());
   uint8_t* const refined = ladder.data() + ladder.size();
 
   // Mode and head length, then the rest of the head, which ends where that says.
@@ -242,7 +245,6 @@ base::Status TernaryCoder::Decode(const TileContext& context, std::span<const st
   const std::span<const std::byte> body = reader.Bytes(head_bytes);
   if (reader.failed()) return base::Corrupt("ternary: the payload ends in its head");
   PayloadReader head_reader(body);
-  std::span<const std::byte> escapes;
   KVPLANE_ASSIGN_OR_RETURN(const EcsqHead head, ReadEcsqHead(*plan, out.tokens, layers + 1, mode, head_reader,
                                                              {}, ladder, escapes));
   if (!head_reader.rest().empty() || head.raw)
