@@ -24,7 +24,9 @@
 #include "apps/cli/commands/cmd_profile_fit.h"
 #include "apps/cli/commands/cmd_route.h"
 #include "apps/cli/commands/cmd_serve.h"
+#include "apps/cli/commands/cmd_store.h"
 #include "apps/cli/commands/profile_enumerate.h"
+#include "apps/cli/commands/store_objects.h"
 #include "apps/cli/exit_code.h"
 #include "kvplane/base/edit_distance.h"
 #include "kvplane/kernel/isa.h"
@@ -110,6 +112,11 @@ void ReadConfigFile(CLI::App* verb, const std::string& path) {
   }
 }
 
+void AddHttpsFlags(CLI::App* verb, std::string& certificate, std::string& key) {
+  verb->add_option("--tls-cert", certificate, "Certificate (PEM, with its chain): HTTPS instead of HTTP");
+  verb->add_option("--tls-key", key, "Its key (PEM)");
+}
+
 void AddServe(CLI::App& app, Action& action) {
   static ServeArgs args;
   CLI::App* verb = Verb(app, "serve", "Serve a model behind the OpenAI-compatible API");
@@ -122,6 +129,7 @@ void AddServe(CLI::App& app, Action& action) {
   verb->add_option("--auth-token-file", args.auth_token_file,
                    "File with the token that clients must send and nodes must prove to each other");
   verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
+  AddHttpsFlags(verb, args.tls_certificate, args.tls_key);
   verb->add_option("--drain-s", args.drain_s, "Time running requests get after SIGTERM");
   AddLogFlags(verb, args.log_level, args.log_json);
   static std::string config;
@@ -136,17 +144,97 @@ void AddServe(CLI::App& app, Action& action) {
 void AddRoute(CLI::App& app, Action& action) {
   static RouteArgs args;
   CLI::App* verb = Verb(app, "route", "Route requests over prefill and decode nodes");
-  verb->add_option("--prefill", args.prefill, "http://HOST:PORT of a prefill node; repeatable");
-  verb->add_option("--decode", args.decode, "http://HOST:PORT of a decode node; repeatable")->required();
+  verb->add_option("--prefill", args.prefill, "http[s]://HOST:PORT of a prefill node; repeatable");
+  verb->add_option("--decode", args.decode, "http[s]://HOST:PORT of a decode node; repeatable")->required();
   verb->add_option("--host", args.host, "Address to bind; others than loopback need a token or --insecure");
   verb->add_option("--port", args.port, "Port; 0: any free one")->check(CLI::Range(0, 65535));
   verb->add_option("--auth-token-file", args.auth_token_file, "File with the bearer token clients must send");
   verb->add_option("--node-token-file", args.node_token_file, "File with the bearer token the nodes ask for");
   verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
+  AddHttpsFlags(verb, args.tls_certificate, args.tls_key);
+  verb->add_option("--node-ca", args.node_ca,
+                   "Authorities (PEM) that vouch for https:// nodes; default: the system's");
   verb->add_option("--request-timeout-s", args.request_timeout_s, "Longest a request may take");
   verb->add_option("--drain-s", args.drain_s, "Time running requests get after SIGTERM");
   AddLogFlags(verb, args.log_level, args.log_json);
   verb->callback([&action] { action = [] { return CmdRoute(args); }; });
+}
+
+void AddStoreClientFlags(CLI::App* verb, StoreClientArgs& args, bool keyed) {
+  verb->add_option(
+          "--store", args.store,
+          "The store: tcp://HOST:PORT, dir:PATH, redis://HOST:PORT; repeated after mem: a stack of tiers")
+      ->required()
+      ->allow_extra_args(false);
+  if (keyed) {
+    verb->add_option("--tenant", args.tenant, "Name of the tenant; default: the default tenant");
+    verb->add_option("--key", args.key, "The object's key, 64 hexadecimal digits");
+    verb->add_option("--name", args.name, "Text the object's key is made from, instead of --key");
+  }
+  verb->add_option("--auth-token-file", args.security.auth_token_file,
+                   "File with the token that both ends prove to each other");
+  AddKvSecurityFlags(verb, args.security);
+  verb->add_option("--timeout-s", args.timeout_s, "Longest it may take");
+}
+
+void AddStoreObjects(CLI::App* store, Action& action) {
+  static StorePutArgs put_args;
+  CLI::App* put = Verb(*store, "put", "Store an object file");
+  put->add_option("input", put_args.input, "Object file, as kvplane encode writes it")->required();
+  AddStoreClientFlags(put, put_args.client, /*keyed=*/true);
+  put->add_flag("--durable", put_args.durable, "Return when it would survive a crash of the store");
+  put->add_option("--ttl-s", put_args.ttl_s, "Time to live; 0: the store's default");
+  put->add_option("--quality", put_args.quality, "Quality of a lossy object, thousandths of lossless")
+      ->check(CLI::Range(0, 999));
+  put->callback([&action] { action = [] { return CmdStorePut(put_args); }; });
+
+  static StoreGetArgs get_args;
+  CLI::App* get = Verb(*store, "get", "Read an object, verify it and write it to a file");
+  AddStoreClientFlags(get, get_args.client, /*keyed=*/true);
+  get->add_option("-o,--output", get_args.output, "Object file")->required();
+  get->callback([&action] { action = [] { return CmdStoreGet(get_args); }; });
+
+  static StoreClientArgs erase_args;
+  CLI::App* erase = Verb(*store, "erase", "Erase an object, or everything of a tenant");
+  AddStoreClientFlags(erase, erase_args, /*keyed=*/true);
+  erase->callback([&action] { action = [] { return CmdStoreErase(erase_args); }; });
+
+  static StoreClientArgs stats_args;
+  CLI::App* stats = Verb(*store, "stats", "What a store and its tiers count, as JSON");
+  AddStoreClientFlags(stats, stats_args, /*keyed=*/false);
+  stats->callback([&action] { action = [] { return CmdStoreStats(stats_args); }; });
+}
+
+void AddStore(CLI::App& app, Action& action) {
+  static StoreArgs args;
+  CLI::App* verb =
+      Verb(app, "store", "Keep KV objects for other nodes; put, get, erase, stats act on a store");
+  verb->add_option("--listen", args.listen,
+                   "Where to serve; others than loopback need a token or --insecure");
+  verb->add_option("--dram", args.dram, "Memory for objects, e.g. 8GiB");
+  verb->add_option("--policy", args.policy, "What leaves memory first")
+      ->check(CLI::IsMember({"s3fifo", "lru"}));
+  verb->add_option("--disk", args.disk, "Folder for objects; they outlive the process");
+  verb->add_option("--disk-bytes", args.disk_bytes, "Bytes of the folder at most, e.g. 200GB");
+  verb->add_option("--ttl-s", args.ttl_s, "Time to live of objects that come without one; 0: none");
+  verb->add_option("--quota", args.quota, "Bytes of memory each tenant may take; default: no limit");
+  verb->add_option("--tier", args.tiers,
+                   "A further tier, slower than the disk: tcp://... or redis://...; repeatable")
+      ->allow_extra_args(false);
+  verb->add_option("--max-connections", args.max_connections, "Connections at a time")
+      ->check(CLI::Range(1, 65'536));
+  verb->add_option("--metrics", args.metrics, "HOST:PORT for GET /metrics (Prometheus); default: none");
+  verb->add_option("--auth-token-file", args.security.auth_token_file,
+                   "File with the token that clients must prove");
+  AddKvSecurityFlags(verb, args.security);
+  verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
+  verb->add_option("--drain-s", args.drain_s, "Time to answer and to flush after SIGTERM");
+  AddLogFlags(verb, args.log_level, args.log_json);
+  verb->require_subcommand(0, 1);
+  AddStoreObjects(verb, action);
+  verb->callback([&action, verb] {
+    if (verb->get_subcommands().empty()) action = [] { return CmdStore(args); };
+  });
 }
 
 void AddGenerate(CLI::App& app, Action& action) {
@@ -487,6 +575,7 @@ int Run(int argc, char** argv) {
   Action action;
   AddServe(app, action);
   AddRoute(app, action);
+  AddStore(app, action);
   AddGenerate(app, action);
   AddCodecVerbs(app, action);
   const std::string command = CommandLine(argc, argv);

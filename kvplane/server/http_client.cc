@@ -6,8 +6,11 @@
 #include <asio/write.hpp>
 #include <map>
 #include <set>
+#include <span>
 #include <utility>
 #include <vector>
+
+#include "kvplane/transport/stream.h"
 
 namespace kvplane::server {
 
@@ -41,20 +44,22 @@ class HttpClientState {
   void Add(HttpCall* call) { calls_.insert(call); }
   void Remove(HttpCall* call) { calls_.erase(call); }
 
-  std::optional<tcp::socket> TakeIdle(const HttpEndpoint& endpoint) {
+  std::unique_ptr<HttpChannel> TakeIdle(const HttpEndpoint& endpoint) {
     std::vector<Idle>& idle = idle_[endpoint];
     while (!idle.empty()) {
       Idle last = std::move(idle.back());
       idle.pop_back();
-      if (last.since + options_.idle_timeout > Now() && IsQuiet(last.socket)) return std::move(last.socket);
+      if (last.since + options_.idle_timeout > Now() && IsQuiet(last.channel->socket)) {
+        return std::move(last.channel);
+      }
     }
-    return std::nullopt;
+    return nullptr;
   }
 
-  void PutIdle(const HttpEndpoint& endpoint, tcp::socket socket) {
+  void PutIdle(const HttpEndpoint& endpoint, std::unique_ptr<HttpChannel> channel) {
     std::vector<Idle>& idle = idle_[endpoint];
     if (closed_ || idle.size() >= options_.max_idle_per_endpoint) return;
-    idle.push_back({std::move(socket), Now()});
+    idle.push_back({std::move(channel), Now()});
   }
 
   // nullptr: all endpoints.
@@ -72,7 +77,7 @@ class HttpClientState {
 
  private:
   struct Idle {
-    tcp::socket socket;
+    std::unique_ptr<HttpChannel> channel;
     base::TimePoint since;
   };
 
@@ -98,7 +103,7 @@ void HttpCall::Abort() {
   aborted_ = true;
   resolver_.cancel();
   asio::error_code ignored;
-  if (socket_) socket_->close(ignored);
+  if (channel_) channel_->socket.close(ignored);
 }
 
 void HttpCall::Arm(base::TimePoint deadline) {
@@ -110,7 +115,7 @@ void HttpCall::Arm(base::TimePoint deadline) {
     self->timed_out_ = true;
     self->resolver_.cancel();
     asio::error_code ignored;
-    if (self->socket_) self->socket_->close(ignored);
+    if (self->channel_) self->channel_->socket.close(ignored);
   });
 }
 
@@ -127,8 +132,8 @@ base::Status HttpCall::Failure(std::string_view what, const asio::error_code& er
 
 asio::awaitable<base::Status> HttpCall::Start(const HttpRequest& request, base::TimePoint deadline) {
   const std::string bytes = SerializeRequest(request, endpoint_.Authority());
-  socket_ = client_->TakeIdle(endpoint_);
-  if (socket_) {
+  channel_ = client_->TakeIdle(endpoint_);
+  if (channel_ != nullptr) {
     base::Status reused = co_await SendAndReadHead(bytes, deadline);
     // What is not idempotent may have been acted upon.
     const bool again = request.method == "GET" && !aborted_ && !timed_out_ && !answer_begun_;
@@ -141,35 +146,95 @@ asio::awaitable<base::Status> HttpCall::Start(const HttpRequest& request, base::
 }
 
 asio::awaitable<base::Status> HttpCall::Connect(base::TimePoint deadline) {
-  socket_.emplace(client_->context());
+  channel_ = std::make_unique<HttpChannel>(client_->context());
+  tcp::socket& socket = channel_->socket;
   Arm(std::min(deadline, Now() + client_->options().connect_timeout));
   asio::error_code failed;
   const asio::ip::address address = asio::ip::make_address(endpoint_.host, failed);
   if (!failed) {
     const tcp::endpoint target(address, endpoint_.port);
-    const auto [error] = co_await socket_->async_connect(target, kAsTuple);
+    const auto [error] = co_await socket.async_connect(target, kAsTuple);
     failed = error;
   } else {
     const std::string port = std::to_string(endpoint_.port);
     const auto [unresolved, targets] = co_await resolver_.async_resolve(endpoint_.host, port, kAsTuple);
     failed = unresolved;
     if (!failed && !aborted_ && !timed_out_) {
-      const auto [error, target] = co_await asio::async_connect(*socket_, targets, kAsTuple);
+      const auto [error, target] = co_await asio::async_connect(socket, targets, kAsTuple);
       failed = error;
     }
   }
   Disarm();
   if (failed || aborted_ || timed_out_) co_return Failure("connecting to", failed);
   asio::error_code ignored;
-  socket_->set_option(tcp::no_delay(true), ignored);
+  socket.set_option(tcp::no_delay(true), ignored);
+  if (!endpoint_.tls) co_return base::Status::Ok();
+  base::Status greeted = co_await ShakeHands(deadline);
+  co_return greeted;
+}
+
+asio::awaitable<base::Status> HttpCall::ShakeHands(base::TimePoint deadline) {
+  if (client_->options().tls == nullptr) {
+    co_return base::FailedPrecondition("{}: no TLS settings for https", endpoint_.Authority());
+  }
+  auto engine =
+      transport::TlsEngine::Create(client_->options().tls, transport::TlsEnd::kClient, endpoint_.host);
+  if (!engine.ok()) co_return engine.status();
+  channel_->tls = *std::move(engine);
+  Arm(std::min(deadline, Now() + transport::kHandshakeTimeout));
+  asio::error_code failed;
+  base::Status refused;
+  while (!failed) {
+    const base::Result<bool> done = channel_->tls->Handshake();
+    std::vector<std::byte> output;
+    channel_->tls->TakeOutput(output);
+    const auto buffer = asio::buffer(output);
+    const auto [unsent, count] = co_await asio::async_write(channel_->socket, buffer, kAsTuple);
+    refused = done.status();
+    failed = unsent;
+    if (failed || !done.ok() || *done) break;
+    channel_->tls_input.resize(kReadBytes);
+    const auto input = asio::buffer(channel_->tls_input);
+    const auto [unread, got] = co_await channel_->socket.async_read_some(input, kAsTuple);
+    failed = unread;
+    channel_->tls->Feed(std::span<const std::byte>(channel_->tls_input).first(got));
+  }
+  Disarm();
+  if (!refused.ok()) co_return refused.Annotate(endpoint_.Authority());
+  if (failed || aborted_ || timed_out_) co_return Failure("TLS handshake with", failed);
   co_return base::Status::Ok();
+}
+
+asio::awaitable<size_t> HttpCall::Receive(std::span<char> into, asio::error_code& error) {
+  transport::TlsEngine* const tls = channel_->tls.get();
+  while (true) {
+    if (tls != nullptr) {
+      const auto decoded = tls->Decode(std::as_writable_bytes(into));
+      if (!decoded.ok()) error = asio::error::eof;
+      if (!decoded.ok() || *decoded > 0) co_return decoded.ok() ? *decoded : 0;
+      channel_->tls_input.resize(kReadBytes);
+    }
+    const auto buffer =
+        tls == nullptr ? asio::mutable_buffer(into.data(), into.size()) : asio::buffer(channel_->tls_input);
+    const auto [failed, count] = co_await channel_->socket.async_read_some(buffer, kAsTuple);
+    error = failed;
+    if (failed || tls == nullptr) co_return count;
+    tls->Feed(std::span<const std::byte>(channel_->tls_input).first(count));
+  }
 }
 
 asio::awaitable<base::Status> HttpCall::SendAndReadHead(const std::string& bytes, base::TimePoint deadline) {
   if (aborted_) co_return Failure("calling", {});
+  std::vector<std::byte> coded;
+  if (channel_->tls != nullptr) {
+    const base::Status encoded = channel_->tls->Encode(std::as_bytes(std::span(bytes)));
+    if (!encoded.ok()) co_return encoded.Annotate(endpoint_.Authority());
+    channel_->tls->TakeOutput(coded);
+  }
   Arm(deadline);
-  const auto buffer = asio::buffer(bytes);
-  const auto [error, count] = co_await asio::async_write(*socket_, buffer, kAsTuple);
+  const asio::const_buffer buffer =
+      channel_->tls != nullptr ? asio::const_buffer(coded.data(), coded.size()) : asio::buffer(bytes);
+  const auto [error, count] = co_await asio::async_write(channel_->socket, buffer, kAsTuple);
   Disarm();
   if (error) co_return Failure("sending to", error);
   while (!parser_.head_complete()) {
@@ -182,9 +247,10 @@ asio::awaitable<base::Status> HttpCall::SendAndReadHead(const std::string& bytes
 asio::awaitable<base::Status> HttpCall::ReadMore(base::TimePoint deadline) {
   if (aborted_ || timed_out_) co_return Failure("reading from", {});
   std::array<char, kReadBytes> piece;
-  const auto buffer = asio::buffer(piece);
+  const std::span<char> into(piece);
+  asio::error_code error;
   Arm(deadline);
-  const auto [error, count] = co_await socket_->async_read_some(buffer, kAsTuple);
+  const size_t count = co_await Receive(into, error);
   Disarm();
   if (error == asio::error::eof && answer_begun_) {
     parser_.FeedEof();
@@ -224,9 +290,8 @@ asio::awaitable<base::Result<std::string>> HttpCall::ReadAll(base::TimePoint dea
 }
 
 void HttpCall::ReturnConnection() {
-  if (!socket_ || aborted_ || timed_out_ || !parser_.keep_alive()) return;
-  client_->PutIdle(endpoint_, std::move(*socket_));
-  socket_.reset();
+  if (channel_ == nullptr || aborted_ || timed_out_ || !parser_.keep_alive()) return;
+  client_->PutIdle(endpoint_, std::move(channel_));
 }
 
 HttpClient::HttpClient(asio::io_context& context, const HttpClientOptions& options)

@@ -6,7 +6,7 @@
 // the pending operation ends with kCancelled.
 //
 // Thread safety: the io thread. Errors: kUnavailable (refused, reset, cut short), kDeadlineExceeded,
-// kCancelled (Abort), kCorrupt (not HTTP).
+// kCancelled (Abort), kCorrupt (not HTTP), kPermissionDenied (the TLS handshake).
 #pragma once
 
 #include <asio/awaitable.hpp>
@@ -14,15 +14,17 @@
 #include <asio/steady_timer.hpp>
 #include <cstdint>
 #include <memory>
-#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
 #include "kvplane/server/http_endpoint.h"
 #include "kvplane/server/http_parser.h"
 #include "kvplane/server/io_loop.h"
+#include "kvplane/transport/tls_engine.h"
 
 namespace kvplane::server {
 
@@ -32,9 +34,19 @@ struct HttpClientOptions {
       std::chrono::seconds(30);  // pooled connections older than this are not reused
   size_t max_idle_per_endpoint = 64;
   HttpLimits limits;  // of one answer
+  // What certificates of https endpoints are checked with; null: such endpoints cannot be called.
+  std::shared_ptr<const transport::TlsContext> tls;
 };
 
 class HttpClientState;
+
+// A connection, used by one call at a time.
+struct HttpChannel {
+  explicit HttpChannel(asio::io_context& context) : socket(context) {}
+  asio::ip::tcp::socket socket;
+  std::unique_ptr<transport::TlsEngine> tls;  // null: plain
+  std::vector<std::byte> tls_input;           // coded, what the engine is working on
+};
 
 class HttpCall : public std::enable_shared_from_this<HttpCall> {
  public:
@@ -57,8 +69,11 @@ class HttpCall : public std::enable_shared_from_this<HttpCall> {
 
  private:
   asio::awaitable<base::Status> Connect(base::TimePoint deadline);
+  asio::awaitable<base::Status> ShakeHands(base::TimePoint deadline);
   asio::awaitable<base::Status> SendAndReadHead(const std::string& bytes, base::TimePoint deadline);
   asio::awaitable<base::Status> ReadMore(base::TimePoint deadline);
+  // Bytes off the socket, decoded; `error` is set where there are none.
+  asio::awaitable<size_t> Receive(std::span<char> into, asio::error_code& error);
   void Arm(base::TimePoint deadline);
   void Disarm();
   base::Status Failure(std::string_view what, const asio::error_code& error) const;
@@ -66,7 +81,7 @@ class HttpCall : public std::enable_shared_from_this<HttpCall> {
 
   const std::shared_ptr<HttpClientState> client_;
   const HttpEndpoint endpoint_;
-  std::optional<asio::ip::tcp::socket> socket_;
+  std::unique_ptr<HttpChannel> channel_;
   asio::ip::tcp::resolver resolver_;
   asio::steady_timer timer_;
   uint64_t timer_round_ = 0;  // a timer that fired for an earlier operation must not hit a later one

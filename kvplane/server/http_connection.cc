@@ -8,7 +8,11 @@
 #include <asio/experimental/awaitable_operators.hpp>
 #include <asio/this_coro.hpp>
 #include <asio/write.hpp>
+#include <span>
 #include <utility>
+
+#include "kvplane/base/log.h"
+#include "kvplane/transport/stream.h"
 
 namespace kvplane::server {
 namespace {
@@ -22,6 +26,8 @@ constexpr size_t kReadBytes = 16 << 10;
 constexpr size_t kMaxPipelinedBytes = 64 << 10;
 // One piece handed to the kernel; the write timeout is per piece, so it measures progress, not size.
 constexpr size_t kWriteBytes = 64 << 10;
+// Encoded at a time: bounds the copy that TLS makes of an answer.
+constexpr size_t kEncodeBytes = 1 << 20;
 // After a refusal the peer may still be sending. Closing at once would make the kernel reset the connection
 // and destroy the answer before it is read, so input is dropped for a while.
 constexpr base::Duration kLinger = std::chrono::seconds(1);
@@ -104,9 +110,11 @@ void ConnectionExchange::Detach(bool delivered) {
 }
 
 HttpConnection::HttpConnection(std::shared_ptr<IoLoop> loop, asio::ip::tcp::socket socket,
+                               std::unique_ptr<transport::TlsEngine> tls,
                                std::shared_ptr<ConnectionOwner> owner)
     : loop_(std::move(loop)),
       socket_(std::move(socket)),
+      tls_(std::move(tls)),
       owner_(std::move(owner)),
       watchdog_(loop_->context()),
       wake_(loop_->context()),
@@ -140,6 +148,7 @@ asio::awaitable<void> HttpConnection::Run() {
   // Still set here: the watchdog or Close() ended the exchange.
   if (const auto exchange = std::exchange(exchange_, nullptr)) {
     exchange->Detach(/*delivered=*/false);
+    cut_off_ = true;
     owner_->OnExchangeEnd();
   }
   asio::error_code ignored;
@@ -148,8 +157,9 @@ asio::awaitable<void> HttpConnection::Run() {
     const std::string bytes =
         SerializeResponseHead(response, BodyFraming::kLength, /*keep_alive=*/false) + response.body;
     socket_.non_blocking(true, ignored);
-    socket_.write_some(asio::buffer(bytes), ignored);
+    if (const auto coded = Coded(bytes)) socket_.write_some(asio::buffer(*coded), ignored);
   }
+  SayFarewell();
   socket_.shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
   socket_.close(ignored);
   owner_->OnClosed(this);
@@ -162,6 +172,10 @@ asio::awaitable<bool> HttpConnection::Cancelled() {
 
 asio::awaitable<void> HttpConnection::Serve() {
   co_await asio::this_coro::throw_if_cancelled(false);
+  if (tls_ != nullptr) {
+    const bool greeted = co_await ShakeHands();
+    if (!greeted) co_return;
+  }
   while (true) {
     const bool complete = co_await ReadRequest();
     if (!complete) co_return;
@@ -188,8 +202,41 @@ void HttpConnection::SetDeadline(base::TimePoint deadline) {
 
 void HttpConnection::SetTimeout(base::Duration timeout) { SetDeadline(Now() + timeout); }
 
+asio::awaitable<bool> HttpConnection::ShakeHands() {
+  const base::TimePoint deadline = Now() + transport::kHandshakeTimeout;
+  while (true) {
+    const base::Result<bool> done = tls_->Handshake();
+    std::vector<std::byte> output;  // also the alert that tells the client why not
+    tls_->TakeOutput(output);
+    SetDeadline(deadline);
+    const std::string_view bytes(reinterpret_cast<const char*>(output.data()), output.size());
+    const bool sent = co_await WriteCoded(bytes);
+    if (!done.ok()) base::Log(base::LogLevel::kDebug, "HTTPS: {}", done.status().message());
+    if (!sent || !done.ok() || *done) co_return sent&& done.ok();
+    SetDeadline(deadline);
+    const bool more = co_await FeedTls();
+    if (!more) co_return false;
+  }
+}
+
+asio::awaitable<bool> HttpConnection::FeedTls() {
+  tls_input_.resize(kReadBytes);
+  const auto [error, count] = co_await socket_.async_read_some(asio::buffer(tls_input_), kAsTuple);
+  if (error) co_return false;
+  tls_->Feed(std::span<const std::byte>(tls_input_).first(count));
+  co_return true;
+}
+
 asio::awaitable<bool> HttpConnection::ReadMore() {
   std::array<char, kReadBytes> piece;
+  while (tls_ != nullptr) {
+    const auto got = tls_->Decode(std::as_writable_bytes(std::span(piece)));
+    if (!got.ok()) co_return false;
+    unread_.append(piece.data(), *got);
+    if (*got > 0) co_return true;
+    const bool more = co_await FeedTls();
+    if (!more) co_return false;
+  }
   const auto [error, count] = co_await socket_.async_read_some(asio::buffer(piece), kAsTuple);
   if (error) co_return false;
   unread_.append(piece.data(), count);
@@ -251,6 +298,7 @@ asio::awaitable<bool> HttpConnection::RunExchange() {
   const bool delivered =
       exchange->complete() && !exchange->aborted() && !pump_failed_ && exchange->buffered_bytes() == 0;
   exchange->Detach(delivered);
+  cut_off_ = !delivered;
   owner_->OnExchangeEnd();
   co_return delivered && exchange->keep_alive();
 }
@@ -291,7 +339,36 @@ asio::awaitable<void> HttpConnection::WatchPeer() {
   }
 }
 
+std::optional<std::string_view> HttpConnection::Coded(std::string_view plain) {
+  if (tls_ == nullptr) return plain;
+  if (!tls_->Encode(std::as_bytes(std::span(plain))).ok()) return std::nullopt;
+  tls_->TakeOutput(coded_);
+  return std::string_view(reinterpret_cast<const char*>(coded_.data()), coded_.size());
+}
+
+// Without it, a client of TLS takes the end for a cut; so it must not come after one.
+void HttpConnection::SayFarewell() {
+  if (tls_ == nullptr || closing_ || cut_off_) return;
+  tls_->Close();
+  tls_->TakeOutput(coded_);
+  asio::error_code ignored;
+  socket_.non_blocking(true, ignored);
+  socket_.write_some(asio::buffer(coded_), ignored);
+}
+
 asio::awaitable<bool> HttpConnection::WriteAll(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const std::string_view plain = bytes.substr(0, kEncodeBytes);
+    const std::optional<std::string_view> coded = Coded(plain);
+    if (!coded) co_return false;
+    const bool sent = co_await WriteCoded(*coded);
+    if (!sent) co_return false;
+    bytes.remove_prefix(plain.size());
+  }
+  co_return true;
+}
+
+asio::awaitable<bool> HttpConnection::WriteCoded(std::string_view bytes) {
   size_t written = 0;
   while (written < bytes.size()) {
     SetTimeout(owner_->options().write_timeout);

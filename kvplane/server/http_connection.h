@@ -1,7 +1,8 @@
 // HttpConnection: the coroutines of one accepted socket. Internal to http_server.cc.
 //
 // Serve() reads a request, hands it on, pumps the answer out while WatchPeer() notices a client that leaves,
-// and starts again. A watchdog ends it when the deadline in force passes; every wait for the peer sets one.
+// and starts again. With TLS a handshake comes first and a TlsEngine codes what the socket moves. A watchdog
+// ends it when the deadline in force passes; every wait for the peer sets one.
 //
 // Thread safety: io thread only, ConnectionExchange::Post excepted.
 #pragma once
@@ -13,12 +14,14 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "kvplane/base/clock.h"
 #include "kvplane/server/http_exchange.h"
 #include "kvplane/server/http_parser.h"
 #include "kvplane/server/http_server.h"
 #include "kvplane/server/io_loop.h"
+#include "kvplane/transport/tls_engine.h"
 
 namespace kvplane::server {
 
@@ -84,8 +87,9 @@ class ConnectionOwner {
 
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
+  // `tls` is null on a plain connection.
   HttpConnection(std::shared_ptr<IoLoop> loop, asio::ip::tcp::socket socket,
-                 std::shared_ptr<ConnectionOwner> owner);
+                 std::unique_ptr<transport::TlsEngine> tls, std::shared_ptr<ConnectionOwner> owner);
 
   void Start();
   // Ends the connection soon, whatever it is doing.
@@ -100,14 +104,21 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   asio::awaitable<void> Run();
   asio::awaitable<void> Serve();
   asio::awaitable<void> Watchdog();
+  asio::awaitable<bool> ShakeHands();
   // False when the connection should end; an error answer has then been sent where one is due.
   asio::awaitable<bool> ReadRequest();
   asio::awaitable<bool> ReadMore();
+  // Takes coded bytes off the socket for the TLS engine.
+  asio::awaitable<bool> FeedTls();
   // True when the answer is complete and another request may follow.
   asio::awaitable<bool> RunExchange();
   asio::awaitable<void> Pump();
   asio::awaitable<void> WatchPeer();
   asio::awaitable<bool> WriteAll(std::string_view bytes);
+  asio::awaitable<bool> WriteCoded(std::string_view bytes);
+  // What goes to the socket for `plain`; with TLS it lies in coded_. Nothing: the connection is broken.
+  std::optional<std::string_view> Coded(std::string_view plain);
+  void SayFarewell();
   // The answer to what has arrived of a request that will not be read to its end, if it is to be refused.
   std::optional<HttpResponse> Refusal();
   asio::awaitable<void> RefuseAndLinger(const HttpResponse& response);
@@ -118,6 +129,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   std::shared_ptr<IoLoop> loop_;
   asio::ip::tcp::socket socket_;
+  std::unique_ptr<transport::TlsEngine> tls_;
+  std::vector<std::byte> tls_input_;  // coded, what the engine is working on
+  std::vector<std::byte> coded_;      // coded, being written
   std::shared_ptr<ConnectionOwner> owner_;
   asio::steady_timer watchdog_;
   Event wake_;
@@ -129,6 +143,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool body_allowed_ = false;     // the owner has seen the head that the body belongs to
   bool reading_request_ = false;  // inside a request that has not arrived completely
   bool pump_failed_ = false;
+  bool cut_off_ = false;  // an answer did not get out completely
 };
 
 }  // namespace kvplane::server

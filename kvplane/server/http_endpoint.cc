@@ -6,6 +6,7 @@ namespace kvplane::server {
 namespace {
 
 constexpr std::string_view kScheme = "http://";
+constexpr std::string_view kTlsScheme = "https://";
 constexpr size_t kMaxHostBytes = 253;  // of a DNS name
 
 }  // namespace
@@ -17,16 +18,21 @@ std::string HttpEndpoint::Authority() const {
 
 base::Result<HttpEndpoint> ParseHttpEndpoint(std::string_view url) {
   const auto bad = [&](std::string_view why) {
-    return base::InvalidArgument("'{}' is not a node address: {}; expected http://HOST:PORT", url, why);
+    return base::InvalidArgument(
+        "'{}' is not a node address: {}; expected http://HOST:PORT or https://HOST:PORT", url, why);
   };
   std::string_view rest = url;
+  HttpEndpoint endpoint;
   if (rest.starts_with(kScheme)) {
     rest.remove_prefix(kScheme.size());
+  } else if (rest.starts_with(kTlsScheme)) {
+    rest.remove_prefix(kTlsScheme.size());
+    endpoint.tls = true;
+    endpoint.port = 443;
   } else if (rest.find("://") != std::string_view::npos) {
-    return bad("only http:// is supported");
+    return bad("only http:// and https:// are supported");
   }
   if (rest.ends_with('/')) rest.remove_suffix(1);
-  HttpEndpoint endpoint;
   std::string_view port;
   if (rest.starts_with('[')) {
     const size_t close = rest.find(']');

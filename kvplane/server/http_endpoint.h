@@ -1,4 +1,4 @@
-// HttpEndpoint: host and port of an HTTP server, from "http://HOST:PORT".
+// HttpEndpoint: host and port of an HTTP server, from "http://HOST:PORT" or "https://HOST:PORT".
 //
 // Thread safety: values.
 #pragma once
@@ -15,12 +15,14 @@ namespace kvplane::server {
 struct HttpEndpoint {
   std::string host;  // name or address, IPv6 without brackets
   uint16_t port = 80;
+  bool tls = false;
 
   std::string Authority() const;  // "127.0.0.1:8000", "[::1]:8000"
   auto operator<=>(const HttpEndpoint&) const = default;
 };
 
-// "http://HOST[:PORT][/]" or "HOST:PORT". kInvalidArgument says what is wrong; https and paths are refused.
+// "http://HOST[:PORT][/]", "https://HOST[:PORT][/]" or "HOST:PORT". kInvalidArgument says what is wrong;
+// paths are refused.
 base::Result<HttpEndpoint> ParseHttpEndpoint(std::string_view url);
 
 }  // namespace kvplane::server

@@ -110,6 +110,12 @@ asio::awaitable<void> HttpServer::State::Accept() {
 void HttpServer::State::Admit(tcp::socket socket) {
   asio::error_code ignored;
   socket.set_option(tcp::no_delay(true), ignored);
+  std::unique_ptr<transport::TlsEngine> tls;
+  if (options_.tls != nullptr) {
+    auto engine = transport::TlsEngine::Create(options_.tls, transport::TlsEnd::kServer, "");
+    if (!engine.ok() || connections_.size() >= options_.max_connections) return;  // cannot say why in clear
+    tls = *std::move(engine);
+  }
   if (connections_.size() >= options_.max_connections) {
     HttpResponse response = hooks_.make_error(503, "too many connections");
     response.headers.Set("Retry-After", "1");
@@ -118,7 +124,8 @@ void HttpServer::State::Admit(tcp::socket socket) {
     socket.write_some(asio::buffer(bytes), ignored);
     return;
   }
-  auto connection = std::make_shared<HttpConnection>(loop_, std::move(socket), shared_from_this());
+  auto connection =
+      std::make_shared<HttpConnection>(loop_, std::move(socket), std::move(tls), shared_from_this());
   connections_.emplace(connection.get(), connection);
   connection_count_.store(connections_.size());
   connection->Start();

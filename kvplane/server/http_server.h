@@ -21,6 +21,7 @@
 #include "kvplane/base/status.h"
 #include "kvplane/server/http_exchange.h"
 #include "kvplane/server/http_parser.h"
+#include "kvplane/transport/tls_context.h"
 
 namespace kvplane::server {
 
@@ -30,6 +31,8 @@ struct HttpServerOptions {
   // Numeric address to bind. Any but a loopback one needs authentication (api_auth.h).
   std::string host = "127.0.0.1";
   uint16_t port = 0;  // 0: the system chooses; see HttpServer::port()
+
+  std::shared_ptr<const transport::TlsContext> tls;  // of a server: HTTPS, TLS 1.3 only; null: plain HTTP
 
   size_t max_connections = 1024;        // one more is told 503 and closed
   HttpLimits limits;                    // of one request

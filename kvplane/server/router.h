@@ -27,7 +27,7 @@ namespace kvplane::server {
 struct RouterOptions {
   HttpServerOptions http;  // address, port, limits and timeouts of client connections
 
-  std::vector<std::string> prefill;  // "http://HOST:PORT"; may be empty
+  std::vector<std::string> prefill;  // "http://HOST:PORT" or "https://HOST:PORT"; may be empty
   std::vector<std::string> decode;   // at least one
 
   // File with one bearer token per line that clients must send; empty: none needed, loopback only.
@@ -35,6 +35,8 @@ struct RouterOptions {
   // File with the bearer token that the nodes want; empty: none is sent, and without client authentication
   // here the client's own token is passed on.
   std::string node_token_file;
+  // What the certificates of https nodes are checked with; null: only http nodes.
+  std::shared_ptr<const transport::TlsContext> node_tls;
   // Allow another address than loopback without a token.
   bool insecure = false;
 

@@ -132,11 +132,14 @@ TEST(RoutedRequestUnit, WritesBothHalves) {
 
 TEST(HttpEndpointUnit, ReadsAddresses) {
   EXPECT_EQ(ParseHttpEndpoint("http://127.0.0.1:8000")->Authority(), "127.0.0.1:8000");
+  EXPECT_FALSE(ParseHttpEndpoint("http://127.0.0.1:8000")->tls);
+  EXPECT_TRUE(ParseHttpEndpoint("https://node")->tls);
+  EXPECT_EQ(ParseHttpEndpoint("https://node")->Authority(), "node:443");
   EXPECT_EQ(ParseHttpEndpoint("http://node-1/")->port, 80);
   EXPECT_EQ(ParseHttpEndpoint("node-1:9")->host, "node-1");
   EXPECT_EQ(ParseHttpEndpoint("http://[::1]:9")->Authority(), "[::1]:9");
   for (const char* bad :
-       {"", "http://", "https://a:1", "http://a:", "http://a:0", "http://a:99999", "http://a:x", "http://a/b",
+       {"", "http://", "ftp://a:1", "https://", "http://a:", "http://a:0", "http://a:99999", "http://a:x", "http://a/b",
         "http://u@a:1", "http://[::1", "http://[::1]x", "a b:1"}) {
     EXPECT_FALSE(ParseHttpEndpoint(bad).ok()) << bad;
   }

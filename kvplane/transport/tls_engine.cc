@@ -163,6 +163,12 @@ base::Status TlsEngine::ChangeKey() {
   return Broken("change of key");
 }
 
+void TlsEngine::Close() {
+  ERR_clear_error();
+  SSL_shutdown(state_->ssl.get());
+  ERR_clear_error();
+}
+
 base::Status TlsEngine::Broken(std::string_view what) const {
   return base::Unavailable("TLS {}: {}", what, TakeTlsErrorText("the connection is broken"));
 }

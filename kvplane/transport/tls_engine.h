@@ -43,6 +43,9 @@ class TlsEngine {
   // What is encoded from now on gets a new key (KeyUpdate, RFC 8446, section 4.6.3).
   base::Status ChangeKey();
 
+  // Tells the peer that nothing follows, so that it can tell the end from a cut (close_notify).
+  void Close();
+
   // Replaces `into` by the output and leaves none.
   void TakeOutput(std::vector<std::byte>& into);
 

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/cli/exit_code.h"
+#include "apps/cli/https_flags.h"
 #include "apps/cli/seconds_flag.h"
 #include "apps/cli/shutdown_signal.h"
 #include "kvplane/base/log.h"
@@ -33,6 +34,8 @@ base::Status Route(const RouteArgs& args) {
   options.auth_token_file = args.auth_token_file;
   options.node_token_file = args.node_token_file;
   options.insecure = args.insecure;
+  KVPLANE_ASSIGN_OR_RETURN(options.http.tls, HttpsServerContext(args.tls_certificate, args.tls_key));
+  KVPLANE_ASSIGN_OR_RETURN(options.node_tls, HttpsClientContext(args.node_ca));
   KVPLANE_ASSIGN_OR_RETURN(options.request_timeout,
                            SecondsFlag("--request-timeout-s", args.request_timeout_s));
   KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<server::Router> router, server::Router::Create(options));
@@ -40,8 +43,9 @@ base::Status Route(const RouteArgs& args) {
     base::Log(base::LogLevel::kInfo, "draining for at most {:.0f} s", base::ToSeconds(drain));
     router->RequestDrain(base::Clock::System().Now() + drain);
   });
-  const nlohmann::ordered_json line = {
+  nlohmann::ordered_json line = {
       {"event", "ready"}, {"role", "router"}, {"http", fmt::format("{}:{}", args.host, router->port())}};
+  if (!args.tls_certificate.empty()) line["tls"] = true;
   fmt::print("{}\n", line.dump());
   std::fflush(stdout);
   router->Run();

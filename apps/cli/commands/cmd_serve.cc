@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "apps/cli/exit_code.h"
+#include "apps/cli/https_flags.h"
 #include "apps/cli/seconds_flag.h"
 #include "apps/cli/shutdown_signal.h"
 #include "kvplane/base/log.h"
@@ -62,6 +63,7 @@ void PrintReady(const ServeArgs& args, NodeRuntime& runtime, uint16_t port) {
                                  {"role", args.runtime.role},
                                  {"http", fmt::format("{}:{}", args.host, port)},
                                  {"compute", model::Name(runtime.model().compute())}};
+  if (!args.tls_certificate.empty()) line["tls"] = true;
   if (const std::string kv = runtime.kv_endpoint(); !kv.empty()) line["kv"] = kv;
   fmt::print("{}\n", line.dump());
   std::fflush(stdout);
@@ -71,12 +73,13 @@ base::Status Serve(const ServeArgs& args) {
   KVPLANE_RETURN_IF_ERROR(ConfigureLogFrom(args));
   KVPLANE_ASSIGN_OR_RETURN(const base::Duration drain,
                            SecondsFlag("--drain-s", args.drain_s, /*zero_allowed=*/true));
+  server::ServerOptions options;
+  KVPLANE_ASSIGN_OR_RETURN(options.http.tls, HttpsServerContext(args.tls_certificate, args.tls_key));
   ShutdownSignal signals;
   RuntimeArgs runtime_args = args.runtime;
   runtime_args.kv_security.auth_token_file = args.auth_token_file;
   runtime_args.insecure = args.insecure;
   KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<NodeRuntime> runtime, NodeRuntime::Create(runtime_args));
-  server::ServerOptions options;
   options.http.host = args.host;
   options.http.port = static_cast<uint16_t>(args.port);
   options.auth_token_file = args.auth_token_file;

@@ -20,6 +20,8 @@ struct ServeArgs {
   std::string served_model_name;   // default: the model folder's name
   std::string auth_token_file;     // bearer token clients must send, and what nodes prove to each other
   bool insecure = false;           // allow a public address without a token
+  std::string tls_certificate;     // HTTPS instead of HTTP: PEM files
+  std::string tls_key;
   double drain_s = 30;
   std::string log_level = "info";
   bool log_json = false;
