@@ -49,7 +49,7 @@ base::Status RemoteLink::Serve() {
   }
   transport::FrameReader reader(kStoreProtocol, *stream);
   const base::Result<StoreHello> server = Greet(*stream, reader, deadline);
-  if (!server.ok()) return server.status().Annotate(options_.endpoint);
+  if (!server.ok()) return base::Unavailable("{}: {}", options_.endpoint, server.status().ToString());
   {
     base::MutexLock lock(mutex_);
     if (stopped_) return base::Cancelled("the store was shut down");
@@ -73,7 +73,8 @@ base::Status RemoteLink::Serve() {
   if (status.code() == base::StatusCode::kCancelled) {
     return base::Unavailable("{}: the connection broke", options_.endpoint);
   }
-  return status.Annotate(options_.endpoint);
+  // Whatever was wrong, it was the connection, not an object: kCorrupt would say that of an entry.
+  return base::Unavailable("{}: {}", options_.endpoint, status.ToString());
 }
 
 base::Result<StoreHello> RemoteLink::Greet(transport::Stream& stream, transport::FrameReader& reader,

@@ -31,6 +31,11 @@ class StoreServer::State {
 
   ~State() {
     Drain(Now());
+    {
+      // What is in the store's hands still ends by the requests' own deadlines, or by the store's Shutdown().
+      base::MutexLock lock(mutex_);
+      while (!open_.empty()) changed_.Wait(mutex_);
+    }
     acceptor_.join();
     Collect();
   }
@@ -67,9 +72,6 @@ class StoreServer::State {
       }
     }
     for (const auto& connection : connections) connection->Close();
-    // What is in the store's hands still ends by the requests' own deadlines, or by the store's Shutdown().
-    base::MutexLock lock(mutex_);
-    while (!open_.empty()) changed_.Wait(mutex_);
   }
 
  private:

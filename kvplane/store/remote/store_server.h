@@ -65,7 +65,9 @@ class StoreServer {
   // Listens at once. kInvalidArgument, or what the transport says.
   static base::Result<std::unique_ptr<StoreServer>> Create(transport::Transport& transport, Store& store,
                                                            StoreServerOptions options);
-  ~StoreServer();  // ends all connections
+  // Ends all connections and waits for calls of the store that are in progress: its Shutdown() ends them
+  // sooner than their deadlines.
+  ~StoreServer();
 
   std::string endpoint() const;  // with the real port
   StoreServerCounters counters() const;
