@@ -10,6 +10,7 @@
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/control/plan.h"
 #include "kvplane/engine/engine_loop.h"
+#include "kvplane/engine/run_object.h"
 
 namespace kvplane::engine {
 
@@ -79,13 +80,40 @@ base::Status CheckProfiles(const EngineOptions& options, const model::Model& mod
   return base::Status::Ok();
 }
 
+// Null without a store.
+base::Result<std::unique_ptr<PrefixServices>> CreatePrefix(const model::Model& model,
+                                                           const EngineOptions& options) {
+  const PrefixOptions& prefix = options.prefix;
+  if (prefix.store == nullptr) return std::unique_ptr<PrefixServices>();
+  if (prefix.timeout <= base::Duration{})
+    return base::InvalidArgument("the store's timeout must be positive");
+  if (prefix.quality > store::kLossless || prefix.min_quality > store::kLossless) {
+    return base::InvalidArgument("qualities of stored KV are in thousandths: at most {}", store::kLossless);
+  }
+  const RunShape shape{.geometry = model.kv_geometry(),
+                       .model_fingerprint = model.fingerprint(),
+                       .rope = RopeHash(model.config().rope),
+                       .run_tokens = prefix.run_tokens};
+  store::KeySpace keys{.model_fingerprint = shape.model_fingerprint,
+                       .rope = shape.rope,
+                       .run_tokens = prefix.run_tokens,
+                       .tenant = prefix.tenant,
+                       .salt = prefix.salt};
+  KVPLANE_RETURN_IF_ERROR(keys.Validate());
+  auto coding = BindRunCoding(prefix.strategy, ProfileFor(prefix.strategy, options.profiles));
+  if (!coding.ok()) return coding.status().Annotate("store strategy");
+  return std::make_unique<PrefixServices>(*prefix.store, std::move(keys), shape, options.profiles, prefix,
+                                          *std::move(coding));
+}
+
 // A prefill node generates the one token that the forward pass over the prompt gives.
 uint32_t EffectiveMaxTokens(const Request& request) { return request.remote_decode ? 1 : request.max_tokens; }
 
 class ThreadedEngine final : public Engine {
  public:
   ThreadedEngine(model::Model& model, EngineOptions options, std::shared_ptr<KvArena> arena,
-                 transfer::KvSender* sender, transfer::KvReceiver* receiver)
+                 transfer::KvSender* sender, transfer::KvReceiver* receiver,
+                 std::unique_ptr<PrefixServices> prefix)
       : options_(std::move(options)),
         vocab_(model.config().vocab),
         layers_(model.kv_geometry().layers),
@@ -95,7 +123,9 @@ class ThreadedEngine final : public Engine {
         seeds_(static_cast<uint64_t>(base::Clock::System().Now().time_since_epoch().count())),
         inbox_(std::make_shared<Inbox>()),
         shared_(options_.max_queued),
-        loop_(model, options_, arena, inbox_, shared_, Transfers(model, sender, receiver, inbox_, arena)),
+        prefix_(std::move(prefix)),
+        loop_(model, options_, arena, inbox_, shared_, Transfers(model, sender, receiver, inbox_, arena),
+              prefix_.get()),
         thread_(&EngineLoop::Run, &loop_) {}
 
   ~ThreadedEngine() override {
@@ -107,7 +137,11 @@ class ThreadedEngine final : public Engine {
   base::Result<base::RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override;
   void Cancel(base::RequestId id) override { inbox_->Post(CancelMessage{id}); }
   void Drain(base::TimePoint deadline) override;
-  EngineStats stats() const override { return shared_.stats(); }
+  EngineStats stats() const override {
+    EngineStats stats = shared_.stats();
+    if (prefix_ != nullptr) stats.prefix = prefix_->context.counters.Snapshot();
+    return stats;
+  }
   const EngineOptions& options() const override { return options_; }
 
  private:
@@ -124,6 +158,7 @@ class ThreadedEngine final : public Engine {
   base::Rng seeds_ KVPLANE_GUARDED_BY(seeds_mutex_);  // for requests that name no seed
   std::shared_ptr<Inbox> inbox_;
   SharedState shared_;
+  const std::unique_ptr<PrefixServices> prefix_;  // null: no store
   EngineLoop loop_;
   std::thread thread_;
 };
@@ -210,9 +245,11 @@ base::Result<base::RequestId> ThreadedEngine::Submit(Request request, std::share
 void ThreadedEngine::Drain(base::TimePoint deadline) {
   shared_.RefuseNew();
   inbox_->Post(DrainMessage{deadline});
-  if (shared_.WaitUntilIdle(deadline)) return;
-  // The loop cancels what is left at the deadline; only completions of its transfers are awaited now.
-  shared_.WaitUntilIdle(base::Clock::System().Now() + EngineLoop::kStopGrace);
+  if (!shared_.WaitUntilIdle(deadline)) {
+    // The loop cancels what is left at the deadline; only completions of its transfers are awaited now.
+    shared_.WaitUntilIdle(base::Clock::System().Now() + EngineLoop::kStopGrace);
+  }
+  if (prefix_ != nullptr) prefix_->pusher.WaitUntilIdle(deadline);  // what is coded is to be stored
 }
 
 }  // namespace
@@ -226,8 +263,9 @@ base::Result<std::unique_ptr<Engine>> Engine::Create(model::Model& model, const 
   const auto format = tensor::PageFormat::HeadMajor(geometry, resolved.block_tokens);
   KVPLANE_ASSIGN_OR_RETURN(std::shared_ptr<KvArena> arena,
                            KvArena::Create(format, resolved.kv_bytes, geometry.layers));
-  return std::unique_ptr<Engine>(
-      std::make_unique<ThreadedEngine>(model, std::move(resolved), std::move(arena), sender, receiver));
+  KVPLANE_ASSIGN_OR_RETURN(std::unique_ptr<PrefixServices> prefix, CreatePrefix(model, resolved));
+  return std::unique_ptr<Engine>(std::make_unique<ThreadedEngine>(
+      model, std::move(resolved), std::move(arena), sender, receiver, std::move(prefix)));
 }
 
 }  // namespace kvplane::engine

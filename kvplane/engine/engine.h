@@ -9,8 +9,13 @@
 // under a transfer id; one with `remote_prefill` pulls its KV from another node and is decoded here. If that
 // KV does not arrive intact in time the prompt is recomputed here: slower, never wrong.
 //
+// Prefixes: with a store (EngineOptions::prefix) the whole block runs at the beginning of a prompt are looked
+// up, and loaded where that is faster than computing them; computed runs are pushed. docs/adr/0007 says who
+// waits for whom.
+//
 // Determinism: for given weights, compute type and instruction set, greedy output does not depend on what
-// else is in the batch, on chunk sizes or on where the prefill ran (with a lossless strategy).
+// else is in the batch, on chunk sizes, on where the prefill ran or on what came from a store (with lossless
+// strategies).
 #pragma once
 
 #include <cstdint>
@@ -26,6 +31,7 @@
 #include "kvplane/base/status.h"
 #include "kvplane/codec/model_profile.h"
 #include "kvplane/codec/strategy.h"
+#include "kvplane/engine/prefix_options.h"
 #include "kvplane/model/model.h"
 #include "kvplane/model/sampling.h"
 #include "kvplane/transfer/kv_receiver.h"
@@ -50,6 +56,7 @@ struct EngineOptions {
   codec::ProfileSet profiles{};
   // Ends of sequence; empty: those of the model's config.json.
   std::vector<int32_t> eos_token_ids{};
+  PrefixOptions prefix{};  // the store in which prefixes of prompts are looked up and kept
 };
 
 // This node prefills; another will pull the KV under `transfer_id`. One token is generated (max_tokens is
@@ -75,6 +82,7 @@ struct Request {
   bool ignore_eos = false;  // end-of-sequence ids do not end the request; stop_token_ids still do
   std::vector<int32_t> stop_token_ids;
   base::TimePoint deadline = base::kNoDeadline;
+  bool accept_lossy = true;                   // false: only lossless KV is taken from the store
   std::optional<RemoteDecode> remote_decode;  // at most one of the two
   std::optional<RemotePrefill> remote_prefill;
 };
@@ -92,19 +100,32 @@ struct TokenEvent {
   bool stop = false;   // an end-of-sequence or stop id: counted, but not part of the text
 };
 
+// What became of the part of the prompt that the store may have had.
+struct PrefixOutcome {
+  uint32_t found_tokens = 0;   // in whole runs, at lookup
+  uint32_t loaded_tokens = 0;  // of these, not computed
+  uint64_t found_bytes = 0;    // coded
+  std::string tier;            // the slowest that a found run lies in; empty: nothing was found
+  base::Duration lookup{};
+  base::Duration load{};  // from its start until the last run had landed or was the engine's
+  std::string reason;     // why it was loaded, computed or not found
+  std::string error;      // the first thing that went wrong with it
+};
+
 struct FinishEvent {
   FinishReason reason = FinishReason::kStop;
   base::Status status;  // why, for kFailed and kCancelled
   uint32_t prompt_tokens = 0;
   uint32_t generated_tokens = 0;
-  uint32_t cached_tokens = 0;
+  uint32_t cached_tokens = 0;  // prompt tokens whose KV came from the store
   KvSource source = KvSource::kLocal;
   std::string recompute_reason;  // why the transfer failed, when source is kRecompute
   base::Duration queue{};        // submit to first scheduled
   base::Duration prefill{};      // first scheduled to first token (local prefill only)
   base::Duration ttft{};         // submit to first token
   base::Duration total{};
-  std::optional<transfer::TransferOutcome> transfer;
+  std::optional<transfer::TransferOutcome> transfer{};
+  std::optional<PrefixOutcome> prefix{};  // where the store was asked
 };
 
 // Receives a request's events on the engine's thread; must not block. OnFinish comes exactly once, last. For
@@ -122,9 +143,10 @@ struct EngineStats {
   uint64_t transfers_sent = 0, transfers_received = 0, transfers_failed = 0, recomputes = 0;
   uint64_t tiles_retried = 0;
   uint64_t kv_bytes_raw = 0, kv_bytes_wire = 0;  // sent and received
-  uint32_t queued = 0, running = 0, transferring = 0;
+  uint32_t queued = 0, running = 0, transferring = 0, loading = 0;
   uint32_t blocks_total = 0, blocks_used = 0;
   double step_seconds = 0, gemm_seconds = 0, attention_seconds = 0;
+  PrefixStats prefix{};
 };
 
 class Engine {
@@ -146,7 +168,8 @@ class Engine {
   virtual base::Result<base::RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
   virtual void Cancel(base::RequestId id) = 0;  // thread-safe, idempotent; the sink still gets OnFinish
 
-  // Refuses new requests and waits for the running ones until `deadline`, then cancels the rest.
+  // Refuses new requests and waits for the running ones, and for what they push to the store, until
+  // `deadline`, then cancels the rest.
   virtual void Drain(base::TimePoint deadline) = 0;
   virtual EngineStats stats() const = 0;
   virtual const EngineOptions& options() const = 0;  // with max_context resolved

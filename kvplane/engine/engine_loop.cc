@@ -16,13 +16,15 @@ base::TimePoint Now() { return base::Clock::System().Now(); }
 }  // namespace
 
 EngineLoop::EngineLoop(model::Model& model, const EngineOptions& options, std::shared_ptr<KvArena> arena,
-                       std::shared_ptr<Inbox> inbox, SharedState& shared, Transfers transfers)
+                       std::shared_ptr<Inbox> inbox, SharedState& shared, Transfers transfers,
+                       PrefixServices* prefix)
     : model_(model),
       options_(options),
       arena_(std::move(arena)),
       inbox_(std::move(inbox)),
       shared_(shared),
       transfers_(std::move(transfers)),
+      prefix_(prefix),
       pool_(arena_->pages()) {
   Publish();
 }
@@ -33,6 +35,7 @@ void EngineLoop::Run() {
       std::visit([this](auto& typed) { Handle(typed); }, message);
     }
     ExpireDeadlines(Now());
+    ExpireLookups(Now());
     if (stopping_ && (requests_.empty() || Now() >= stop_deadline_)) break;
     had_work_ = Step();
     Publish();
@@ -47,7 +50,8 @@ void EngineLoop::Run() {
 
 base::TimePoint EngineLoop::NextWake() const {
   if (had_work_) return base::TimePoint{};
-  return std::min({next_deadline_, drain_deadline_, stop_deadline_});
+  const base::TimePoint lookup = lookups_.empty() ? base::kNoDeadline : lookups_.front().deadline;
+  return std::min({next_deadline_, drain_deadline_, stop_deadline_, lookup, load_review_});
 }
 
 RequestState* EngineLoop::Find(base::RequestId id) {
@@ -64,6 +68,8 @@ void EngineLoop::Handle(SubmitMessage& message) {
   next_deadline_ = std::min(next_deadline_, request.request.deadline);
   if (stopping_ || cancel_new_) {
     Finish(request, FinishReason::kCancelled, base::Cancelled("the engine is shutting down"));
+  } else if (!request.request.remote_prefill) {
+    StartLookup(request);
   }
 }
 
@@ -107,7 +113,7 @@ void EngineLoop::Handle(TransferDoneMessage& message) {
   }
   if (outcome.status.ok()) ++(request->send ? stats_.transfers_sent : stats_.transfers_received);
   if (request->finished()) {
-    Retire(*request);
+    RetireUnlessFenced(*request);
   } else if (request->phase == Phase::kAwaitingKv) {
     CompletePull(*request);
   }
@@ -131,9 +137,11 @@ void EngineLoop::CompletePull(RequestState& request) {
   if (reason.empty() && request.generated.empty()) reason = "the prefill node sent no first token";
   if (!reason.empty()) {
     Recompute(request);
-  } else {
-    request.phase = Phase::kDecode;
+    return;
   }
+  request.phase = Phase::kDecode;
+  const auto strategy = codec::Strategy::Parse(request.outcome->strategy);
+  request.prefix.pushes_nothing = !strategy.ok() || strategy->lossy();
 }
 
 void EngineLoop::Recompute(RequestState& request) {
@@ -143,6 +151,7 @@ void EngineLoop::Recompute(RequestState& request) {
   request.source = KvSource::kRecompute;
   request.phase = Phase::kPrefill;
   request.prompt_done = 0;
+  StartLookup(request);
 }
 
 // ---- Deadlines
@@ -177,6 +186,7 @@ void EngineLoop::CancelAll(std::string_view reason) {
   for (RequestState* request : all) {
     if (request->finished()) {
       request->CancelTransfer(reason);
+      EndPrefix(*request, /*keeps=*/false);
     } else {
       Finish(*request, FinishReason::kCancelled, base::Cancelled("{}", reason));
     }
@@ -194,6 +204,8 @@ void EngineLoop::Finish(RequestState& request, FinishReason reason, base::Status
     std::erase(running_, &request);
   }
   const bool complete = reason == FinishReason::kStop || reason == FinishReason::kLength;
+  const bool by_caller = reason == FinishReason::kCancelled && !stopping_ && !cancel_new_;
+  EndPrefix(request, /*keeps=*/complete || by_caller);
   if (!complete || !request.send) {
     request.CancelTransfer(complete ? std::string_view("the request ended before its KV was needed")
                                     : std::string_view(status.message()));
@@ -208,10 +220,11 @@ void EngineLoop::Finish(RequestState& request, FinishReason reason, base::Status
   Publish();  // who hears of the end finds it counted
   request.sink->OnFinish(event);
   request.sink.reset();
-  if (!request.transfer_open) Retire(request);
+  RetireUnlessFenced(request);
 }
 
-void EngineLoop::Retire(RequestState& request) {
+void EngineLoop::RetireUnlessFenced(RequestState& request) {
+  if (request.fenced()) return;
   if (request.pages) reserved_blocks_ -= request.reserve_blocks;
   requests_.erase(request.id);
   Publish();
@@ -221,8 +234,10 @@ void EngineLoop::Retire(RequestState& request) {
 void EngineLoop::Publish() {
   stats_.running = static_cast<uint32_t>(running_.size());
   stats_.transferring = 0;
+  stats_.loading = 0;
   for (const auto& [id, request] : requests_) {
     if (request->transfer_open) ++stats_.transferring;
+    if (request->prefix.load_open) ++stats_.loading;
   }
   stats_.blocks_total = pool_.total();
   stats_.blocks_used = pool_.used();

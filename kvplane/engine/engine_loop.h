@@ -4,8 +4,8 @@
 // deadlines, let sched decide, run the step, publish counters. Every transition of a request happens here.
 //
 // Memory: a request claims reserve_blocks from admission to retirement; retirement comes after its finish
-// and after the completion of its transfer, whichever is later. Thread safety: Run() on one thread; nothing
-// else may be called while it runs.
+// and after the completion of its transfer, its load and its pushes, whichever is last. Thread safety: Run()
+// on one thread; nothing else may be called while it runs.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,7 @@
 #include "kvplane/engine/engine.h"
 #include "kvplane/engine/inbox.h"
 #include "kvplane/engine/kv_arena.h"
+#include "kvplane/engine/prefix_services.h"
 #include "kvplane/engine/request_state.h"
 #include "kvplane/engine/shared_state.h"
 #include "kvplane/engine/step_batch.h"
@@ -39,8 +40,9 @@ class EngineLoop {
   static constexpr base::Duration kStopGrace = std::chrono::seconds(10);
 
   // `options` with everything resolved. `model` and `shared` outlive the loop.
+  // `prefix` may be null: no store.
   EngineLoop(model::Model& model, const EngineOptions& options, std::shared_ptr<KvArena> arena,
-             std::shared_ptr<Inbox> inbox, SharedState& shared, Transfers transfers);
+             std::shared_ptr<Inbox> inbox, SharedState& shared, Transfers transfers, PrefixServices* prefix);
 
   void Run();
 
@@ -50,6 +52,10 @@ class EngineLoop {
   void Handle(CancelMessage& message);
   void Handle(FirstTokenMessage& message);
   void Handle(TransferDoneMessage& message);
+  void Handle(LookupDoneMessage& message);
+  void Handle(LoadProgressMessage&) {}  // the step that follows looks at all loads
+  void Handle(LoadDoneMessage& message);
+  void Handle(PushDoneMessage& message);
   void Handle(DrainMessage& message);
   void Handle(StopMessage& message);
   void CompletePull(RequestState& request);
@@ -60,10 +66,27 @@ class EngineLoop {
   base::TimePoint NextWake() const;
   void CancelAll(std::string_view reason);
 
+  // Prefixes (engine_prefix.cc).
+  void StartLookup(RequestState& request);
+  void FinishLookup(RequestState& request, base::Result<std::vector<StoredRun>> found);
+  void ExpireLookups(base::TimePoint now);
+  void BeginLoad(RequestState& request);
+  void SkipLanded(RequestState& request);
+  uint32_t ComputeUntil(RequestState& request, uint64_t tokens_ahead);
+  bool TakeFront(RequestState& request, uint32_t run, uint64_t tokens_ahead);
+  bool Overlaps(const RequestState& request) const;
+  base::Duration StallPatience() const;
+  void EndLoad(RequestState& request);
+  void PushRuns(RequestState& request, bool look_first);
+  void EndPrefix(RequestState& request, bool keeps);  // its request has finished
+  void YieldPages();
+  void LogPrefix(const RequestState& request) const;
+
   // Steps.
   bool Step();  // false: there was nothing to do
   sched::Batch Decide();
   void Start(RequestState& request);  // just admitted
+  StepBatch BuildStep(const sched::Batch& batch);
   void RunBatch(StepBatch& step);
   void Advance(const StepBatch::Row& row);
   void Sample(const StepBatch::Row& row);
@@ -71,7 +94,7 @@ class EngineLoop {
 
   // Ends.
   void Finish(RequestState& request, FinishReason reason, base::Status status);
-  void Retire(RequestState& request);
+  void RetireUnlessFenced(RequestState& request);
 
   RequestState* Find(base::RequestId id);
   void Publish();
@@ -82,6 +105,7 @@ class EngineLoop {
   std::shared_ptr<Inbox> inbox_;
   SharedState& shared_;
   Transfers transfers_;
+  PrefixServices* const prefix_;  // null: no store
   cache::BlockPool pool_;
   uint32_t reserved_blocks_ = 0;
 
@@ -94,6 +118,12 @@ class EngineLoop {
   base::TimePoint next_deadline_ = base::kNoDeadline;  // no request's deadline is earlier
   base::TimePoint drain_deadline_ = base::kNoDeadline;
   base::TimePoint stop_deadline_ = base::kNoDeadline;
+  struct OpenLookup {
+    base::TimePoint deadline;
+    base::RequestId id;
+  };
+  std::deque<OpenLookup> lookups_;                   // by deadline; also some that were answered
+  base::TimePoint load_review_ = base::kNoDeadline;  // when a load without news is looked at again
   bool stopping_ = false;
   bool cancel_new_ = false;  // the drain deadline has passed: late submissions end at once
   bool had_work_ = false;    // in the last round: look for more without sleeping

@@ -25,6 +25,12 @@ sched::RunningView::Phase ToView(Phase phase) {
   }
 }
 
+// Its KV comes over a transfer, or perhaps from the store.
+bool AwaitsKv(const RequestState& request) {
+  return request.request.remote_prefill.has_value() ||
+         request.prefix.lookup == RequestPrefix::Lookup::kPending || !request.prefix.found.empty();
+}
+
 }  // namespace
 
 sched::Batch EngineLoop::Decide() {
@@ -34,14 +40,23 @@ sched::Batch EngineLoop::Decide() {
     waiting.push_back({.id = request->id,
                        .prompt_tokens = request->prompt_tokens(),
                        .reserve_blocks = request->reserve_blocks,
-                       .awaits_kv = request->request.remote_prefill.has_value()});
+                       .awaits_kv = AwaitsKv(*request)});
   }
   std::vector<sched::RunningView> running;
-  for (const RequestState* request : running_) {
-    running.push_back({.id = request->id,
-                       .phase = ToView(request->phase),
-                       .prompt_tokens = request->prompt_tokens(),
-                       .prompt_done = request->prompt_done});
+  load_review_ = base::kNoDeadline;
+  uint64_t tokens_ahead = 0;  // that prompts further ahead have to compute first
+  for (RequestState* request : running_) {
+    sched::RunningView view{
+        .id = request->id, .phase = ToView(request->phase), .prompt_tokens = request->prompt_tokens()};
+    if (request->phase == Phase::kPrefill) {
+      view.compute_until = ComputeUntil(*request, tokens_ahead);  // may move prompt_done
+      view.prompt_done = request->prompt_done;
+      if (request->prefix.overlaps)
+        view.prompt_done = request->prefix.load->runs() * options_.prefix.run_tokens;
+      const uint32_t end = std::min(view.prompt_tokens, view.compute_until);
+      if (end > view.prompt_done) tokens_ahead += end - view.prompt_done;
+    }
+    running.push_back(view);
   }
   return sched::Admit(waiting, running,
                       {.step_tokens = options_.step_tokens,
@@ -52,15 +67,31 @@ sched::Batch EngineLoop::Decide() {
 bool EngineLoop::Step() {
   if (requests_.empty()) return false;
   const sched::Batch batch = Decide();
+  if (!waiting_.empty() && batch.admitted.empty()) YieldPages();
   for (const base::RequestId id : batch.admitted) Start(*Find(id));
-  StepBatch step;
-  for (const sched::Slice& slice : batch.slices) {
-    if (RequestState* request = Find(slice.id); request != nullptr && !request->finished()) {
-      step.Add(*request, slice);
-    }
-  }
+  StepBatch step = BuildStep(batch);
   if (!step.empty()) RunBatch(step);
   return !step.empty() || !batch.admitted.empty();
+}
+
+// A step that may have to be done again (because a load does not come) takes no rows whose KV is being sent:
+// they would be posted twice.
+StepBatch EngineLoop::BuildStep(const sched::Batch& batch) {
+  bool sends = false;
+  for (const sched::Slice& slice : batch.slices) {
+    const RequestState* request = Find(slice.id);
+    sends = sends || (request != nullptr && !slice.decode && request->send != nullptr);
+  }
+  StepBatch step;
+  for (const sched::Slice& slice : batch.slices) {
+    RequestState* request = Find(slice.id);
+    if (request == nullptr || request->finished()) continue;
+    const bool overlaps = !slice.decode && request->prefix.overlaps;
+    if (overlaps && sends) continue;
+    step.Add(*request, slice);
+    if (overlaps) step.Await(*request->prefix.load, 2 * StallPatience());
+  }
+  return step;
 }
 
 void EngineLoop::Start(RequestState& request) {
@@ -82,33 +113,58 @@ void EngineLoop::Start(RequestState& request) {
       request.recompute_reason = status.ToString();
       Recompute(request);
     }
-  } else if (request.request.remote_decode) {
+    return;
+  }
+  if (request.request.remote_decode) {
     if (base::Status status = transfers_.Offer(request, deadline); !status.ok()) {
       Finish(request, FinishReason::kFailed, status.Annotate("offering the KV"));
+      return;
     }
   }
+  BeginLoad(request);
 }
 
 void EngineLoop::RunBatch(StepBatch& step) {
   const base::TimePoint start = Now();
   const base::Status status = step.Run(model_, logits_);
+  if (step.stalled()) {
+    ++prefix_->context.counters.stalled_steps;
+    for (const StepBatch::Row& row : step.rows()) row.request->prefix.may_overlap = false;
+    return;
+  }
+  uint32_t prompt_tokens = 0;
   for (const StepBatch::Row& row : step.rows()) {
+    if (!row.slice.decode) prompt_tokens += row.slice.tokens;
     if (status.ok()) {
       Advance(row);
     } else {
       Finish(*row.request, FinishReason::kFailed, status.Annotate("model step"));
     }
   }
+  const double seconds = base::ToSeconds(Now() - start);
   ++stats_.steps;
-  stats_.step_seconds += base::ToSeconds(Now() - start);
+  stats_.step_seconds += seconds;
+  if (prefix_ == nullptr) return;
+  if (step.awaits_loads()) {
+    ++prefix_->context.counters.overlapped_steps;
+  } else if (prompt_tokens >= tensor::kTileTokens) {  // fewer tell little about a prompt's pace
+    prefix_->context.estimates.AddPrefill(prompt_tokens, seconds);
+  }
 }
 
 void EngineLoop::Advance(const StepBatch::Row& row) {
   RequestState& request = *row.request;
   if (!row.slice.decode) {
+    if (request.prefix.overlaps) {
+      SkipLanded(request);  // the step has waited for all of it
+      request.prefix.overlaps = false;
+      EndLoad(request);
+    }
+    KVPLANE_CHECK(request.prompt_done == row.slice.first_token);
     request.prompt_done += row.slice.tokens;
     if (!row.slice.ends_prompt) return;
     request.phase = Phase::kDecode;
+    PushRuns(request, /*look_first=*/false);
   }
   if (row.samples) Sample(row);
 }

@@ -4,7 +4,8 @@
 //
 // Ownership: shared with transfer callbacks, which may fire after the engine is gone; what they post then is
 // dropped with the inbox. Bounds: at most max_queued submissions, one cancellation per call, two messages per
-// transfer. Thread safety: Post from any thread, Take from one.
+// transfer, one per lookup and push, one per landed run and layer of a load. Thread safety: Post from any
+// thread, Take from one.
 #pragma once
 
 #include <memory>
@@ -33,13 +34,25 @@ struct TransferDoneMessage {
   base::RequestId id;
   transfer::TransferOutcome outcome;
 };
+struct LookupDoneMessage {
+  base::RequestId id;
+  base::Result<std::vector<StoredRun>> found;
+};
+struct LoadProgressMessage {};  // some load has moved: look at all of them
+struct LoadDoneMessage {
+  base::RequestId id;
+};
+struct PushDoneMessage {
+  base::RequestId id;
+};
 struct DrainMessage {
   base::TimePoint deadline;  // what still runs then is cancelled
 };
 struct StopMessage {};  // cancel everything and leave the loop
 
-using Message = std::variant<SubmitMessage, CancelMessage, FirstTokenMessage, TransferDoneMessage,
-                             DrainMessage, StopMessage>;
+using Message =
+    std::variant<SubmitMessage, CancelMessage, FirstTokenMessage, TransferDoneMessage, LookupDoneMessage,
+                 LoadProgressMessage, LoadDoneMessage, PushDoneMessage, DrainMessage, StopMessage>;
 
 class Inbox {
  public:

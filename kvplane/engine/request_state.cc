@@ -35,6 +35,8 @@ FinishEvent RequestState::MakeFinishEvent(FinishReason reason, base::Status stat
   event.status = std::move(status);
   event.prompt_tokens = prompt_tokens();
   event.generated_tokens = static_cast<uint32_t>(generated.size());
+  event.cached_tokens = prefix.outcome.loaded_tokens;
+  if (prefix.lookup != RequestPrefix::Lookup::kNone) event.prefix = prefix.outcome;
   event.source = source;
   event.recompute_reason = recompute_reason;
   event.queue = scheduled.value_or(now) - submitted;

@@ -6,8 +6,9 @@
 //                       |                  ^  recompute               ^
 //                       +-> kAwaitingKv ---+------- KV landed --------+
 //
-// Every phase may go to kFinished (cancelled, failed). A finished request whose transfer is still open keeps
-// its pages until the transfer's completion: that is the fence after which nobody reads or writes them.
+// Every phase may go to kFinished (cancelled, failed). A finished request whose transfer, load or push is
+// still open keeps its pages until all of them are done: that is the fence after which nobody reads or writes
+// them.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@
 #include "kvplane/codec/strategy.h"
 #include "kvplane/engine/engine.h"
 #include "kvplane/engine/request_pages.h"
+#include "kvplane/engine/request_prefix.h"
 #include "kvplane/model/sampling.h"
 #include "kvplane/transfer/kv_receiver.h"
 #include "kvplane/transfer/kv_sender.h"
@@ -54,6 +56,8 @@ struct RequestState {
   KvSource source = KvSource::kLocal;
   std::string recompute_reason;
 
+  RequestPrefix prefix;
+
   base::TimePoint submitted;
   std::optional<base::TimePoint> scheduled;    // first admitted
   std::optional<base::TimePoint> first_token;  // emitted
@@ -62,6 +66,8 @@ struct RequestState {
   // Tokens whose KV a step over the last generated token needs in the pages, that one included.
   uint32_t decode_tokens() const { return prompt_tokens() + static_cast<uint32_t>(generated.size()); }
   bool finished() const { return phase == Phase::kFinished; }
+  // Somebody else may still touch its pages.
+  bool fenced() const { return transfer_open || prefix.load_open || prefix.pushes_open > 0; }
   bool Ends(int32_t token) const;
 
   // Consumes the sampler's draw for a token that another node sampled, so that a seeded request goes on as it

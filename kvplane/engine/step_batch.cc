@@ -1,5 +1,7 @@
 #include "kvplane/engine/step_batch.h"
 
+#include <algorithm>
+
 namespace kvplane::engine {
 
 void StepBatch::Add(RequestState& request, const sched::Slice& slice) {
@@ -28,7 +30,24 @@ base::Status StepBatch::Run(model::Model& model, std::vector<float>& logits) {
   return model.Forward(inputs_, this, logits);
 }
 
-base::Status StepBatch::BeforeAttention(uint32_t) { return base::Status::Ok(); }
+void StepBatch::Await(LoadJob& load, base::Duration patience) {
+  loads_.push_back(&load);
+  patience_ = patience;
+}
+
+base::Status StepBatch::BeforeAttention(uint32_t layer) {
+  base::Clock& clock = base::Clock::System();
+  for (LoadJob* load : loads_) {
+    const base::TimePoint start = clock.Now();
+    const LoadJob::Wait end = load->WaitForLayer(layer, start + patience_);
+    if (end != LoadJob::Wait::kReady) {
+      stalled_ = true;
+      return base::DeadlineExceeded("layer {} has not come from the store", layer);
+    }
+    patience_ -= std::min(patience_, clock.Now() - start);
+  }
+  return base::Status::Ok();
+}
 
 void StepBatch::AfterKvWrite(uint32_t layer) {
   for (const Row& row : rows_) {

@@ -1,13 +1,16 @@
 // StepBatch: one step's slices as the model wants them, and the hook that hands fresh KV to transfers.
 //
 // While the model computes layer l + 1, the senders code and send layer l: AfterKvWrite posts it the moment
-// its pages are written. Thread safety: none; built, run and dropped by the engine's thread within one step.
+// its pages are written. While a store's layer l is attended to, its layer l + 1 is being loaded:
+// BeforeAttention waits for what has not landed yet, for a bounded time in all. Thread safety: none; built,
+// run and dropped by the engine's thread within one step.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
 #include "kvplane/engine/request_state.h"
 #include "kvplane/model/model.h"
@@ -26,11 +29,17 @@ class StepBatch : private model::LayerObserver {
 
   // Grows the pages of a decoding request as needed. The request's vectors must not change until Run returns.
   void Add(RequestState& request, const sched::Slice& slice);
+  // The step reads KV that this load brings: it may wait for it, for `patience` in all.
+  void Await(LoadJob& load, base::Duration patience);
   bool empty() const { return rows_.empty(); }
   std::span<const Row> rows() const { return rows_; }
 
   // logits: [sampling rows, vocab] f32.
   base::Status Run(model::Model& model, std::vector<float>& logits);
+  // Run() failed because a load did not come in time, or failed: nothing has happened, the step may be built
+  // again.
+  bool stalled() const { return stalled_; }
+  bool awaits_loads() const { return !loads_.empty(); }
 
  private:
   base::Status BeforeAttention(uint32_t layer) override;
@@ -39,6 +48,9 @@ class StepBatch : private model::LayerObserver {
   std::vector<Row> rows_;
   std::vector<model::SequenceInput> inputs_;  // [rows]
   size_t sampling_rows_ = 0;
+  std::vector<LoadJob*> loads_;
+  base::Duration patience_{};  // left
+  bool stalled_ = false;
 };
 
 }  // namespace kvplane::engine

@@ -1,0 +1,377 @@
+// The prefix half of EngineLoop: what comes from the store and what goes there. docs/adr/0007 is the
+// protocol.
+
+#include <algorithm>
+#include <utility>
+
+#include "kvplane/base/check.h"
+#include "kvplane/base/log.h"
+#include "kvplane/control/load_plan.h"
+#include "kvplane/engine/engine_loop.h"
+
+namespace kvplane::engine {
+
+namespace {
+
+using RunState = LoadJob::RunState;
+
+// A store that does not keep its deadline is given up this much later.
+constexpr base::Duration kDeadlineGrace = std::chrono::milliseconds(50);
+// A load without news is looked at again after a part of the time in which a run could be computed, but not
+// busily and not for long.
+constexpr double kReviewShare = 0.25;
+constexpr base::Duration kLeastReview = std::chrono::microseconds(500);
+constexpr base::Duration kMostReview = std::chrono::milliseconds(20);
+// A step over a load in progress may be predicted to wait this long, with other requests and without.
+constexpr base::Duration kStallInCompany = std::chrono::milliseconds(2);
+constexpr base::Duration kStallAlone = std::chrono::milliseconds(20);
+// One round of reads: what the tier moves in this time, within bounds.
+constexpr double kUnitSeconds = 0.01;
+constexpr double kLeastUnitBytes = 64 << 10;
+constexpr double kMostUnitBytes = 4 << 20;
+// Taken for the prefill rate until one has been measured: slow, so that the store gets its chance.
+constexpr double kUnknownPrefill = 1000;  // tokens/s
+
+base::TimePoint Now() { return base::Clock::System().Now(); }
+
+store::TierKind SlowestTier(std::span<const StoredRun> runs) {
+  store::TierKind slowest = store::TierKind::kDram;
+  for (const StoredRun& run : runs) slowest = std::max(slowest, run.entry.tier);
+  return slowest;
+}
+
+uint16_t LeastQuality(const Request& request, const PrefixOptions& options) {
+  const bool accepts = request.accept_lossy &&
+                       (!request.remote_decode || request.remote_decode->accept_lossy) &&
+                       (!request.remote_prefill || request.remote_prefill->accept_lossy);
+  return accepts ? options.min_quality : store::kLossless;
+}
+
+}  // namespace
+
+// ---- Lookup
+
+void EngineLoop::StartLookup(RequestState& request) {
+  if (prefix_ == nullptr) return;
+  const uint32_t run_tokens = options_.prefix.run_tokens;
+  // The last prompt token is always computed: its logits give the first token.
+  const uint32_t usable = (request.prompt_tokens() - 1) / run_tokens * run_tokens;
+  if (usable == 0) return;
+  RequestPrefix& prefix = request.prefix;
+  if (!prefix_->context.breaker.Allow(Now())) {
+    prefix.lookup_started = Now();
+    ++prefix_->context.counters.lookup_errors;
+    FinishLookup(request, base::Unavailable("the store has failed too often lately"));
+    return;
+  }
+  prefix.lookup = RequestPrefix::Lookup::kPending;
+  prefix.lookup_started = Now();
+  const base::TimePoint deadline =
+      std::min(prefix.lookup_started + options_.prefix.timeout, request.request.deadline);
+  lookups_.push_back({prefix.lookup_started + options_.prefix.timeout + kDeadlineGrace, request.id});
+  const std::vector<int32_t>& prompt = request.request.prompt;
+  prefix_->loader.Lookup(
+      {.tokens = {prompt.begin(), prompt.begin() + usable},
+       .min_quality = LeastQuality(request.request, options_.prefix),
+       .deadline = deadline,
+       .on_done = [inbox = inbox_, id = request.id](base::Result<std::vector<StoredRun>> found) {
+         inbox->Post(LookupDoneMessage{id, std::move(found)});
+       }});
+}
+
+void EngineLoop::Handle(LookupDoneMessage& message) {
+  RequestState* request = Find(message.id);
+  if (request == nullptr || request->prefix.lookup != RequestPrefix::Lookup::kPending) return;
+  FinishLookup(*request, std::move(message.found));
+}
+
+void EngineLoop::ExpireLookups(base::TimePoint now) {
+  while (!lookups_.empty()) {
+    RequestState* request = Find(lookups_.front().id);
+    const bool pending = request != nullptr && request->prefix.lookup == RequestPrefix::Lookup::kPending;
+    if (pending && now < lookups_.front().deadline) return;
+    lookups_.pop_front();
+    if (!pending) continue;
+    ++prefix_->context.counters.lookup_errors;
+    base::Status late = base::DeadlineExceeded("the store did not answer the lookup in time");
+    prefix_->context.Report(late);
+    FinishLookup(*request, std::move(late));
+  }
+}
+
+void EngineLoop::FinishLookup(RequestState& request, base::Result<std::vector<StoredRun>> found) {
+  RequestPrefix& prefix = request.prefix;
+  prefix.lookup = RequestPrefix::Lookup::kDone;
+  prefix.outcome.lookup = Now() - prefix.lookup_started;
+  if (request.finished()) return;
+  if (!found.ok()) {
+    prefix.outcome.reason = "compute all: the lookup failed";
+    prefix.outcome.error = found.status().ToString();
+  } else if (found->empty()) {
+    prefix.outcome.reason = "compute all: nothing was found";
+  } else {
+    prefix.found = *std::move(found);
+    const auto runs = static_cast<uint32_t>(prefix.found.size());
+    prefix.runs_stored = prefix.runs_pushed = runs;
+    prefix.outcome.found_tokens = runs * options_.prefix.run_tokens;
+    for (const StoredRun& run : prefix.found) prefix.outcome.found_bytes += run.entry.bytes;
+    prefix.outcome.tier = store::Name(SlowestTier(prefix.found));
+    if (request.phase == Phase::kPrefill) BeginLoad(request);
+    return;
+  }
+  LogPrefix(request);
+}
+
+// ---- Load
+
+void EngineLoop::BeginLoad(RequestState& request) {
+  RequestPrefix& prefix = request.prefix;
+  if (prefix.found.empty()) return;
+  control::LoadSignals signals = prefix_->context.estimates.Signals(options_.prefix.loader_threads, Now());
+  std::vector<control::FoundRun> runs;
+  for (const StoredRun& run : prefix.found) {
+    runs.push_back({.bytes = run.entry.bytes, .tier = static_cast<uint8_t>(run.entry.tier)});
+  }
+  signals.runs = runs;
+  signals.run_tokens = options_.prefix.run_tokens;
+  const bool always = options_.prefix.load == LoadPolicy::kAlways;
+  if (always) signals.prefill_tokens_per_s = 0;
+  const control::LoadPlan plan = control::DecideLoad(signals);
+  prefix.outcome.reason = always ? "load all, as told" : plan.reason;
+  if (plan.compute_runs == runs.size()) {
+    prefix.found.clear();
+    ++prefix_->context.counters.loads_skipped;
+    LogPrefix(request);
+    return;
+  }
+  const double speed = signals.tiers[static_cast<size_t>(SlowestTier(prefix.found))].bytes_per_s;
+  LoadJobOptions options;
+  options.runs = std::exchange(prefix.found, {});
+  options.layers = model_.kv_geometry().layers;
+  options.order = plan.compute_runs == 0 ? LoadOrder::kLayers : LoadOrder::kRuns;
+  options.accept_lossy = LeastQuality(request.request, options_.prefix) < store::kLossless;
+  options.predicted_s = plan.load_s;
+  options.unit_bytes =
+      static_cast<uint64_t>(std::clamp(speed * kUnitSeconds, kLeastUnitBytes, kMostUnitBytes));
+  options.pages = std::make_shared<const PinnedPages>(request.pages->layers(), arena_);
+  options.on_progress = [inbox = inbox_] { inbox->Post(LoadProgressMessage{}); };
+  options.on_done = [inbox = inbox_, id = request.id] { inbox->Post(LoadDoneMessage{id}); };
+  prefix.load_started = Now();
+  prefix.load = std::make_shared<LoadJob>(std::move(options));
+  prefix.load_open = true;
+  ++prefix_->context.counters.loads;
+  prefix_->loader.Load(prefix.load);
+}
+
+// The prompt is done as far as runs have landed one behind the other.
+void EngineLoop::SkipLanded(RequestState& request) {
+  const uint32_t run_tokens = options_.prefix.run_tokens;
+  RequestPrefix& prefix = request.prefix;
+  LoadJob& load = *prefix.load;
+  while (request.prompt_done % run_tokens == 0 && request.prompt_done / run_tokens < load.runs()) {
+    const uint32_t run = request.prompt_done / run_tokens;
+    if (load.state(run) != RunState::kLanded) return;
+    if (request.send && request.transfer_open) {
+      for (uint32_t layer = 0; layer < model_.kv_geometry().layers; ++layer) {
+        request.send->PostLayer(layer, request.prompt_done, run_tokens);
+      }
+    }
+    request.prompt_done += run_tokens;
+    prefix.outcome.loaded_tokens += run_tokens;
+    prefix.kv_quality = std::min(prefix.kv_quality, load.run(run).entry.quality);
+    prefix_->context.counters.loaded_tokens += run_tokens;
+  }
+}
+
+// How far the prompt may be computed now: to its end, to the first run that the loader still has, or not at
+// all. `tokens_ahead`: what other prompts will compute before this one's next token.
+uint32_t EngineLoop::ComputeUntil(RequestState& request, uint64_t tokens_ahead) {
+  constexpr uint32_t kToTheEnd = std::numeric_limits<uint32_t>::max();
+  RequestPrefix& prefix = request.prefix;
+  prefix.overlaps = false;
+  if (prefix.lookup == RequestPrefix::Lookup::kPending) return 0;
+  if (prefix.load == nullptr || prefix.load_over) return kToTheEnd;
+  SkipLanded(request);
+  LoadJob& load = *prefix.load;
+  const uint32_t run_tokens = options_.prefix.run_tokens;
+  uint32_t run = request.prompt_done / run_tokens;
+  // A run that the prompt stands in was taken before.
+  if (request.prompt_done % run_tokens != 0) ++run;
+  while (run < load.runs() && TakeFront(request, run, tokens_ahead)) ++run;
+  if (run >= load.runs()) {
+    EndLoad(request);
+    return kToTheEnd;
+  }
+  const uint32_t until = run * run_tokens;
+  if (until == request.prompt_done && Overlaps(request)) {
+    prefix.overlaps = true;
+    return kToTheEnd;
+  }
+  return until;
+}
+
+// Makes `run`, the first that the prompt has not got, the engine's to compute; false when the loader keeps
+// it.
+bool EngineLoop::TakeFront(RequestState& request, uint32_t run, uint64_t tokens_ahead) {
+  const uint32_t run_tokens = options_.prefix.run_tokens;
+  RequestPrefix& prefix = request.prefix;
+  LoadJob& load = *prefix.load;
+  switch (load.state(run)) {
+    case RunState::kLanded:
+      return false;  // the prompt skips it when it has come that far
+    case RunState::kTaken:
+      return true;
+    case RunState::kFailed:
+      if (!load.Take(run)) return false;  // a loader is just leaving it
+      prefix.runs_stored = std::min(prefix.runs_stored, run);
+      prefix.runs_pushed = std::min(prefix.runs_pushed, run);
+      return true;
+    case RunState::kPending:
+      break;
+  }
+  const base::TimePoint now = Now();
+  const LoadJob::Progress progress = load.progress();
+  if (now >= progress.last_change + options_.prefix.timeout + kDeadlineGrace) {
+    const uint32_t failed =
+        load.FailPending(LoadError::kTimeout, "the store has delivered nothing for too long");
+    prefix_->context.counters.run_errors[static_cast<size_t>(LoadError::kTimeout)] += failed;
+    return load.Take(run);
+  }
+  if (options_.prefix.load == LoadPolicy::kAlways) {
+    load_review_ = std::min(load_review_, progress.last_change + options_.prefix.timeout + kDeadlineGrace);
+    return false;
+  }
+  uint64_t all_bytes = 0;
+  for (uint32_t i = 0; i < load.runs(); ++i) all_bytes += load.run(i).entry.bytes;
+  const double share =
+      static_cast<double>(progress.bytes_total) / static_cast<double>(std::max<uint64_t>(all_bytes, 1));
+  const double measured = prefix_->context.estimates.prefill_tokens_per_s();
+  const double rate = measured > 0 ? measured : kUnknownPrefill;
+  const uint64_t front = (run + 1) * uint64_t{run_tokens} - request.prompt_done;
+  const double compute_s = static_cast<double>(tokens_ahead + front) / rate;
+  const double remaining_s =
+      control::RemainingSeconds(load.options().predicted_s * share, base::ToSeconds(now - progress.started),
+                                progress.bytes_done, progress.bytes_total);
+  if (control::TakesFrontRun(remaining_s, compute_s) && load.Take(run)) {
+    ++prefix_->context.counters.taken_runs;
+    return true;
+  }
+  const base::Duration review =
+      std::clamp(base::FromSeconds(compute_s * kReviewShare), kLeastReview, kMostReview);
+  load_review_ = std::min(load_review_, now + review);
+  return false;
+}
+
+base::Duration EngineLoop::StallPatience() const {
+  return running_.size() == 1 && waiting_.empty() ? kStallAlone : kStallInCompany;
+}
+
+// Whether the rest of the prompt may be computed while its loaded layers are still landing: layer 0 is there
+// of every run, nothing has failed, and the last layer is expected when the step comes to it, or soon after.
+// KV that is offered to another node is not overlapped: what was posted may not be posted again.
+bool EngineLoop::Overlaps(const RequestState& request) const {
+  const RequestPrefix& prefix = request.prefix;
+  const LoadJob& load = *prefix.load;
+  if (!prefix.may_overlap || request.send != nullptr) return false;
+  for (uint32_t run = request.prompt_done / options_.prefix.run_tokens; run < load.runs(); ++run) {
+    const RunState state = load.state(run);
+    if (state != RunState::kPending && state != RunState::kLanded) return false;
+  }
+  const LoadJob::Progress progress = load.progress();
+  if (progress.layers_ready == 0 || progress.pending == 0) return false;
+  const double rate = prefix_->context.estimates.prefill_tokens_per_s();
+  if (rate == 0) return false;
+  const uint32_t rest = request.prompt_tokens() - load.runs() * options_.prefix.run_tokens;
+  const double step_s = std::min(rest, options_.step_tokens) / rate;
+  const double remaining_s =
+      control::RemainingSeconds(load.options().predicted_s, base::ToSeconds(Now() - progress.started),
+                                progress.bytes_done, progress.bytes_total);
+  return remaining_s <= step_s + base::ToSeconds(StallPatience());
+}
+
+// Every run of the load is in the cache, or is the engine's to compute.
+void EngineLoop::EndLoad(RequestState& request) {
+  RequestPrefix& prefix = request.prefix;
+  prefix.load_over = true;
+  prefix.outcome.load = Now() - prefix.load_started;
+  if (const base::Status error = prefix.load->first_error(); !error.ok())
+    prefix.outcome.error = error.ToString();
+  LogPrefix(request);
+}
+
+void EngineLoop::Handle(LoadDoneMessage& message) {
+  RequestState* request = Find(message.id);
+  if (request == nullptr) return;
+  RequestPrefix& prefix = request->prefix;
+  prefix.load_open = false;
+  const LoadJob::Pace pace = prefix.load->pace();
+  prefix_->context.estimates.AddLoad(SlowestTier(prefix.load->options().runs), pace.bytes, pace.seconds,
+                                     Now());
+  if (request->finished()) RetireUnlessFenced(*request);
+}
+
+void EngineLoop::LogPrefix(const RequestState& request) const {
+  const PrefixOutcome& outcome = request.prefix.outcome;
+  base::Log(base::LogLevel::kInfo,
+            "request {}: prefix: {} prompt tokens, {} found{}{} ({:.1f} ms), {} loaded ({:.1f} ms): {}{}{}",
+            request.id.value, request.prompt_tokens(), outcome.found_tokens,
+            outcome.tier.empty() ? "" : " in ", outcome.tier, base::ToMillis(outcome.lookup),
+            outcome.loaded_tokens, base::ToMillis(outcome.load), outcome.reason,
+            outcome.error.empty() ? "" : "; ", outcome.error);
+}
+
+// ---- Push
+
+void EngineLoop::PushRuns(RequestState& request, bool look_first) {
+  RequestPrefix& prefix = request.prefix;
+  if (prefix_ == nullptr || prefix.pushes_nothing) return;
+  const uint32_t run_tokens = options_.prefix.run_tokens;
+  const auto fed_back = static_cast<uint32_t>(std::max<size_t>(request.generated.size(), 1) - 1);
+  const uint32_t end = (request.prompt_tokens() + fed_back) / run_tokens;
+  const uint32_t first = prefix.runs_pushed;
+  if (first >= end) return;
+  prefix.runs_pushed = end;
+  auto job = std::make_shared<PushJob>();
+  job->tokens = request.request.prompt;
+  job->tokens.insert(job->tokens.end(), request.generated.begin(), request.generated.end());
+  job->tokens.resize(size_t{end} * run_tokens);
+  job->first_run = first;
+  job->end_run = end;
+  job->quality = prefix.kv_quality;
+  job->look_first = look_first;
+  job->pages = std::make_shared<const PinnedPages>(request.pages->layers(), arena_);
+  job->on_done = [inbox = inbox_, id = request.id] { inbox->Post(PushDoneMessage{id}); };
+  if (!prefix_->pusher.Push(job)) return;
+  prefix.pushes.push_back(std::move(job));
+  ++prefix.pushes_open;
+}
+
+void EngineLoop::Handle(PushDoneMessage& message) {
+  RequestState* request = Find(message.id);
+  if (request == nullptr) return;
+  --request->prefix.pushes_open;
+  if (request->finished()) RetireUnlessFenced(*request);
+}
+
+void EngineLoop::EndPrefix(RequestState& request, bool keeps) {
+  if (prefix_ == nullptr) return;
+  RequestPrefix& prefix = request.prefix;
+  prefix.lookup =
+      prefix.lookup == RequestPrefix::Lookup::kPending ? RequestPrefix::Lookup::kDone : prefix.lookup;
+  if (prefix.load_open && prefix.load->TakeAll()) prefix.load_open = false;
+  if (!keeps) {
+    for (const auto& push : prefix.pushes) push->cancelled = true;
+  } else if (request.phase == Phase::kDecode) {
+    PushRuns(request, /*look_first=*/request.source == KvSource::kTransfer);
+  }
+}
+
+// Somebody waits for memory: what finished requests have not pushed yet is dropped.
+void EngineLoop::YieldPages() {
+  for (const auto& [id, request] : requests_) {
+    if (!request->finished()) continue;
+    for (const auto& push : request->prefix.pushes) push->cancelled = true;
+  }
+}
+
+}  // namespace kvplane::engine
