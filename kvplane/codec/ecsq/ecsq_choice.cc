@@ -250,16 +250,6 @@ uint64_t ChooseRungs(const Tile& tile, std::span<uint8_t> ladder, RungForm& form
   return chosen / kernel::kEcsqCostUnits;
 }
 
-// log2 of the streams: as many as the size pays for and the tokens divide into. `bits`: of the base.
-uint32_t StreamsLog(const EcsqPlan& plan, uint32_t layers, uint32_t tokens, uint64_t bits) {
-  const uint64_t values = uint64_t{tokens} * plan.lanes;
-  const uint64_t states = kStatesBits * (layers + 1);
-  bits += values * layers;  // a refinement takes about that
-  uint32_t log = values < kFewValues ? 0 : values < kManyValues ? 2 : 3;
-  while (log > 0 && (tokens % (1u << log) != 0 || (states << log) * kStatesShare > bits)) --log;
-  return log;
-}
-
 template <typename T>
 T* Take(std::byte*& at, size_t count) {
   auto* const taken = reinterpret_cast<T*>(at);
@@ -270,12 +260,15 @@ T* Take(std::byte*& at, size_t count) {
 
 }  // namespace
 
-float EcsqReach(uint32_t k, uint32_t unit) {
-  const auto highest = static_cast<float>(kernel::RansLadderRung(k).max_level());
-  if (unit > 1) {
-    return highest * static_cast<float>(unit) + static_cast<float>(unit / 2) + kernel::kEcsqEscapeExcess;
-  }
-  return highest + kernel::kEcsqEscapeExcess;
+float EcsqReach(uint32_t k, uint32_t layers) { return kReach.of[layers][k]; }
+
+uint32_t EcsqStreamsLog(const EcsqPlan& plan, const EcsqConfig& config, uint32_t tokens, uint64_t bits) {
+  const uint64_t values = uint64_t{tokens} * plan.lanes;
+  const uint64_t states = kStatesBits * (config.layers + 1);
+  bits += values * config.layers;  // a refinement takes about that
+  uint32_t log = values < kFewValues ? 0 : values < kManyValues ? 2 : 3;
+  while (log > 0 && (tokens % (1u << log) != 0 || (states << log) * kStatesShare > bits)) --log;
+  return log;
 }
 
 int32_t TileStepLog(const EcsqPlan& plan, uint32_t head, uint8_t code) {
@@ -322,12 +315,12 @@ bool ChooseEcsq(const EcsqPlan& plan, const EcsqConfig& config, const tensor::Co
   if (config.tile_scale && !ScaleHeads(tile, choice.head_scales)) return false;
   RateDeviations(tile);
   const uint64_t bits = ChooseRungs(tile, choice.ladder, choice.head.form);
-  choice.head.streams_log = StreamsLog(plan, config.layers, in.tokens, bits);
+  choice.head.streams_log = EcsqStreamsLog(plan, config, in.tokens, bits);
   std::fill(choice.lane_largest.begin(), choice.lane_largest.end(), 0.0f);
   return true;
 }
 
-bool FindEscapes(const EcsqPlan& plan, const EcsqLaneTables& tables, uint32_t unit,
+bool FindEscapes(const EcsqPlan& plan, const EcsqLaneTables& tables, uint32_t layers,
                  const tensor::ConstTileView& in, const uint16_t* const* rows, EcsqChoice& choice) {
   size_t count = 0;
   const auto scan = [&](uint32_t element, float mean, float inverse, float reach) {
@@ -342,7 +335,7 @@ bool FindEscapes(const EcsqPlan& plan, const EcsqLaneTables& tables, uint32_t un
     return true;
   };
   for (uint32_t g = 0; g < plan.groups(); ++g) {
-    const float reach = EcsqReach(choice.ladder[g], unit);
+    const float reach = EcsqReach(choice.ladder[g], layers);
     const float* largest = choice.lane_largest.data() + g * kernel::kRansLanes;
     uint32_t beyond = 0;
     for (uint32_t i = 0; i < kernel::kRansLanes; ++i) beyond += largest[i] > reach ? 1 : 0;

@@ -26,12 +26,16 @@ struct EcsqChoice {
   std::span<const float> slot_largest;
 };
 
-// From which magnitude of (x - mean) * inverse_step a value is an escape, in a group of rung k. `unit`: 1 for
-// ecsq; 3^layers for ternary, whose inverse steps are those of the finest step.
-float EcsqReach(uint32_t k, uint32_t unit);
+// From which magnitude of (x - mean) * inverse_step a value is an escape, in a group of rung k. `layers`:
+// refinements of ternary, whose inverse steps are those of the finest step; 0 for ecsq.
+float EcsqReach(uint32_t k, uint32_t layers);
 
 // log2(step) of a head with the scale byte `code`, in 1/64 octaves. Code 0, an empty head: 0.
 int32_t TileStepLog(const EcsqPlan& plan, uint32_t head, uint8_t code);
+
+// log2 of the streams of a tile: as many as its size pays for and its tokens divide into. `bits`: what its
+// levels take, about, without refinements.
+uint32_t EcsqStreamsLog(const EcsqPlan& plan, const EcsqConfig& config, uint32_t tokens, uint64_t bits);
 
 // Decides for a tile. rows[t]: head 0 of token t. False: code the tile raw (values that are not finite, head
 // scales or levels beyond the code's range). The spans live in the workspace's kQuantizer arena.
@@ -40,7 +44,7 @@ bool ChooseEcsq(const EcsqPlan& plan, const EcsqConfig& config, const tensor::Co
 
 // Fills in the escapes of a chosen tile once lane_largest is known. False: more than the format holds, code
 // the tile raw.
-bool FindEscapes(const EcsqPlan& plan, const EcsqLaneTables& tables, uint32_t unit,
+bool FindEscapes(const EcsqPlan& plan, const EcsqLaneTables& tables, uint32_t layers,
                  const tensor::ConstTileView& in, const uint16_t* const* rows, EcsqChoice& choice);
 
 }  // namespace kvplane::codec

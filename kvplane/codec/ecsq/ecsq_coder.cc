@@ -8,6 +8,7 @@
 #include "kvplane/codec/ecsq/ecsq_lanes.h"
 #include "kvplane/kernel/ecsq/ecsq_tables.h"
 #include "kvplane/kernel/rans/rans.h"
+#include "kvplane/kernel/rans/rans_bytes.h"
 
 namespace kvplane::codec {
 namespace {
@@ -21,6 +22,41 @@ struct Streams {
   kernel::RansShape shape;
   std::span<const std::byte> bytes[kernel::kRansMaxStreams];
 };
+
+// Room for streams that a kernel writes from their ends.
+struct StreamEnds {
+  StreamEnds(const Streams& streams, Workspace& workspace) {
+    const size_t capacity = kernel::RansMaxStreamBytes(streams.shape);
+    std::byte* const memory = workspace.Scratch(streams.count * capacity, Workspace::Use::kStreams).data();
+    for (uint32_t v = 0; v < streams.count; ++v) ends[v] = memory + (v + 1) * capacity;
+  }
+  void Take(Streams& streams) const {
+    for (uint32_t v = 0; v < streams.count; ++v) streams.bytes[v] = {ends[v] - sizes[v], sizes[v]};
+  }
+  std::byte* ends[kernel::kRansMaxStreams];
+  size_t sizes[kernel::kRansMaxStreams] = {};
+};
+
+// levels: [tokens, lanes].
+void EncodeLevels(const int8_t* levels, uint32_t lanes, Workspace& workspace, Streams& streams) {
+  StreamEnds room(streams, workspace);
+  const int8_t* parts[kernel::kRansMaxStreams];
+  for (uint32_t v = 0; v < streams.count; ++v) parts[v] = levels + size_t{v} * streams.shape.tokens * lanes;
+  kernel::RansBytes()->encode(streams.shape, streams.count, parts, room.ends, room.sizes);
+  room.Take(streams);
+}
+
+bool EncodeRows(const kernel::RansRows& layout, const uint16_t* const* tokens, Workspace& workspace,
+                Streams& streams) {
+  StreamEnds room(streams, workspace);
+  const uint16_t* const* rows[kernel::kRansMaxStreams];
+  for (uint32_t v = 0; v < streams.count; ++v) rows[v] = tokens + size_t{v} * streams.shape.tokens;
+  if (kernel::Rans().encode_rows(streams.shape, layout, streams.count, rows, room.ends, room.sizes) != 0) {
+    return false;
+  }
+  room.Take(streams);
+  return true;
+}
 
 // Levels at fixed width where that is not longer: few tokens of few lanes. Rewrites `streams` in place.
 bool TryRaw(Streams& streams, Workspace& workspace) {
@@ -71,34 +107,35 @@ size_t EcsqCoder::Encode(const TileContext& context, const tensor::ConstTileView
                          std::span<std::byte> out) const {
   const std::shared_ptr<const EcsqPlan> plan = plans_.Of(context, ShapeOf(in));
   if (plan == nullptr) return 0;
+  const EcsqConfig& config = plans_.config();
   const TokenRows<const uint16_t> tokens(in);
+  const uint16_t* const* const rows = tokens.rows.data();
   EcsqChoice choice;
-  if (!ChooseEcsq(*plan, plans_.config(), in, tokens.rows.data(), workspace, choice)) return 0;
-  PayloadWriter writer(out);
+  const int8_t* levels = nullptr;
+  if (plan->byte_lanes != nullptr && !config.tile_scale &&
+      ChooseBytes(*plan, config, in, rows, workspace, choice, levels) == EcsqByteChoice::kRaw) {
+    return 0;
+  }
+  if (levels == nullptr && !ChooseEcsq(*plan, config, in, rows, workspace, choice)) return 0;
   const EcsqLaneTables tables = MakeLaneTables(*plan, choice.ladder, choice.head_scales, workspace);
+  PayloadWriter writer(out);
   if (plan->lanes == 0) {
-    if (!FindEscapes(*plan, tables, 1, in, tokens.rows.data(), choice)) return 0;
+    if (!FindEscapes(*plan, tables, 0, in, rows, choice)) return 0;
     WriteEcsqHead(choice.head, *plan, choice.head_scales, {}, choice.escapes, writer);
     return writer.size();
   }
 
-  kernel::RansRows layout = tables.Rows(*plan, in.head_stride);
-  layout.largest = choice.lane_largest.data();
   Streams streams;
   streams.count = 1u << choice.head.streams_log;
   streams.shape = tables.Shape(*plan, in.tokens / streams.count);
-  const size_t capacity = kernel::RansMaxStreamBytes(streams.shape);
-  std::byte* const memory = workspace.Scratch(streams.count * capacity, Workspace::Use::kStreams).data();
-  const uint16_t* const* rows[kernel::kRansMaxStreams];
-  std::byte* ends[kernel::kRansMaxStreams];
-  size_t sizes[kernel::kRansMaxStreams];
-  for (uint32_t v = 0; v < streams.count; ++v) {
-    rows[v] = tokens.rows.data() + v * streams.shape.tokens;
-    ends[v] = memory + (v + 1) * capacity;
+  if (levels != nullptr && kernel::RansBytes() != nullptr) {
+    EncodeLevels(levels, plan->elements, workspace, streams);
+  } else {
+    kernel::RansRows layout = tables.Rows(*plan, in.head_stride);
+    if (levels == nullptr) layout.largest = choice.lane_largest.data();
+    if (!EncodeRows(layout, rows, workspace, streams)) return 0;
   }
-  if (kernel::Rans().encode_rows(streams.shape, layout, streams.count, rows, ends, sizes) != 0) return 0;
-  for (uint32_t v = 0; v < streams.count; ++v) streams.bytes[v] = {ends[v] - sizes[v], sizes[v]};
-  if (!FindEscapes(*plan, tables, 1, in, tokens.rows.data(), choice)) return 0;
+  if (levels == nullptr && !FindEscapes(*plan, tables, 0, in, rows, choice)) return 0;
   choice.head.raw = TryRaw(streams, workspace);
 
   WriteEcsqHead(choice.head, *plan, choice.head_scales, choice.ladder, choice.escapes, writer);

@@ -82,19 +82,6 @@ uint32_t ModeWithSections(uint32_t mode, uint32_t sections) {
   return (mode & ((1u << kSectionsShift) - 1)) | (sections - 1) << kSectionsShift;
 }
 
-void PayloadWriter::Byte(uint32_t value) {
-  if (at_ == out_.size()) {
-    overflow_ = true;
-    return;
-  }
-  out_[at_++] = static_cast<std::byte>(value);
-}
-
-void PayloadWriter::Varint(uint32_t value) {
-  for (; value >= 128; value >>= 7) Byte(128 | (value & 127));
-  Byte(value);
-}
-
 void PayloadWriter::Bytes(std::span<const std::byte> bytes) {
   if (bytes.size() > out_.size() - at_) {
     overflow_ = true;

@@ -44,8 +44,17 @@ uint32_t ModeWithSections(uint32_t mode, uint32_t sections);
 class PayloadWriter {
  public:
   explicit PayloadWriter(std::span<std::byte> out) : out_(out) {}
-  void Byte(uint32_t value);
-  void Varint(uint32_t value);
+  void Byte(uint32_t value) {
+    if (at_ == out_.size()) {
+      overflow_ = true;
+    } else {
+      out_[at_++] = static_cast<std::byte>(value);
+    }
+  }
+  void Varint(uint32_t value) {
+    for (; value >= 128; value >>= 7) Byte(128 | (value & 127));
+    Byte(value);
+  }
   void Bytes(std::span<const std::byte> bytes);
   size_t size() const { return overflow_ ? 0 : at_; }
 

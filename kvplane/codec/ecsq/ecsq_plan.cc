@@ -287,7 +287,13 @@ std::shared_ptr<const EcsqPlan> EcsqPlans::Make(const TileContext& context, cons
                                                 plan->inverse_step[slot], plan->mean[slot]);
   }
   if (!config_.tile_scale) Foretell(logs, config_.layers, *plan);
-  if (config_.layers == 0) plan->byte_lanes = MakeByteLanes(*plan);
+  if (config_.layers == 0) {
+    std::vector<int32_t> ratios;
+    if (!config_.tile_scale) {
+      for (const uint32_t e : plan->element_of_lane) ratios.push_back(logs[e].ratio);
+    }
+    plan->byte_lanes = MakeByteLanes(*plan, ratios);
+  }
   return plan;
 }
 

@@ -197,7 +197,7 @@ size_t TernaryCoder::Encode(const TileContext& context, const tensor::ConstTileV
   const EcsqLaneTables tables = MakeLaneTables(*plan, choice.ladder, {}, workspace);
   EcsqLaneTables plain = tables;
   plain.scales = plan->scales.data();
-  if (!FindEscapes(*plan, plain, static_cast<uint32_t>(unit), in, tokens.rows.data(), choice)) return 0;
+  if (!FindEscapes(*plan, plain, layers, in, tokens.rows.data(), choice)) return 0;
 
   // The head behind the widest prefix, then moved up to the one it takes.
   PayloadWriter head(out.subspan(kMaxHeadPrefix));

@@ -90,6 +90,11 @@ def costs():
     return rows
 
 
+def level_size(sigma):
+    """Mean magnitude of the levels."""
+    return 2 * sum(tail_moments(n - 0.5, sigma)[0] for n in range(1, math.ceil(40 * sigma) + 40))
+
+
 def ternary(sigma):
     """Frequencies of the folded symbols -1, 0, 1 below a parent level of magnitude 0, 1, 2 and more."""
     contexts = []
@@ -167,8 +172,12 @@ inline constexpr float kExp2[kExp2Steps] = {
 inline constexpr uint16_t kEcsqCost[kEcsqCostRows][kEcsqLadder] = {""" % (foretold, exp2))
     for row in rows:
         print("    {" + ", ".join(map(str, row)) + "},")
+    sizes = ", ".join(str(round(level_size(sigma_of(j)) * COST_UNITS)) for j in range(COST_ROWS))
     print("""};
 
+// The mean magnitude of the levels of such values, in 1/256.
+inline constexpr uint32_t kEcsqLevelSize[kEcsqCostRows] = {%s};""" % sizes)
+    print("""
 // Bits alone: what the base of `ternary` takes.
 inline constexpr uint16_t kTernaryCost[kEcsqCostRows][kEcsqLadder] = {""")
     for j in range(COST_ROWS):

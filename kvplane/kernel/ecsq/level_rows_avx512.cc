@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 
 #include "kvplane/kernel/ecsq/level_rows.h"
 
@@ -196,11 +197,55 @@ KVPLANE_TARGET_AVX512 void RowsFromLevels(const LevelRows& shape, const FromLeve
 
 // --- Levels beyond their group's range ---
 
+// Vectors with such levels, gathered without branches: one in four or five has some, which a branch a vector
+// would get wrong all the time.
+class Finds {
+ public:
+  Finds(size_t room, uint32_t* positions) : room_(room), positions_(positions) {}
+
+  // Eight vectors of 64 levels: where their levels lie above, and the positions of their first ones.
+  KVPLANE_INLINE_AVX512 void Add(const uint64_t (&above)[8], const uint64_t (&position)[8]) {
+    const __m512i masks = _mm512_loadu_si512(above);
+    const __mmask8 some = _mm512_test_epi64_mask(masks, masks);
+    _mm512_storeu_si512(masks_ + pending_, _mm512_maskz_compress_epi64(some, masks));
+    _mm512_storeu_si512(first_ + pending_, _mm512_maskz_compress_epi64(some, _mm512_loadu_si512(position)));
+    pending_ += static_cast<uint32_t>(_mm_popcnt_u32(some));
+    if (pending_ > kPending) Drain();
+  }
+
+  size_t Drain() {
+    for (uint32_t i = 0; i < pending_; ++i) {
+      uint64_t above = masks_[i];
+      do {
+        const auto position =
+            static_cast<uint32_t>(first_[i]) + static_cast<uint32_t>(std::countr_zero(above));
+        if (count_ < room_) positions_[count_] = position;
+        ++count_;
+        above &= above - 1;
+      } while (above != 0);
+    }
+    pending_ = 0;
+    return count_;
+  }
+
+ private:
+  static constexpr uint32_t kPending = 256;
+  size_t room_;
+  uint32_t* positions_;
+  size_t count_ = 0;
+  uint32_t pending_ = 0;
+  uint64_t masks_[kPending + 16];
+  uint64_t first_[kPending + 16];
+};
+
 KVPLANE_TARGET_AVX512 size_t FindAbove(const LevelRows& shape, const uint8_t* highest, const int8_t* levels,
                                        size_t room, uint32_t* positions) {
   constexpr uint32_t kBytes = 64;
   const uint32_t lanes = shape.elements();
-  size_t count = 0;
+  Finds finds(room, positions);
+  uint64_t above[8] = {};
+  uint64_t first[8] = {};
+  uint32_t filled = 0;
   for (uint32_t t = 0; t < shape.tokens; ++t) {
     for (uint32_t lane = 0; lane < lanes; lane += kBytes) {
       const uint32_t position = t * lanes + lane;
@@ -208,14 +253,16 @@ KVPLANE_TARGET_AVX512 size_t FindAbove(const LevelRows& shape, const uint8_t* hi
       const __m512i limit = _mm512_inserti64x4(_mm512_set1_epi8(static_cast<char>(groups[0])),
                                                _mm256_set1_epi8(static_cast<char>(groups[1])), 1);
       const __m512i size = _mm512_abs_epi8(_mm512_load_si512(levels + position));
-      __mmask64 above = _mm512_cmpgt_epu8_mask(size, limit);
-      for (; above != 0; above &= above - 1) {
-        if (count < room) positions[count] = position + static_cast<uint32_t>(std::countr_zero(above));
-        ++count;
-      }
+      above[filled] = _mm512_cmpgt_epu8_mask(size, limit);
+      first[filled] = position;
+      if (++filled < std::size(above)) continue;
+      finds.Add(above, first);
+      filled = 0;
     }
   }
-  return count;
+  std::fill(above + filled, std::end(above), uint64_t{0});
+  finds.Add(above, first);
+  return finds.Drain();
 }
 
 }  // namespace
