@@ -15,6 +15,7 @@
 #include "apps/cli/commands/bench_engine.h"
 #include "apps/cli/commands/bench_quality.h"
 #include "apps/cli/commands/bench_reuse.h"
+#include "apps/cli/commands/bench_store.h"
 #include "apps/cli/commands/bench_transfer.h"
 #include "apps/cli/commands/bench_transport.h"
 #include "apps/cli/commands/cmd_codec.h"
@@ -397,6 +398,33 @@ void AddBenchReuse(CLI::App* bench, const std::string& command, Action& action) 
   verb->callback([&action] { action = [] { return CmdBenchReuse(args); }; });
 }
 
+void AddBenchStore(CLI::App* bench, const std::string& command, Action& action) {
+  static BenchStoreArgs args;
+  args.command = command;
+  CLI::App* verb = Verb(*bench, "store", "Hit ratios of a trace, or (without --trace) times of stores");
+  verb->add_option("--trace", args.trace, "Trace to replay: JSON lines or CSV, also packed (.zst)");
+  verb->add_option("--format", args.format, "Its format; default: by the file's name")
+      ->check(CLI::IsMember({"mooncake", "agent", "azure"}));
+  verb->add_option("--policy", args.policies, "Eviction policies: lru, s3fifo, s3fifo-paper")->delimiter(',');
+  verb->add_option("--capacity", args.capacities, "Cache sizes in blocks of the trace")->delimiter(',');
+  verb->add_option("--tiers", args.tiers, "Also replay memory over disk: MEMORY+DISK in blocks")
+      ->delimiter(',');
+  verb->add_option("--session-gap", args.session_gap_s,
+                   "Seconds between the beginnings of sessions, on average (agent)");
+  verb->add_option("--seed", args.seed, "When sessions begin (agent)");
+  verb->add_option("--svg", args.svg, "Also draw hit ratio against capacity into this file");
+  verb->add_option("--store", args.stores,
+                   "Store to measure beside memory and a server on loopback; repeatable")
+      ->allow_extra_args(false);
+  verb->add_option("--object-bytes", args.object_bytes, "Size of an object");
+  verb->add_option("--objects", args.objects, "Objects of a round");
+  verb->add_option("--layers", args.layers, "Ranges that an object is read in");
+  verb->add_flag("--durable", args.durable, "Wait until puts would survive a crash");
+  verb->add_option("--repeats", args.repeats, "Rounds; the median is reported");
+  verb->add_option("--json", args.json, "Also write the measurements to this file");
+  verb->callback([&action] { action = [] { return CmdBenchStore(args); }; });
+}
+
 void AddBenchTransfer(CLI::App* bench, const std::string& command, Action& action) {
   static BenchTransferArgs args;
   args.command = command;
@@ -428,7 +456,8 @@ void AddBenchTransport(CLI::App* bench, const std::string& command, Action& acti
 }
 
 void AddBench(CLI::App& app, const std::string& command, Action& action) {
-  CLI::App* bench = Verb(app, "bench", "Measure: codec, engine, quality, reuse, transfer, transport or pd");
+  CLI::App* bench =
+      Verb(app, "bench", "Measure: codec, engine, quality, reuse, store, transfer, transport or pd");
   bench->require_subcommand(1);
 
   AddBenchCodec(bench, command, action);
@@ -449,6 +478,7 @@ void AddBench(CLI::App& app, const std::string& command, Action& action) {
 
   AddBenchQuality(bench, command, action);
   AddBenchReuse(bench, command, action);
+  AddBenchStore(bench, command, action);
   AddBenchTransfer(bench, command, action);
   AddBenchTransport(bench, command, action);
 
