@@ -1,0 +1,95 @@
+// DiskStore: reading everything to find what has rotted before somebody needs it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kvplane/base/log.h"
+#include "kvplane/codec/object.h"
+#include "kvplane/store/disk_state.h"
+
+namespace kvplane::store {
+namespace {
+
+// Between two rounds of the scrubber, so that a small folder is not read without end.
+constexpr base::Duration kPauseBetweenRounds = std::chrono::minutes(10);
+
+std::string Describe(const StoreKey& key, const base::Status& status) {
+  std::string chain;
+  for (size_t i = 0; i < 8; ++i) chain += fmt::format("{:02x}", static_cast<unsigned>(key.chain[i]));
+  return fmt::format("tenant {:016x}, chain {}…: {}", key.tenant, chain, status.ToString());
+}
+
+}  // namespace
+
+base::Result<uint64_t> DiskStore::State::VerifyEntry(const StoreKey& key, std::vector<std::byte>& buffer) {
+  DiskEntry entry;
+  {
+    base::MutexLock lock(mutex);
+    const DiskEntry* held = FindLive(key);
+    if (held == nullptr) return base::NotFound("gone");
+    entry = *held;
+  }
+  buffer.resize(entry.bytes);
+  ChunkDb::Reader reader(*db);
+  KVPLANE_RETURN_IF_ERROR(reader.Read(entry.sequence, entry.chunk_bytes, entry.bytes, 0, buffer));
+  const auto object = codec::ObjectReader::Open(buffer);
+  base::Status status = object.status();
+  if (object.ok()) status = object->VerifyChecksums(buffer);
+  // What a later version wrote cannot be judged here.
+  if (status.code() == base::StatusCode::kUnimplemented) status = base::Status::Ok();
+  if (!status.ok()) return base::Corrupt("{}", status.message());
+  return entry.bytes;
+}
+
+bool DiskStore::State::PauseUntil(base::TimePoint when) {
+  base::MutexLock lock(keeper_mutex);
+  while (!keeper_stopped && base::Clock::System().Now() < when) flushed.WaitUntil(keeper_mutex, when);
+  return !keeper_stopped;
+}
+
+base::Result<ScrubReport> DiskStore::Scrub(const ScrubOptions& options) {
+  const base::Clock& clock = base::Clock::System();
+  ScrubReport report;
+  std::vector<std::byte> buffer;
+  std::optional<StoreKey> at;
+  base::TimePoint next = clock.Now();
+  for (;;) {
+    {
+      base::MutexLock lock(state_->mutex);
+      at = state_->index.After(at);
+    }
+    if (!at) return report;
+    KVPLANE_RETURN_IF_ERROR(state_->CheckRunning());
+    if (clock.Now() >= options.deadline) return base::DeadlineExceeded("after {} entries", report.entries);
+    const base::Result<uint64_t> bytes = state_->VerifyEntry(*at, buffer);
+    const base::StatusCode code = bytes.status().code();
+    if (code == base::StatusCode::kNotFound) continue;
+    ++report.entries;
+    report.bytes += bytes.ok() ? *bytes : 0;
+    report.damaged += code == base::StatusCode::kCorrupt;
+    report.unreadable += !bytes.ok() && code != base::StatusCode::kCorrupt;
+    if (!bytes.ok() && report.named.size() < options.max_named)
+      report.named.push_back(Describe(*at, bytes.status()));
+    if (code == base::StatusCode::kCorrupt && options.repair) Quarantine(*at);
+    if (options.bytes_per_s == 0) continue;
+    next = std::max(next, clock.Now()) +
+           base::FromSeconds(static_cast<double>(buffer.size()) / static_cast<double>(options.bytes_per_s));
+    if (!state_->PauseUntil(std::min(next, options.deadline)))
+      return base::Cancelled("the store was shut down");
+  }
+}
+
+void DiskStore::KeepScrubbing() {
+  for (;;) {
+    const auto report = Scrub({.repair = true, .bytes_per_s = state_->options.scrub_bytes_per_s});
+    if (!report.ok()) return;
+    if (report->damaged + report->unreadable != 0) {
+      base::Log(base::LogLevel::kWarn, "disk store {}: scrubbed {} entries: {} damaged, {} unreadable",
+                state_->options.folder, report->entries, report->damaged, report->unreadable);
+    }
+    if (!state_->PauseUntil(base::Clock::System().Now() + kPauseBetweenRounds)) return;
+  }
+}
+
+}  // namespace kvplane::store

@@ -1,0 +1,298 @@
+#include "kvplane/store/disk_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <latch>
+#include <thread>
+#include <utility>
+
+#include "kvplane/store/deadline_pool.h"
+#include "kvplane/store/disk_index.h"
+#include "kvplane/store/testing/numbered_object.h"
+#include "kvplane/store/testing/store_conformance.h"
+#include "kvplane/store/testing/temp_folder.h"
+
+namespace kvplane::store {
+namespace {
+
+using base::StatusCode;
+
+base::TimePoint Soon() { return base::Clock::System().Now() + std::chrono::seconds(60); }
+
+class DiskHarness final : public StoreHarness {
+ public:
+  explicit DiskHarness(uint64_t capacity_bytes) {
+    options_.folder = folder_.path();
+    options_.capacity_bytes = capacity_bytes;
+    options_.clock = &clock_;
+    options_.flush_on_close = false;
+    Reopen();
+  }
+  Store& store() override { return *store_; }
+  void Advance(base::Duration by) override { clock_.Advance(by); }
+  void Reopen() override {
+    store_.reset();
+    auto opened = DiskStore::Open(options_);
+    KVPLANE_CHECK(opened.ok());
+    store_ = *std::move(opened);
+  }
+
+ private:
+  TempFolder folder_;
+  base::ManualClock clock_;
+  DiskStoreOptions options_;
+  std::unique_ptr<DiskStore> store_;
+};
+
+StoreCase DiskCase() {
+  StoreCase tested;
+  tested.name = "Disk";
+  tested.create = [](uint64_t capacity_bytes) { return std::make_unique<DiskHarness>(capacity_bytes); };
+  tested.pins = false;
+  tested.durable = true;
+  return tested;
+}
+
+INSTANTIATE_TEST_SUITE_P(Disk, StoreConformance, ::testing::Values(DiskCase()), StoreCaseName);
+
+class DiskStoreTest : public ::testing::Test {
+ protected:
+  void Open() {
+    store_.reset();
+    auto opened = DiskStore::Open(options());
+    ASSERT_TRUE(opened.ok()) << opened.status().ToString();
+    store_ = *std::move(opened);
+  }
+  DiskStoreOptions options() {
+    options_.folder = folder_.path();
+    options_.clock = &clock_;
+    return options_;
+  }
+  base::Status Put(uint64_t number, size_t bytes, bool durable = false, base::Duration ttl = {}) {
+    return store_->Put(NumberedKey(number), {.prefix_bytes = 0, .quality = 5, .ttl = ttl},
+                       Slice::Own(std::vector<std::byte>(bytes, static_cast<std::byte>(number))),
+                       {.durable = durable}, Soon());
+  }
+  bool Has(uint64_t number) {
+    const ReadRequest request{.key = NumberedKey(number), .offset = 0, .bytes = 0};
+    const auto read = store_->Read(std::span(&request, 1), Soon());
+    if (!read[0].ok()) return false;
+    return std::ranges::all_of(read[0]->bytes(),
+                               [&](std::byte b) { return b == static_cast<std::byte>(number); });
+  }
+  bool Listed(uint64_t number) {
+    const StoreKey key = NumberedKey(number);
+    const auto found = store_->Lookup(std::span(&key, 1), 0, Soon());
+    return found.ok() && found->size() == 1;
+  }
+  uint64_t FolderBytes(std::string_view extension = {}) {
+    uint64_t bytes = 0;
+    for (const auto& file : std::filesystem::recursive_directory_iterator(folder_.path())) {
+      if (file.is_regular_file() && (extension.empty() || file.path().extension() == extension)) {
+        bytes += file.file_size();
+      }
+    }
+    return bytes;
+  }
+  size_t Tables() {
+    size_t count = 0;
+    for (const auto& file : std::filesystem::recursive_directory_iterator(folder_.path())) {
+      count += file.path().extension() == ".sst";
+    }
+    return count;
+  }
+
+  TempFolder folder_;
+  base::ManualClock clock_;
+  DiskStoreOptions options_;
+  std::unique_ptr<DiskStore> store_;
+};
+
+TEST_F(DiskStoreTest, EverythingSurvivesAnOrderlyRestartUnit) {
+  Open();
+  for (uint64_t i = 0; i < 20; ++i) ASSERT_TRUE(Put(i, 100'000 * i).ok());
+  Open();
+  EXPECT_EQ(store_->stats().entries, 20u);
+  EXPECT_EQ(store_->stats().bytes, 19'000'000u);
+  for (uint64_t i = 0; i < 20; ++i) EXPECT_TRUE(Has(i)) << i;
+  EXPECT_EQ(store_->opening_damage(), "");
+}
+
+TEST_F(DiskStoreTest, TimesToLiveGoOnOverRestartsUnit) {
+  options_.ttl = std::chrono::seconds(100);
+  Open();
+  ASSERT_TRUE(Put(1, 10, false, std::chrono::seconds(10)).ok());
+  ASSERT_TRUE(Put(2, 10).ok());
+  ASSERT_TRUE(Put(3, 10, false, std::chrono::seconds(1000)).ok());
+  clock_.Advance(std::chrono::seconds(11));
+  Open();
+  EXPECT_FALSE(Listed(1));
+  EXPECT_TRUE(Listed(2));
+  clock_.Advance(std::chrono::seconds(90));
+  EXPECT_FALSE(Listed(2)) << "the tier's time";
+  EXPECT_FALSE(Listed(3)) << "the tier's time is an upper bound";
+  EXPECT_EQ(store_->stats().expirations, 2u);
+}
+
+TEST_F(DiskStoreTest, TheFolderStaysWithinItsCapacityUnit) {
+  options_.capacity_bytes = 32 << 20;
+  Open();
+  for (uint64_t i = 0; i < 128; ++i) {
+    ASSERT_TRUE(Put(i, 1'000'000).ok());
+    ASSERT_LE(store_->stats().bytes, options_.capacity_bytes);
+  }
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_LE(FolderBytes(".sst"), options_.capacity_bytes);
+  EXPECT_GE(store_->stats().evictions, 90u);
+  EXPECT_TRUE(Has(127));
+  EXPECT_FALSE(Has(0));
+  // A smaller budget holds from the next opening on.
+  options_.capacity_bytes = 8 << 20;
+  Open();
+  EXPECT_LE(store_->stats().bytes, options_.capacity_bytes);
+  EXPECT_TRUE(Has(127));
+}
+
+TEST_F(DiskStoreTest, WhatIsUsedLateInItsLifeIsWrittenAgainUnit) {
+  options_.capacity_bytes = 32 << 20;
+  Open();
+  ASSERT_TRUE(Put(1000, 1'000'000).ok());
+  ASSERT_TRUE(Put(1001, 1'000'000).ok());
+  for (uint64_t i = 0; i < 128; ++i) {
+    ASSERT_TRUE(Put(i, 1'000'000).ok());
+    EXPECT_TRUE(Listed(1000)) << "a use, after put " << i;
+  }
+  EXPECT_TRUE(Has(1000));
+  EXPECT_FALSE(Has(1001)) << "nobody used it";
+}
+
+TEST_F(DiskStoreTest, ManyDurablePutsDoNotEndInManyFilesUnit) {
+  options_.capacity_bytes = 64 << 20;
+  Open();
+  for (uint64_t i = 0; i < 300; ++i) ASSERT_TRUE(Put(i, 3000, true).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_LT(Tables(), 150u);
+  for (uint64_t i = 0; i < 300; ++i) EXPECT_TRUE(Has(i)) << i;
+  Open();
+  for (uint64_t i = 0; i < 300; ++i) EXPECT_TRUE(Has(i)) << i;
+}
+
+TEST_F(DiskStoreTest, AnErasedTenantStaysErasedAfterACrashUnit) {
+  options_.flush_on_close = false;
+  Open();
+  ASSERT_TRUE(Put(1, 1000, true).ok());
+  ASSERT_TRUE(Put(2, 1000, true).ok());
+  const auto erased = store_->EraseTenant(NumberedKey(0).tenant, Soon());
+  ASSERT_TRUE(erased.ok()) << erased.status().ToString();
+  EXPECT_EQ(*erased, 2u);
+  Open();
+  EXPECT_EQ(store_->stats().entries, 0u);
+}
+
+TEST_F(DiskStoreTest, ReadsOfManyPiecesUnit) {
+  Open();
+  const std::vector<std::byte> object = NumberedObject(3, 1000);  // 8 MB: chunks and pieces of all kinds
+  ASSERT_TRUE(store_
+                  ->Put(NumberedKey(3), {.prefix_bytes = 64, .quality = kLossless, .ttl = {}},
+                        Slice::Own(object), {}, Soon())
+                  .ok());
+  std::vector<ReadRequest> requests;
+  for (uint64_t at = 0; at + 70'000 < object.size(); at += 70'000) {
+    requests.push_back({.key = NumberedKey(3), .offset = at, .bytes = 70'000});
+  }
+  requests.push_back({.key = NumberedKey(3), .offset = 5, .bytes = object.size() - 9});
+  const auto results = store_->Read(requests, Soon());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ASSERT_TRUE(results[i].ok()) << results[i].status().ToString();
+    EXPECT_TRUE(std::ranges::equal(results[i]->bytes(),
+                                   std::span(object).subspan(requests[i].offset, requests[i].bytes)));
+  }
+}
+
+TEST_F(DiskStoreTest, OneStorePerFolderSafety) {
+  Open();
+  const auto second = DiskStore::Open(options());
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(second.status().message(), ::testing::HasSubstr("another store has this folder open"));
+  Open();
+}
+
+TEST_F(DiskStoreTest, BadOptionsAreRefusedSafety) {
+  EXPECT_EQ(DiskStore::Open({}).status().code(), StatusCode::kInvalidArgument);
+  options_.create = false;
+  EXPECT_EQ(DiskStore::Open(options()).status().code(), StatusCode::kNotFound);
+  options_.create = true;
+  options_.read_threads = 0;
+  EXPECT_EQ(DiskStore::Open(options()).status().code(), StatusCode::kInvalidArgument);
+}
+
+TEST(DeadlinePoolTest, NobodyWaitsLongerThanItsDeadlineSafety) {
+  DeadlinePool pool(1);
+  std::latch release(1);
+  std::latch busy(1);
+  std::thread first([&] {
+    const auto status = pool.Run(
+        [&](const std::atomic<bool>&) {
+          busy.count_down();
+          release.wait();
+        },
+        Soon());
+    EXPECT_TRUE(status.ok()) << status.ToString();
+  });
+  busy.wait();
+  const auto late = base::Clock::System().Now() + std::chrono::milliseconds(20);
+  bool ran = false;
+  EXPECT_EQ(pool.Run([&](const std::atomic<bool>&) { ran = true; }, late).code(),
+            StatusCode::kDeadlineExceeded);
+  release.count_down();
+  first.join();
+  EXPECT_TRUE(pool.Run([](const std::atomic<bool>&) {}, Soon()).ok());
+  EXPECT_FALSE(ran) << "late work is not begun";
+}
+
+TEST(DeadlinePoolTest, StopEndsWaitsSafety) {
+  DeadlinePool pool(1);
+  std::latch release(1);
+  std::latch busy(1);
+  std::thread waiting([&] {
+    const auto status = pool.Run(
+        [&](const std::atomic<bool>& abandoned) {
+          busy.count_down();
+          release.wait();
+          EXPECT_TRUE(abandoned.load());
+        },
+        base::kNoDeadline);
+    EXPECT_EQ(status.code(), StatusCode::kCancelled);
+  });
+  busy.wait();
+  pool.Stop();
+  waiting.join();
+  release.count_down();
+  EXPECT_EQ(pool.Run([](const std::atomic<bool>&) {}, Soon()).code(), StatusCode::kCancelled);
+  EXPECT_FALSE(pool.Post([] {}));
+}
+
+TEST(DiskIndexTest, OldestGoFirstUnit) {
+  DiskIndex index;
+  for (uint64_t i = 1; i <= 5; ++i) index.Insert(NumberedKey(i), {.sequence = i, .bytes = 10});
+  index.Insert(NumberedKey(2), {.sequence = 6, .bytes = 30});  // replaced: young again
+  EXPECT_EQ(index.bytes(), 70u);
+  std::vector<StoreKey> gone;
+  index.EvictTo(50, gone);
+  EXPECT_EQ(gone, (std::vector<StoreKey>{NumberedKey(1), NumberedKey(3)}));
+  gone.clear();
+  index.EvictBelow(6, gone);
+  EXPECT_EQ(gone, (std::vector<StoreKey>{NumberedKey(4), NumberedKey(5)}));
+  EXPECT_EQ(index.entries(), 1u);
+  EXPECT_EQ(index.AgeBytes(*index.Find(NumberedKey(2))), 30u);
+  EXPECT_FALSE(index.Erase(NumberedKey(2), 2));
+  EXPECT_TRUE(index.Erase(NumberedKey(2), 6));
+  EXPECT_EQ(index.bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace kvplane::store
