@@ -283,12 +283,15 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
   inspect->callback([&action] { action = [] { return CmdInspect(inspect_args); }; });
 
   static VerifyArgs verify_args;
-  CLI::App* verify = Verb(app, "verify", "Check every checksum of an object and decode it");
-  verify->add_option("input", verify_args.input, "Object file")->required();
+  CLI::App* verify =
+      Verb(app, "verify", "Check every checksum of an object and decode it, or of all objects of a disk store");
+  verify->add_option("input", verify_args.input, "Object file, or the folder of a disk store")->required();
   verify
       ->add_option("--profile", verify_args.profiles,
                    "Profile file; repeatable, the one the object names is taken")
       ->allow_extra_args(false);
+  verify->add_flag("--repair", verify_args.repair, "Erase what is damaged (disk stores)");
+  verify->add_flag("--json", verify_args.json, "Print the counts as JSON on standard output (disk stores)");
   verify->callback([&action] { action = [] { return CmdVerify(verify_args); }; });
 }
 

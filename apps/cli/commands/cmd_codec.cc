@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -11,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "apps/cli/commands/verify_store.h"
 #include "apps/cli/exit_code.h"
 #include "apps/cli/npy_file.h"
 #include "apps/cli/profile_file.h"
@@ -189,6 +191,13 @@ base::Status Inspect(const InspectArgs& args) {
 }
 
 base::Status Verify(const VerifyArgs& args) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(args.input, ignored)) {
+    return VerifyStore({.folder = args.input, .repair = args.repair, .json = args.json});
+  }
+  if (args.repair || args.json) {
+    return base::InvalidArgument("{}: --repair and --json are for the folder of a disk store", args.input);
+  }
   KVPLANE_ASSIGN_OR_RETURN(const codec::ProfileSet profiles, ReadProfileFiles(args.profiles));
   KVPLANE_ASSIGN_OR_RETURN(const OpenedObject object, OpenFile(args.input, {.profiles = &profiles}));
   const base::Status decoded = DecodeValues(object).status();

@@ -36,8 +36,10 @@ struct InspectArgs {
 int CmdInspect(const InspectArgs& args);
 
 struct VerifyArgs {
-  std::string input;
+  std::string input;                  // an object, or the folder of a disk store
   std::vector<std::string> profiles;  // files; the one the object names is taken
+  bool repair = false;                // folders only
+  bool json = false;                  // folders only
 };
 int CmdVerify(const VerifyArgs& args);
 
