@@ -9,6 +9,7 @@ bool CircuitBreaker::Allow(base::TimePoint now) {
   if (backoff_ == base::Duration::zero()) return true;
   if (now < retry_at_) return false;
   retry_at_ = now + backoff_;  // this call is the trial; others wait for what it says
+  trial_ = true;
   return true;
 }
 
@@ -16,13 +17,15 @@ void CircuitBreaker::Succeeded() {
   base::MutexLock lock(mutex_);
   failures_ = 0;
   backoff_ = base::Duration::zero();
+  trial_ = false;
 }
 
 void CircuitBreaker::Failed(base::TimePoint now) {
   base::MutexLock lock(mutex_);
   ++failures_;
   if (backoff_ > base::Duration::zero()) {
-    // Calls that began before it opened end late; only the failure of a trial prolongs.
+    if (!trial_) return;  // a call that began before it opened
+    trial_ = false;
     backoff_ = std::min(backoff_ * 2, options_.max_backoff);
     retry_at_ = now + backoff_;
   } else if (failures_ >= options_.failures_to_open) {

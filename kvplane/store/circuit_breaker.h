@@ -36,6 +36,7 @@ class CircuitBreaker {
   uint32_t failures_ KVPLANE_GUARDED_BY(mutex_) = 0;  // in a row
   uint64_t times_opened_ KVPLANE_GUARDED_BY(mutex_) = 0;
   base::Duration backoff_ KVPLANE_GUARDED_BY(mutex_){};  // zero: closed
+  bool trial_ KVPLANE_GUARDED_BY(mutex_) = false;        // a call may have been let through while open
   base::TimePoint retry_at_ KVPLANE_GUARDED_BY(mutex_){};
 };
 

@@ -446,6 +446,7 @@ TEST(CircuitBreakerUnit, OpensTriesAndCloses) {
   EXPECT_TRUE(breaker.Allow(clock.Now())) << "not two in a row";
   breaker.Failed(clock.Now());
   EXPECT_FALSE(breaker.Allow(clock.Now()));
+  breaker.Failed(clock.Now());  // a call that began before: does not prolong
   clock.Advance(std::chrono::seconds(1));
   EXPECT_TRUE(breaker.Allow(clock.Now()));
   EXPECT_FALSE(breaker.Allow(clock.Now())) << "one trial at a time";
