@@ -51,6 +51,18 @@ json TransferJson(const transfer::TransferOutcome& outcome) {
           {"tiles_retried", outcome.tiles_retried}};
 }
 
+json PrefixJson(const engine::PrefixOutcome& outcome) {
+  json out = {{"found_tokens", outcome.found_tokens},
+              {"loaded_tokens", outcome.loaded_tokens},
+              {"found_bytes", outcome.found_bytes},
+              {"tier", outcome.tier},
+              {"lookup_ms", base::ToMillis(outcome.lookup)},
+              {"load_ms", base::ToMillis(outcome.load)},
+              {"reason", outcome.reason}};
+  if (!outcome.error.empty()) out["error"] = outcome.error;
+  return out;
+}
+
 json ExtensionJson(const engine::FinishEvent& finish) {
   json out = {{"ttft_ms", base::ToMillis(finish.ttft)},
               {"queue_ms", base::ToMillis(finish.queue)},
@@ -59,6 +71,7 @@ json ExtensionJson(const engine::FinishEvent& finish) {
               {"source", SourceName(finish.source)}};
   if (finish.source == engine::KvSource::kRecompute) out["recompute_reason"] = finish.recompute_reason;
   if (finish.transfer) out["transfer"] = TransferJson(*finish.transfer);
+  if (finish.prefix) out["prefix"] = PrefixJson(*finish.prefix);
   return out;
 }
 

@@ -129,6 +129,7 @@ ApiResult<bool> CompletionCall::SubmitChoice(const std::vector<int32_t>& prompt,
   request.ignore_eos = request_.ignore_eos;
   request.stop_token_ids = request_.stop_token_ids;
   request.deadline = base::Clock::System().Now() + node_.request_timeout;
+  request.accept_lossy = request_.accept_lossy;
   if (request_.transfer && request_.transfer->do_remote_decode) {
     request.remote_decode = engine::RemoteDecode{.transfer_id = request_.transfer->transfer_id,
                                                  .strategy = request_.strategy,

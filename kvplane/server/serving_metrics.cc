@@ -82,11 +82,52 @@ void AddEngineTotals(FamilyList& list, const engine::EngineStats& stats) {
             {{{"part", "attention"}}, stats.attention_seconds}});
 }
 
+void AddPrefixTotals(FamilyList& list, const engine::PrefixStats& stats) {
+  list.Counter("kvplane_store_lookups_total", "Prompts whose prefix was asked for in the store",
+               double(stats.lookups));
+  list.Counter("kvplane_store_lookup_errors_total", "Lookups that failed or came too late",
+               double(stats.lookup_errors));
+  list.Add(MetricType::Counter, "kvplane_store_prompt_tokens_total",
+           "Prompt tokens by what the store had to do with them, in whole block runs",
+           {{{{"event", "asked"}}, double(stats.lookup_tokens)},
+            {{{"event", "found"}}, double(stats.hit_tokens)},
+            {{{"event", "loaded"}}, double(stats.loaded_tokens)}});
+  list.Add(MetricType::Counter, "kvplane_store_loads_total", "Prefixes that were found, by what was decided",
+           {{{{"decision", "load"}}, double(stats.loads)},
+            {{{"decision", "recompute"}}, double(stats.loads_skipped)}});
+  list.Counter("kvplane_store_taken_runs_total",
+               "Block runs that were found but computed before the loader had them",
+               double(stats.taken_runs));
+  list.Add(MetricType::Counter, "kvplane_store_bytes_total", "Coded bytes to and from the store",
+           {{{{"direction", "loaded"}}, double(stats.loaded_bytes)},
+            {{{"direction", "pushed"}}, double(stats.pushed_bytes)}});
+  list.Counter("kvplane_store_pushed_runs_total", "Block runs put into the store", double(stats.pushed_runs));
+  std::vector<std::pair<Labels, double>> errors;
+  for (size_t i = 0; i < engine::kLoadErrors; ++i) {
+    const auto reason = engine::Name(static_cast<engine::LoadError>(i));
+    errors.push_back({{{"reason", std::string(reason)}}, double(stats.run_errors[i])});
+  }
+  list.Add(MetricType::Counter, "kvplane_store_load_errors_total",
+           "Block runs that were found but could not be used", std::move(errors));
+  std::vector<std::pair<Labels, double>> drops;
+  for (size_t i = 0; i < engine::kPushDrops; ++i) {
+    const auto reason = engine::Name(static_cast<engine::PushDrop>(i));
+    drops.push_back({{{"reason", std::string(reason)}}, double(stats.push_drops[i])});
+  }
+  list.Add(MetricType::Counter, "kvplane_store_push_drops_total",
+           "Block runs that were not put into the store", std::move(drops));
+  list.Add(MetricType::Counter, "kvplane_store_overlapped_steps_total",
+           "Steps computed while their prefix was still landing, by how they ended",
+           {{{{"end", "done"}}, double(stats.overlapped_steps)},
+            {{{"end", "stalled"}}, double(stats.stalled_steps)}});
+}
+
 void AddEngineGauges(FamilyList& list, const engine::EngineStats& stats, size_t connections) {
   list.Add(MetricType::Gauge, "kvplane_requests", "Requests in the engine, by state",
            {{{{"state", "queued"}}, double(stats.queued)},
             {{{"state", "running"}}, double(stats.running)},
-            {{{"state", "transferring"}}, double(stats.transferring)}});
+            {{{"state", "transferring"}}, double(stats.transferring)},
+            {{{"state", "loading"}}, double(stats.loading)}});
   list.Add(MetricType::Gauge, "kvplane_cache_blocks", "Blocks of the paged KV cache, by state",
            {{{{"state", "used"}}, double(stats.blocks_used)},
             {{{"state", "free"}}, double(stats.blocks_total) - double(stats.blocks_used)}});
@@ -157,6 +198,7 @@ std::string ServingMetrics::Render(const engine::EngineStats& stats, size_t conn
   std::vector<MetricFamily> families = state_->registry.Collect();
   FamilyList list(families);
   AddEngineTotals(list, stats);
+  AddPrefixTotals(list, stats.prefix);
   AddEngineGauges(list, stats, connections);
   return prometheus::TextSerializer().Serialize(families);
 }
