@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -16,6 +17,7 @@
 #include "kvplane/base/mutex.h"
 #include "kvplane/base/units.h"
 #include "kvplane/store/create_store.h"
+#include "kvplane/store/dram_store.h"
 #include "kvplane/store/remote/store_server.h"
 #include "kvplane/transport/create_transport.h"
 
@@ -48,7 +50,7 @@ base::Result<uint64_t> BytesFlag(const char* flag, const std::string& text) {
 }
 
 // The tiers as create_store.h writes them.
-base::Result<std::vector<std::string>> SpecsOf(const StoreArgs& args) {
+base::Result<std::vector<std::string>> SpecsOf(const StoreServerArgs& args) {
   constexpr double kMaxTtlSeconds = 10 * 365.0 * 86'400;
   if (!(args.ttl_s >= 0 && args.ttl_s <= kMaxTtlSeconds)) {
     return base::InvalidArgument("--ttl-s {} is not in [0, {}]", args.ttl_s, kMaxTtlSeconds);
@@ -78,8 +80,19 @@ std::vector<store::TierStats> TiersOf(const store::StoreStack& stack) {
   return {std::move(only)};
 }
 
-store::StoreServerOptions ServerOptionsOf(const StoreArgs& args, const store::StoreStack& stack) {
+// What memory would refuse need not be sent. Requires: SpecsOf(args) has succeeded.
+uint64_t LargestObject(const StoreServerArgs& args) {
+  uint64_t bytes = *base::ParseBytes(args.dram);
+  if (!args.quota.empty()) bytes = std::min(bytes, *base::ParseBytes(args.quota));
+  return bytes - std::min(bytes, store::kEntryOverheadBytes);
+}
+
+store::StoreServerOptions ServerOptionsOf(const StoreServerArgs& args, const store::StoreStack& stack) {
   store::StoreServerOptions options;
+  options.admit = [largest = LargestObject(args)](const store::StoreKey&, uint64_t bytes) {
+    if (bytes <= largest) return base::Status::Ok();
+    return base::ResourceExhausted("an object of {} bytes where memory or quota take {}", bytes, largest);
+  };
   options.endpoint = args.listen;
   options.max_connections = args.max_connections;
   options.tiers = [&stack] {
@@ -99,7 +112,7 @@ void PrintReady(const store::StoreServer& server, const MetricsEndpoint* metrics
   std::fflush(stdout);
 }
 
-base::Status Serve(const StoreArgs& args) {
+base::Status Serve(const StoreServerArgs& args) {
   base::LogConfig log;
   KVPLANE_ASSIGN_OR_RETURN(log.level, base::ParseLogLevel(args.log_level));
   log.json = args.log_json;
@@ -142,7 +155,7 @@ base::Status Serve(const StoreArgs& args) {
 
 }  // namespace
 
-int CmdStore(const StoreArgs& args) {
+int CmdStore(const StoreServerArgs& args) {
   const base::Status status = Serve(args);
   if (!status.ok()) fmt::print(stderr, "kvplane store: {}\n", status.ToString());
   return ExitCodeFor(status.code());

@@ -14,7 +14,7 @@
 
 namespace kvplane::cli {
 
-struct StoreArgs {
+struct StoreServerArgs {
   std::string listen = "tcp://127.0.0.1:7100";  // other addresses need protection or --insecure
   std::string dram = "1GiB";
   std::string policy = "s3fifo";
@@ -32,6 +32,6 @@ struct StoreArgs {
   bool log_json = false;
 };
 
-int CmdStore(const StoreArgs& args);
+int CmdStore(const StoreServerArgs& args);
 
 }  // namespace kvplane::cli
