@@ -42,11 +42,22 @@ void NodePool::Close() {
   for (const auto& pause : pauses_) pause->Notify();
 }
 
-NodeChoice NodePool::Choose(ChoiceRequest request) const {
+NodeChoice NodePool::Choose(ChoiceRequest& wanted, const RoutedRequest& request) {
   std::vector<NodeView> views;
   views.reserve(nodes_.size());
   for (const PoolNode& node : nodes_) views.push_back(node.view);
-  return ChooseNodes(views, request);
+  wanted.prompt_bytes = request.prompt_bytes();
+  wanted.cached_bytes.clear();
+  if (options_.prefix_aware) {
+    for (const size_t chunks : prefixes_.Match(request.prefix_chunks(), nodes_.size(), Now())) {
+      wanted.cached_bytes.push_back(request.BytesOfChunks(chunks));
+    }
+  }
+  return ChooseNodes(views, wanted);
+}
+
+void NodePool::NotePrefix(size_t i, const RoutedRequest& request) {
+  if (options_.prefix_aware) prefixes_.Insert(request.prefix_chunks(), i, Now());
 }
 
 void NodePool::MarkDown(size_t i, const std::string& reason) {
@@ -75,6 +86,10 @@ asio::awaitable<void> NodePool::CheckForEver(size_t i) {
       const bool silent = status.code() == base::StatusCode::kDeadlineExceeded;
       const bool lasting = ++node.failed_checks >= options_.health_failures;
       if (!silent || lasting) MarkDown(i, status.message());
+      if (node.engine_id.empty() && node.failed_checks == options_.health_failures) {
+        base::Log(base::LogLevel::kWarn, "{} node {} has not come up: {}", RoleName(node.view.role),
+                  node.endpoint.Authority(), status.message());
+      }
       if (silent && lasting) client_.AbortAll(node.endpoint);
     }
     co_await pauses_[i]->WaitUntil(Now() + options_.health_interval);
@@ -102,7 +117,12 @@ base::Status NodePool::Absorb(PoolNode& node, const std::string& text) {
   const auto body = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   try {
     if (!body.at("ready").get<bool>()) return base::Unavailable("draining");
-    node.engine_id = body.at("engine_id").get<std::string>();
+    const auto engine_id = body.at("engine_id").get<std::string>();
+    // Another process: what its predecessor held in memory is gone.
+    if (!node.engine_id.empty() && node.engine_id != engine_id) {
+      prefixes_.Forget(static_cast<size_t>(&node - nodes_.data()));
+    }
+    node.engine_id = engine_id;
     node.model = body.at("model").get<std::string>();
     node.view.model_fingerprint = body.at("model_fingerprint").get<std::string>();
     node.view.serves_kv = body.at("kv_host").is_string();
@@ -116,17 +136,21 @@ base::Status NodePool::Absorb(PoolNode& node, const std::string& text) {
   return base::Status::Ok();
 }
 
-NodeLease::NodeLease(NodePool& pool, size_t node, uint64_t prompt_bytes)
-    : pool_(pool), node_(node), prompt_bytes_(prompt_bytes) {
+NodeLease::NodeLease(NodePool& pool, size_t node, uint64_t prefill_bytes)
+    : pool_(pool), node_(node), prefill_bytes_(prefill_bytes) {
   NodeView& view = pool_.node(node_).view;
   ++view.outstanding_requests;
-  view.outstanding_prompt_bytes += prompt_bytes_;
+  view.outstanding_prompt_bytes += prefill_bytes_;
 }
 
 NodeLease::~NodeLease() {
-  NodeView& view = pool_.node(node_).view;
-  --view.outstanding_requests;
-  view.outstanding_prompt_bytes -= prompt_bytes_;
+  EndPrefill();
+  --pool_.node(node_).view.outstanding_requests;
+}
+
+void NodeLease::EndPrefill() {
+  pool_.node(node_).view.outstanding_prompt_bytes -= prefill_bytes_;
+  prefill_bytes_ = 0;
 }
 
 }  // namespace kvplane::server

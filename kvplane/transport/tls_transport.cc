@@ -19,6 +19,9 @@ namespace {
 // Plain bytes coded, and coded bytes received, under one hold of the lock or in one system call.
 constexpr size_t kBatchBytes = 256 << 10;
 
+// Received at a time while the peer is unknown: strangers cost little.
+constexpr size_t kHandshakeBytes = 16 << 10;
+
 // Plain bytes of one record (RFC 8446). Smaller pieces are gathered up to it: a record costs 22 bytes.
 constexpr size_t kRecordBytes = 16 << 10;
 
@@ -37,7 +40,7 @@ class TlsStream final : public Stream {
         uses_tokens_(engine->uses_tokens()),
         settings_(std::move(settings)),
         gate_(settings_->options.handshake_timeout),
-        received_(kBatchBytes),
+        received_(kHandshakeBytes),
         engine_(std::move(engine)) {}
 
   base::Status Write(std::span<const std::span<const std::byte>> pieces, base::TimePoint deadline) override {
@@ -67,6 +70,7 @@ class TlsStream final : public Stream {
       if (cancelled_.load()) return base::Cancelled("stream to {} shut down", peer());
       KVPLANE_ASSIGN_OR_RETURN(const size_t got, Decode(into));
       if (got > 0) return got;
+      received_.resize(kBatchBytes);
       KVPLANE_RETURN_IF_ERROR(Receive(deadline));
     }
   }

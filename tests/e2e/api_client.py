@@ -78,9 +78,10 @@ def sse_events(response):
 
 
 class ApiClient:
-    def __init__(self, address, token=None):
+    def __init__(self, address, token=None, tls=None):
         self.address = address  # "HOST:PORT"
         self.token = token
+        self.tls = tls  # an ssl.SSLContext: HTTPS
 
     @contextmanager
     def open(self, method, path, body=None, timeout=CALL_S):
@@ -92,7 +93,10 @@ class ApiClient:
             body = json.dumps(body).encode()
         if body is not None:
             headers["Content-Type"] = "application/json"
-        connection = http.client.HTTPConnection(self.address, timeout=timeout)
+        if self.tls:
+            connection = http.client.HTTPSConnection(self.address, timeout=timeout, context=self.tls)
+        else:
+            connection = http.client.HTTPConnection(self.address, timeout=timeout)
         try:
             connection.request(method, path, body, headers)
             with connection.getresponse() as response:  # it owns the socket from here on

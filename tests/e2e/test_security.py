@@ -1,16 +1,16 @@
-"""KV connections between nodes that know each other, that do not, and strangers on a KV port.
+"""KV connections between nodes that know each other, that do not, and strangers on a KV port; HTTPS.
 
 A node that is refused costs its request a recompute, never an answer; whoever else connects gets nothing and
 changes nothing.
 """
 
-import os
+import http.client
 import random
 import re
 import secrets
 import socket
+import ssl
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -207,6 +207,102 @@ def test_port_scanners_and_random_bytes_do_no_harm(launch, token_file, prompt, e
         stranger.close()
 
 
+# ---- HTTPS ----
+
+
+def https(pair):
+    certificate, key = pair
+    return ("--tls-cert", certificate, "--tls-key", key)
+
+
+@pytest.fixture
+def trust(authority):
+    return ssl.create_default_context(cafile=authority.certificate)
+
+
+def test_https_answers_streams_and_keeps_connections(launch, authority, trust, unified):
+    node = launch.node(*https(authority.sign("api", "IP:127.0.0.1")))
+    assert node.process.ready["tls"] is True
+    node.client.tls = trust
+    wanted = unified.client.complete("Once upon a time", max_tokens=40)
+    assert node.client.complete("Once upon a time", max_tokens=40).token_ids == wanted.token_ids
+    body = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 40, "temperature": 0}
+    with node.client.stream("/v1/completions", body) as events:
+        assert "".join(event["choices"][0]["text"] for event in events) == wanted.text
+    # Three requests on one connection, then three at once on it (pipelined).
+    connection = http.client.HTTPSConnection(node.client.address, timeout=10, context=trust)
+    for _ in range(3):
+        connection.request("GET", "/v1/models")
+        answer = connection.getresponse()
+        assert answer.status == 200 and b"demo" in answer.read()
+    connection.sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    got = b""
+    while got.count(b"HTTP/1.1 200 OK") < 3 or got.count(b'"object":"list"') < 3:
+        got += connection.sock.recv(65536)
+    assert connection.sock.version() == "TLSv1.3"
+    connection.close()
+    node.assert_idle()
+
+
+def test_https_takes_large_requests_and_gives_large_answers(launch, authority, trust, prose):
+    node = launch.node(*https(authority.sign("api", "IP:127.0.0.1")))
+    node.client.tls = trust
+    done = node.client.post("/v1/completions", {"model": "demo", "prompt": "x", "padding": "y" * 3_000_000})
+    assert done.status in (200, 400), done.body
+    assert len(node.client.get("/metrics").body) > 2000
+    done = node.client.complete(prose(4000), max_tokens=4, logprobs=5)
+    assert done.usage["completion_tokens"] == 4
+
+
+def test_https_by_curl_and_its_refusals(launch, authority, tmp_path):
+    node = launch.node(*https(authority.sign("api", "IP:127.0.0.1")))
+
+    def curl(*flags, url=f"https://{node.process.http}/health"):
+        command = ["curl", "-sS", "--max-time", "10", *map(str, flags), url]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    trusting = ("--cacert", authority.certificate)
+    assert curl(*trusting).returncode == 0
+    assert curl(*trusting, "--http1.0").returncode == 0, "the end of the answer is no cut"
+    assert curl().returncode != 0, "an unknown authority"
+    assert curl(*trusting, "--tlsv1.2", "--tls-max", "1.2").returncode != 0, "TLS 1.3 only"
+    assert curl(url=f"http://{node.process.http}/health").returncode != 0, "not in clear"
+    assert curl(*trusting).returncode == 0
+    (tmp_path / "other").mkdir()
+    assert curl("--cacert", Authority(tmp_path / "other").certificate).returncode != 0
+
+
+def test_a_client_that_leaves_https_frees_the_node(launch, authority, trust):
+    node = launch.node(*https(authority.sign("api", "IP:127.0.0.1")))
+    node.client.tls = trust
+    body = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True}
+    with node.client.stream("/v1/completions", body) as events:
+        next(events)
+    eventually(lambda: node.ended("cancelled") == 1, "the node has stopped")
+    silent = socket.create_connection(node.process.http.split(":"), timeout=10)  # no handshake ever
+    node.assert_idle()
+    assert node.client.get("/health").status == 200
+    silent.close()
+
+
+def test_the_router_speaks_https_on_both_sides(launch, authority, trust, prompt, expected):
+    guarded = https(authority.sign("nodes", "IP:127.0.0.1"))
+    prefill = launch.node(*guarded, role="prefill")
+    decode = launch.node(*guarded, role="decode")
+    nodes = ("--prefill", f"https://{prefill.process.http}", "--decode", f"https://{decode.process.http}")
+    router = launch.start("route", "route", "--port", 0, *nodes, "--node-ca", authority.certificate, *guarded)
+    client = ApiClient(router.await_ready().http, tls=trust)
+    eventually(lambda: client.get("/ready").status == 200, "the router has seen its nodes")
+    for _ in range(3):
+        done = client.complete(prompt, max_tokens=12)
+        assert (done.source, done.token_ids) == ("transfer", expected)
+    # A router that does not trust them has no nodes.
+    stranger = launch.start("route", "route", "--port", 0, *nodes)
+    closed = ApiClient(stranger.await_ready().http)
+    eventually(lambda: "certificate" in stranger.log(), "the reason is in the log")
+    assert closed.get("/ready").status == 503
+
+
 # ---- flags ----
 
 
@@ -219,6 +315,8 @@ def test_port_scanners_and_random_bytes_do_no_harm(launch, token_file, prompt, e
         (("--kv-tls", "--kv-cert", "x"), 2, "--kv-key"),
         (("--kv-tls", "--kv-ca", "/nowhere/ca.pem"), 4, "--kv-ca"),
         (("--kv-tls", "--kv-ca", "models/demo/config.json"), 2, "PEM"),
+        (("--tls-cert", "x"), 2, "--tls-key"),
+        (("--tls-cert", "models/demo/config.json", "--tls-key", "models/demo/config.json"), 2, "--tls-cert"),
     ],
 )
 def test_unusable_protection_is_refused_at_start(flags, code, words):
