@@ -155,7 +155,7 @@ base::Status ChunkDb::Reader::Read(uint64_t sequence, uint32_t chunk_bytes, uint
       false;  // objects that are used again lie in the DRAM tier, their files in the page cache
   while (!out.empty()) {
     const ChunkName name{.sequence = sequence, .chunk = static_cast<uint32_t>(offset / chunk_bytes)};
-    if (!state_->name || state_->name->sequence != name.sequence || state_->name->chunk != name.chunk) {
+    if (state_->name != name) {
       state_->chunk.Reset();
       state_->name.reset();
       KVPLANE_RETURN_IF_ERROR(FromRocks(
@@ -218,7 +218,7 @@ uint64_t ChunkDb::OldestSequence() {
   for (const auto& level : data.levels) {
     for (const rocksdb::SstFileMetaData& file : level.files) {
       const auto first = DecodeChunkKey(file.smallestkey);
-      if (first && (!oldest || first->sequence < oldest->sequence)) oldest = first;
+      if (first && (!oldest || *first < *oldest)) oldest = first;
     }
   }
   if (!oldest) return 0;

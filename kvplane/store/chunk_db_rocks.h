@@ -2,7 +2,7 @@
 #pragma once
 
 #include <array>
-#include <atomic>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kvplane/base/status.h"
@@ -32,6 +33,7 @@ constexpr size_t kEntryValueBytes = kRecordHeaderBytes + 16;
 struct ChunkName {
   uint64_t sequence = 0;
   uint32_t chunk = 0;
+  auto operator<=>(const ChunkName&) const = default;
 };
 
 std::array<char, kChunkKeyBytes> EncodeChunkKey(ChunkName name);

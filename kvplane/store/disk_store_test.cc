@@ -180,6 +180,18 @@ TEST_F(DiskStoreTest, ManyDurablePutsDoNotEndInManyFilesUnit) {
   for (uint64_t i = 0; i < 300; ++i) EXPECT_TRUE(Has(i)) << i;
 }
 
+TEST_F(DiskStoreTest, ObjectsLargerThanAFileStayUnit) {
+  options_.capacity_bytes = 64 << 20;
+  Open();
+  for (uint64_t i = 0; i < 4; ++i) ASSERT_TRUE(Put(i, 5'000'000).ok());
+  // Flushes, and with them compactions of entries whose files go: the index looks what is left.
+  for (uint64_t i = 100; i < 150; ++i) ASSERT_TRUE(Put(i, 1000, true).ok());
+  for (uint64_t i = 0; i < 4; ++i) EXPECT_TRUE(Has(i)) << i;
+  EXPECT_EQ(store_->stats().evictions, 0u);
+  Open();
+  for (uint64_t i = 0; i < 4; ++i) EXPECT_TRUE(Has(i)) << i;
+}
+
 TEST_F(DiskStoreTest, AnErasedTenantStaysErasedAfterACrashUnit) {
   options_.flush_on_close = false;
   Open();
