@@ -19,6 +19,10 @@ constexpr base::Duration kLongestCall = std::chrono::seconds(60);
 constexpr base::Duration kRefreshPause = std::chrono::milliseconds(100);
 // Before a request is repeated while a slot moves or a cluster elects a master.
 constexpr base::Duration kRetryPause = std::chrono::milliseconds(10);
+// Calls that move less are sent to all nodes and then read from one after the other: the nodes work at the
+// same time, and what they answer waits in the sockets. Above it each node gets a thread for the call, which
+// may take milliseconds to start on a busy machine.
+constexpr uint64_t kMaxInterleavedBytes = 4 << 20;
 constexpr size_t kMaxNodeThreads = 16;
 // What sockets may still hold of a command when the last byte has been handed to them.
 constexpr uint64_t kMaxBytesInSockets = 8 << 20;
@@ -115,13 +119,30 @@ std::vector<RedisClient::Group> RedisClient::GroupByNode(std::span<Route> routes
   return groups;
 }
 
-// One thread per node. They are started for the call: a few ten microseconds beside a round trip and
-// megabytes, and no pool whose size a slow node could use up for the others.
-void RedisClient::RunGroups(std::span<Group> groups, base::TimePoint deadline) {
+void RedisClient::RunGroups(std::vector<Group>& groups, base::TimePoint deadline) {
+  // One order for all callers: who holds a connection to one node may wait for one to a later node.
+  std::sort(groups.begin(), groups.end(),
+            [](const Group& a, const Group& b) { return a.node->address() < b.node->address(); });
+  uint64_t bytes = 0;
+  for (const Group& group : groups) {
+    for (const Route* route : group.routes) {
+      bytes += route->request->limits.max_bulk_bytes + route->request->command.bytes();
+    }
+  }
+  if (groups.size() > 1 && bytes > kMaxInterleavedBytes) return RunInThreads(groups, deadline);
+  std::vector<Exchange> exchanges;
+  for (const Group& group : groups) exchanges.push_back({.node = group.node.get(), .rest = group.routes});
+  for (Exchange& exchange : exchanges) Send(exchange, deadline);
+  for (Exchange& exchange : exchanges) {
+    while (Receive(exchange, deadline)) Send(exchange, deadline);
+  }
+}
+
+void RedisClient::RunInThreads(std::span<Group> groups, base::TimePoint deadline) {
   std::atomic<size_t> next{0};
   const auto work = [&] {
     for (size_t i = next.fetch_add(1); i < groups.size(); i = next.fetch_add(1)) {
-      RunGroup(groups[i], deadline);
+      Run({.node = groups[i].node.get(), .rest = groups[i].routes}, deadline);
     }
   };
   std::vector<std::thread> threads;
@@ -134,70 +155,78 @@ void RedisClient::RunGroups(std::span<Group> groups, base::TimePoint deadline) {
   for (std::thread& thread : threads) thread.join();
 }
 
-void RedisClient::RunGroup(const Group& group, base::TimePoint deadline) {
-  std::span<Route* const> rest(group.routes);
-  bool fresh = false;
-  bool retried = false;
-  base::Status status;
-  while (!rest.empty()) {
-    base::Result<RedisLease> lease = group.node->Acquire(deadline, fresh);
-    status = lease.status();
-    if (!status.ok()) break;
-    const bool used_before = (*lease)->used_before;
-    size_t answered = 0;
-    const base::TimePoint begun = Now();
-    status = RunBatch(**lease, rest, deadline, answered);
-    rest = rest.subspan(answered);
-    if (status.ok()) {
-      lease->Keep();
-      group.node->ReportSuccess();
-      fresh = false;
-      continue;
-    }
-    // The server may have closed an idle connection long ago; every command may be sent twice.
-    if (used_before && !retried && answered == 0 && status.code() == base::StatusCode::kUnavailable) {
-      fresh = retried = true;
-      continue;
-    }
-    // A caller in a hurry says nothing about the node.
-    const bool hurried =
-        status.code() == base::StatusCode::kDeadlineExceeded && Now() - begun < options_.stall_timeout;
-    if (!hurried && status.code() != base::StatusCode::kCancelled) group.node->ReportFailure(status);
-    break;
-  }
-  for (Route* route : rest) route->request->reply = status;
+void RedisClient::Run(Exchange exchange, base::TimePoint deadline) {
+  do {
+    Send(exchange, deadline);
+  } while (Receive(exchange, deadline));
 }
 
-base::Status RedisClient::RunBatch(RedisConnection& connection, std::span<Route* const> routes,
-                                   base::TimePoint deadline, size_t& answered) {
+void RedisClient::Send(Exchange& exchange, base::TimePoint deadline) {
+  base::Result<RedisLease> lease = exchange.node->Acquire(deadline, exchange.fresh);
+  exchange.status = lease.status();
+  if (!lease.ok()) return;
+  exchange.lease.emplace(*std::move(lease));
+  exchange.begun = Now();
   static const RespCommand kAsking = std::move(RespCommand(1).Arg("ASKING"));
   std::vector<const RespCommand*> commands;
   uint64_t reply_bytes = 0;
-  uint64_t command_bytes = 0;
-  size_t count = 0;
-  for (; count < routes.size() && count < kMaxPipelinedRequests; ++count) {
-    const RedisRequest& request = *routes[count]->request;
-    reply_bytes += request.limits.max_bulk_bytes;
+  exchange.command_bytes = 0;
+  size_t& count = exchange.sent;
+  for (count = 0; count < exchange.rest.size() && count < kMaxPipelinedRequests; ++count) {
+    const Route& route = *exchange.rest[count];
+    reply_bytes += route.request->limits.max_bulk_bytes;
     if (count > 0 && reply_bytes > kMaxPipelinedReplyBytes) break;
-    command_bytes += request.command.bytes();
-    if (routes[count]->ask) commands.push_back(&kAsking);
-    commands.push_back(&request.command);
+    exchange.command_bytes += route.request->command.bytes();
+    if (route.ask) commands.push_back(&kAsking);
+    commands.push_back(&route.request->command);
   }
   const base::TimePoint sent_by =
-      std::min(deadline, Now() + options_.stall_timeout + RespTransferTime(command_bytes));
-  KVPLANE_RETURN_IF_ERROR(WriteRespCommands(connection.stream(), commands, sent_by));
-  RespReader& reader = connection.reader();
-  base::Duration grace = RespTransferTime(std::min(command_bytes, kMaxBytesInSockets));
-  for (Route* route : routes.first(count)) {
-    RedisRequest& request = *route->request;
+      std::min(deadline, Now() + options_.stall_timeout + RespTransferTime(exchange.command_bytes));
+  exchange.status = WriteRespCommands((*exchange.lease)->stream(), commands, sent_by);
+}
+
+bool RedisClient::Receive(Exchange& exchange, base::TimePoint deadline) {
+  const size_t before = exchange.rest.size();
+  if (exchange.status.ok()) exchange.status = ReceiveReplies(exchange, deadline);
+  RedisNode& node = *exchange.node;
+  if (exchange.status.ok()) {
+    exchange.lease->Keep();
+    exchange.lease.reset();
+    node.ReportSuccess();
+    exchange.fresh = false;
+    return !exchange.rest.empty();
+  }
+  const base::StatusCode code = exchange.status.code();
+  if (exchange.lease.has_value()) {
+    const bool used_before = (*exchange.lease)->used_before;
+    exchange.lease.reset();
+    // The server may have closed an idle connection long ago; every command may be sent twice.
+    if (used_before && !exchange.retried && exchange.rest.size() == before &&
+        code == base::StatusCode::kUnavailable) {
+      exchange.fresh = exchange.retried = true;
+      return true;
+    }
+    // A caller in a hurry says nothing about the node.
+    const bool hurried =
+        code == base::StatusCode::kDeadlineExceeded && Now() - exchange.begun < options_.stall_timeout;
+    if (!hurried && code != base::StatusCode::kCancelled) node.ReportFailure(exchange.status);
+  }
+  for (Route* route : exchange.rest) route->request->reply = exchange.status;
+  return false;
+}
+
+base::Status RedisClient::ReceiveReplies(Exchange& exchange, base::TimePoint deadline) {
+  RespReader& reader = (*exchange.lease)->reader();
+  base::Duration grace = RespTransferTime(std::min(exchange.command_bytes, kMaxBytesInSockets));
+  for (Route* route : exchange.rest.first(exchange.sent)) {
     if (route->ask) {
       KVPLANE_ASSIGN_OR_RETURN(const RespValue asking, reader.Next({}, deadline, grace));
       if (asking.kind != RespKind::kSimple) return base::Corrupt("redis: ASKING gives {}", asking.view());
     }
-    KVPLANE_ASSIGN_OR_RETURN(RespValue reply, reader.Next(request.limits, deadline, grace));
+    KVPLANE_ASSIGN_OR_RETURN(RespValue reply, reader.Next(route->request->limits, deadline, grace));
+    route->request->reply = std::move(reply);
     grace = {};
-    request.reply = std::move(reply);
-    ++answered;
+    exchange.rest = exchange.rest.subspan(1);
   }
   return base::Status::Ok();
 }
@@ -307,7 +336,8 @@ base::Result<SlotMap> RedisClient::AskForSlots(base::TimePoint deadline) {
 base::Result<SlotMap> RedisClient::AskOne(const NodePtr& node, base::TimePoint deadline) {
   RedisRequest request(0, std::move(RespCommand(2).Arg("CLUSTER").Arg("SLOTS")), kClusterSlotsLimits);
   Route route{.request = &request, .node = node};
-  RunGroup({.node = node, .routes = {&route}}, std::min(deadline, Now() + options_.stall_timeout));
+  Route* const only = &route;
+  Run({.node = node.get(), .rest = {&only, 1}}, std::min(deadline, Now() + options_.stall_timeout));
   if (!request.reply.ok()) return request.reply.status();
   if (request.reply->kind == RespKind::kError) {
     // A server that stands alone.
@@ -352,7 +382,8 @@ base::Result<RespValue> RedisClient::ExecuteOn(const RedisAddress& address, Resp
   }
   RedisRequest request(0, std::move(command), limits);
   Route route{.request = &request, .node = node};
-  RunGroup({.node = node, .routes = {&route}}, std::min(deadline, Now() + kLongestCall));
+  Route* const only = &route;
+  Run({.node = node.get(), .rest = {&only, 1}}, std::min(deadline, Now() + kLongestCall));
   if (!request.reply.ok()) return request.reply.status();
   if (request.reply->kind == RespKind::kError) return RedisErrorStatus(*request.reply);
   return std::move(request.reply);

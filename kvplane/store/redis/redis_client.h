@@ -1,7 +1,7 @@
 // Client of a Redis Cluster, or of one Redis server: sends commands of single keys to the nodes that own
 // them.
 //
-// All requests of one Execute() are pipelined per node; several nodes work at the same time, one thread each.
+// All requests of one Execute() are pipelined per node, and the nodes work at the same time.
 // MOVED corrects the map of slots, ASK asks the node that a slot is moving to, a node that is gone makes the
 // client ask the others who took over. A request follows at most kMaxRedisRounds of such answers.
 //
@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -84,6 +85,18 @@ class RedisClient {
     NodePtr node;
     std::vector<Route*> routes;
   };
+  // The requests for one node on their way, batch by batch.
+  struct Exchange {
+    RedisNode* node;
+    std::span<Route* const> rest;       // not answered yet
+    std::optional<RedisLease> lease{};  // while a batch is under way
+    size_t sent = 0;                    // the first ones of `rest`
+    uint64_t command_bytes = 0;         // of those
+    base::TimePoint begun{};
+    bool fresh = false;  // idle connections are not to be trusted
+    bool retried = false;
+    base::Status status{};
+  };
 
   NodePtr NodeOf(const RedisAddress& address) KVPLANE_REQUIRES(mutex_);
   // Routes grouped by node; a request that has nowhere to go keeps its error and is left out.
@@ -94,10 +107,14 @@ class RedisClient {
   // A route that lost its node goes on only if somebody else has the slot now.
   bool HasNewOwner(Route& route) KVPLANE_EXCLUDES(mutex_);
 
-  void RunGroups(std::span<Group> groups, base::TimePoint deadline);
-  void RunGroup(const Group& group, base::TimePoint deadline);
-  base::Status RunBatch(RedisConnection& connection, std::span<Route* const> routes, base::TimePoint deadline,
-                        size_t& answered);
+  void RunGroups(std::vector<Group>& groups, base::TimePoint deadline);
+  void RunInThreads(std::span<Group> groups, base::TimePoint deadline);
+  void Run(Exchange exchange, base::TimePoint deadline);
+  // Sends as much of `rest` as may be under way at once.
+  void Send(Exchange& exchange, base::TimePoint deadline);
+  // Reads the replies to what was sent. True: there is more to send.
+  bool Receive(Exchange& exchange, base::TimePoint deadline);
+  base::Status ReceiveReplies(Exchange& exchange, base::TimePoint deadline);
 
   // Asks the nodes who owns what. Returns at once when another thread does so or it was done just now, unless
   // nothing is known yet.
