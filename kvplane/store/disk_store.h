@@ -5,9 +5,9 @@
 //
 // Durability: a put is in memory first; write buffers go to disk when they are full. A durable put returns
 // after a flush; one flush serves all who wait (group commit). After a crash every durable entry is there
-// unless it aged out, plus a part of the others; nothing half-written is ever served. Erasure of a tenant is
-// durable when it returns, of one key with the next flush. Erased bytes are unreachable at once and leave the
-// disk when their file ages out.
+// unless it aged out, plus a part of the others; nothing half-written is ever served. An erasure is durable
+// when it returns, also of what was not there (an evicted entry must not rise with the files it lies in);
+// erased bytes leave the disk when their file ages out.
 //
 // Age: files are dropped whole, oldest first (FIFO), when capacity_bytes or the TTL is exceeded. An entry
 // that is used in the last quarter of its life is written again, so that what is in use stays. The folder

@@ -204,6 +204,21 @@ TEST_F(DiskStoreTest, AnErasedTenantStaysErasedAfterACrashUnit) {
   EXPECT_EQ(store_->stats().entries, 0u);
 }
 
+TEST_F(DiskStoreTest, AnErasedEntryStaysErasedAfterACrashUnit) {
+  options_.flush_on_close = false;
+  options_.capacity_bytes = 4 << 20;
+  Open();
+  for (uint64_t i = 0; i < 6; ++i) ASSERT_TRUE(Put(i, 1'000'000, true).ok());
+  EXPECT_FALSE(Listed(0)) << "evicted, but its file is still there";
+  ASSERT_TRUE(store_->Erase(NumberedKey(0), Soon()).ok());
+  ASSERT_TRUE(store_->Erase(NumberedKey(5), Soon()).ok());
+  options_.capacity_bytes = 64 << 20;
+  Open();
+  EXPECT_FALSE(Listed(0));
+  EXPECT_FALSE(Listed(5));
+  EXPECT_TRUE(Has(4));
+}
+
 TEST_F(DiskStoreTest, ReadsOfManyPiecesUnit) {
   Open();
   const std::vector<std::byte> object = NumberedObject(3, 1000);  // 8 MB: chunks and pieces of all kinds

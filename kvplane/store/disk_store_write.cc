@@ -231,7 +231,8 @@ base::Status DiskStore::Erase(const StoreKey& key, base::TimePoint deadline) {
         *result = state->EraseStale(std::span(&key, 1));
       },
       deadline));
-  return *result;
+  KVPLANE_RETURN_IF_ERROR(*result);
+  return state_->WaitDurable(deadline);
 }
 
 base::Result<uint64_t> DiskStore::EraseTenant(uint64_t tenant, base::TimePoint deadline) {
