@@ -91,6 +91,29 @@ void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
       ->group("Testing");
 }
 
+void AddStoreFlags(CLI::App* verb, StoreArgs& args) {
+  verb->add_option("--store", args.specs,
+                   "Where KV of prompt prefixes is kept: mem:, dir:PATH, tcp://HOST:PORT, redis://HOST:PORT; "
+                   "repeatable, fastest first; none: nowhere. Default: memory of --store-dram bytes")
+      ->allow_extra_args(false);
+  verb->add_option("--store-dram", args.dram, "Memory in front of a slower store; 0: none");
+  verb->add_option("--store-strategy", args.strategy, "What KV is coded with on its way into the store");
+  verb->add_option("--store-quality", args.quality,
+                   "Quality of a lossy --store-strategy, in thousandths, as measured");
+  verb->add_option("--store-min-quality", args.min_quality,
+                   "Least quality of what is loaded, in thousandths; 1000: lossless only");
+  verb->add_option("--store-run-tokens", args.run_tokens,
+                   "Tokens of one stored object; nodes that share a store must agree");
+  verb->add_option("--store-tenant", args.tenant, "Whose KV it is: tenants share nothing");
+  verb->add_option("--store-salt-file", args.salt_file,
+                   "File with a secret that goes into all names: who has another one shares nothing");
+  verb->add_option("--store-timeout-ms", args.timeout_ms,
+                   "A lookup, or a round of reads, that takes longer is a miss");
+  verb->add_option("--store-load", args.load,
+                   "adaptive: load where it is faster than computing; always: whatever is found")
+      ->check(CLI::IsMember({"adaptive", "always"}));
+}
+
 void AddLogFlags(CLI::App* verb, std::string& level, bool& json) {
   verb->add_option("--log-level", level, "trace, debug, info, warn, error or off")->envname("KVPLANE_LOG");
   verb->add_flag("--log-json", json, "One JSON object per log line");
@@ -123,6 +146,7 @@ void AddServe(CLI::App& app, Action& action) {
   CLI::App* verb = Verb(app, "serve", "Serve a model behind the OpenAI-compatible API");
   AddRuntimeFlags(verb, args.runtime);
   AddTransferFlags(verb, args.runtime);
+  AddStoreFlags(verb, args.runtime.store);
   verb->add_option("--host", args.host, "Address to bind; others than loopback need a token or --insecure");
   verb->add_option("--port", args.port, "Port; 0: any free one")->check(CLI::Range(0, 65535));
   verb->add_option("--served-model-name", args.served_model_name,
@@ -207,7 +231,7 @@ void AddStoreObjects(CLI::App* store, Action& action) {
 }
 
 void AddStore(CLI::App& app, Action& action) {
-  static StoreArgs args;
+  static StoreServerArgs args;
   CLI::App* verb =
       Verb(app, "store", "Keep KV objects for other nodes; put, get, erase, stats act on a store");
   verb->add_option("--listen", args.listen,
@@ -283,8 +307,8 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
   inspect->callback([&action] { action = [] { return CmdInspect(inspect_args); }; });
 
   static VerifyArgs verify_args;
-  CLI::App* verify =
-      Verb(app, "verify", "Check every checksum of an object and decode it, or of all objects of a disk store");
+  CLI::App* verify = Verb(
+      app, "verify", "Check every checksum of an object and decode it, or of all objects of a disk store");
   verify->add_option("input", verify_args.input, "Object file, or the folder of a disk store")->required();
   verify
       ->add_option("--profile", verify_args.profiles,

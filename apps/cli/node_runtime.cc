@@ -21,6 +21,9 @@ namespace {
 // are paced like long ones (256 kB would hand a 200-token prompt over for nothing).
 constexpr size_t kLinkBurstBytes = 16'000;
 
+// How long the end of a node waits for its store to write what it has taken.
+constexpr base::Duration kStoreFlushTime = std::chrono::seconds(10);
+
 base::Result<model::ComputeType> ParseCompute(const std::string& name) {
   for (const auto type : {model::ComputeType::kAuto, model::ComputeType::kBf16, model::ComputeType::kF32}) {
     if (model::Name(type) == name) return type;
@@ -54,10 +57,19 @@ base::Result<std::unique_ptr<NodeRuntime>> NodeRuntime::Create(const RuntimeArgs
   if (!profiles.ok()) return profiles.status().Annotate("--profile");
   runtime->profiles_ = *std::move(profiles);
   KVPLANE_RETURN_IF_ERROR(runtime->CreateLink(args));
+  KVPLANE_RETURN_IF_ERROR(runtime->CreateStore(args));
   KVPLANE_RETURN_IF_ERROR(runtime->LoadModel(args));
   KVPLANE_RETURN_IF_ERROR(runtime->CreateTransfer(args));
   KVPLANE_RETURN_IF_ERROR(runtime->CreateEngine(args));
   return runtime;
+}
+
+NodeRuntime::~NodeRuntime() {
+  engine_.reset();
+  if (store_ == nullptr) return;
+  const base::Status status = store_->store->Flush(base::Clock::System().Now() + kStoreFlushTime);
+  if (!status.ok()) base::Log(base::LogLevel::kWarn, "flushing the store: {}", status.ToString());
+  store_->store->Shutdown();
 }
 
 base::Status NodeRuntime::LoadModel(const RuntimeArgs& args) {
@@ -129,6 +141,17 @@ base::Status NodeRuntime::CreateTransfer(const RuntimeArgs& args) {
   return base::Status::Ok();
 }
 
+base::Status NodeRuntime::CreateStore(const RuntimeArgs& args) {
+  KVPLANE_RETURN_IF_ERROR(PrefixOptionsFrom(args.store, nullptr).status());
+  KVPLANE_ASSIGN_OR_RETURN(const transport::TransportSecurity security,
+                           transport::ReadSecurityFiles(args.kv_security));
+  KVPLANE_ASSIGN_OR_RETURN(store_, OpenNodeStore(args.store, security));
+  if (store_ != nullptr) {
+    base::Log(base::LogLevel::kInfo, "prefixes are kept in {}", store_->store->name());
+  }
+  return base::Status::Ok();
+}
+
 base::Status NodeRuntime::CreateEngine(const RuntimeArgs& args) {
   engine::EngineOptions options;
   base::Result<uint64_t> kv_bytes = base::ParseBytes(args.kv_size);
@@ -144,6 +167,7 @@ base::Status NodeRuntime::CreateEngine(const RuntimeArgs& args) {
   options.eos_token_ids.assign(tokenizer_->eos_ids().begin(), tokenizer_->eos_ids().end());
   KVPLANE_ASSIGN_OR_RETURN(options.transfer_timeout,
                            SecondsFlag("--transfer-timeout-s", args.transfer_timeout_s));
+  KVPLANE_ASSIGN_OR_RETURN(options.prefix, PrefixOptionsFrom(args.store, store()));
   KVPLANE_ASSIGN_OR_RETURN(engine_, engine::Engine::Create(*model_, options, sender_.get(), receiver_.get()));
   return base::Status::Ok();
 }

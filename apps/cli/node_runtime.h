@@ -1,5 +1,5 @@
 // NodeRuntime: everything one node runs, wired: thread pool, model, tokenizer, transports, sender, receiver,
-// engine.
+// engine, store.
 //
 // `serve`, `generate` and the benches build the same object from the same flags, so that what is measured is
 // what is served. Members are destroyed in the reverse order of use; the engine goes first.
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/cli/node_store.h"
 #include "kvplane/base/status.h"
 #include "kvplane/base/thread_pool.h"
 #include "kvplane/codec/model_profile.h"
@@ -43,6 +44,7 @@ struct RuntimeArgs {
   uint32_t tile_retries = 3;
   double transfer_timeout_s = 30;
   double stall_timeout_s = 10;  // a transfer on which nothing arrives for this long has failed
+  StoreArgs store{};            // none: prefixes of prompts are computed again
   std::string link_rate;        // shape what this node sends, e.g. 200Mbit/s; empty: not shaped
   std::string kv_fault;  // tests only: damage what this node sends, e.g. flip=1e-6,seed=7 (docs/testing.md)
 };
@@ -50,6 +52,8 @@ struct RuntimeArgs {
 class NodeRuntime {
  public:
   static base::Result<std::unique_ptr<NodeRuntime>> Create(const RuntimeArgs& args);
+  // Stops the engine, then gives the store some time to write what it has taken.
+  ~NodeRuntime();
 
   engine::Engine& engine() { return *engine_; }
   model::Model& model() { return *model_; }
@@ -62,6 +66,7 @@ class NodeRuntime {
   }  // null: the folder has none
   const codec::Strategy& default_strategy() const { return strategy_; }
   const codec::ProfileSet& profiles() const { return profiles_; }
+  store::Store* store() { return store_ == nullptr ? nullptr : store_->store.get(); }  // null: none
   std::string kv_endpoint() const { return sender_ == nullptr ? "" : sender_->endpoint(); }
 
  private:
@@ -69,6 +74,7 @@ class NodeRuntime {
   base::Status LoadModel(const RuntimeArgs& args);
   base::Status CreateLink(const RuntimeArgs& args);
   base::Status CreateTransfer(const RuntimeArgs& args);
+  base::Status CreateStore(const RuntimeArgs& args);
   base::Status CreateEngine(const RuntimeArgs& args);
 
   codec::Strategy strategy_;
@@ -80,6 +86,7 @@ class NodeRuntime {
   std::shared_ptr<transport::Transport> transport_;  // tcp, perhaps protected, shaped, damaged
   std::unique_ptr<transfer::KvSender> sender_;
   std::unique_ptr<transfer::KvReceiver> receiver_;
+  std::unique_ptr<store::StoreStack> store_;  // null: none
   std::unique_ptr<engine::Engine> engine_;
 };
 

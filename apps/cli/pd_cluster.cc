@@ -33,8 +33,9 @@ base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
     flags.insert(flags.end(), {"--host", "127.0.0.1", "--port", "0", "--log-level", options.log_level});
     return NodeProcess::Launch(role, flags, options.log_folder);
   };
-  std::vector<std::string> serve = {"serve", "--model", options.model.string(), "--threads",
-                                    std::to_string(options.threads)};
+  // Every mode computes every prompt: what is compared is the transfer.
+  std::vector<std::string> serve = {"serve", "--model",   options.model.string(),         "--store",
+                                    "none",  "--threads", std::to_string(options.threads)};
   for (const std::string& profile : options.profiles) serve.insert(serve.end(), {"--profile", profile});
   std::vector<std::string> prefill = serve;
   prefill.insert(prefill.end(), {"--role", "prefill", "--compute", options.compute});

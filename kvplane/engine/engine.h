@@ -10,7 +10,7 @@
 // KV does not arrive intact in time the prompt is recomputed here: slower, never wrong.
 //
 // Prefixes: with a store (EngineOptions::prefix) the whole block runs at the beginning of a prompt are looked
-// up, and loaded where that is faster than computing them; computed runs are pushed. docs/adr/0007 says who
+// up, and loaded where that is faster than computing them; computed runs are pushed. docs/adr/0008 says who
 // waits for whom.
 //
 // Determinism: for given weights, compute type and instruction set, greedy output does not depend on what

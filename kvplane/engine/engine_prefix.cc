@@ -1,4 +1,4 @@
-// The prefix half of EngineLoop: what comes from the store and what goes there. docs/adr/0007 is the
+// The prefix half of EngineLoop: what comes from the store and what goes there. docs/adr/0008 is the
 // protocol.
 
 #include <algorithm>

@@ -67,7 +67,7 @@ sched::Batch EngineLoop::Decide() {
 bool EngineLoop::Step() {
   if (requests_.empty()) return false;
   const sched::Batch batch = Decide();
-  if (!waiting_.empty() && batch.admitted.empty()) YieldPages();
+  if (!waiting_.empty() && waiting_.front()->reserve_blocks > pool_.total() - reserved_blocks_) YieldPages();
   for (const base::RequestId id : batch.admitted) Start(*Find(id));
   StepBatch step = BuildStep(batch);
   if (!step.empty()) RunBatch(step);

@@ -103,6 +103,8 @@ class Launcher:
         return process
 
     def serve(self, *flags, role="unified", model=MODEL):
+        if "--store" not in flags:  # a prompt that was seen before is computed all the same
+            flags = ("--store", "none", *flags)
         return self.start(role, "serve", "--model", model, "--role", role, *NODE_FLAGS, *flags)
 
     def node(self, *flags, **options):

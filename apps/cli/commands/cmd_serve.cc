@@ -65,6 +65,7 @@ void PrintReady(const ServeArgs& args, NodeRuntime& runtime, uint16_t port) {
                                  {"compute", model::Name(runtime.model().compute())}};
   if (!args.tls_certificate.empty()) line["tls"] = true;
   if (const std::string kv = runtime.kv_endpoint(); !kv.empty()) line["kv"] = kv;
+  if (runtime.store() != nullptr) line["store"] = runtime.store()->name();
   fmt::print("{}\n", line.dump());
   std::fflush(stdout);
 }
@@ -79,6 +80,7 @@ base::Status Serve(const ServeArgs& args) {
   RuntimeArgs runtime_args = args.runtime;
   runtime_args.kv_security.auth_token_file = args.auth_token_file;
   runtime_args.insecure = args.insecure;
+  if (runtime_args.store.specs.empty()) runtime_args.store.specs = {"mem:"};  // embedded by default
   KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<NodeRuntime> runtime, NodeRuntime::Create(runtime_args));
   options.http.host = args.host;
   options.http.port = static_cast<uint16_t>(args.port);
