@@ -269,6 +269,26 @@ TEST_F(DamagedFolder, ADamagedEndOfAFileCostsItsEntriesSafety) {
   EXPECT_GT(intact, kObjects / 2);
 }
 
+TEST_F(DamagedFolder, DamagedEntriesAreLeftOutOnceSafety) {
+  size_t damaged = 0;
+  for (const fs::path& path : Files(".sst")) {
+    std::ifstream file(path, std::ios::binary);
+    const std::string content(std::istreambuf_iterator<char>(file), {});
+    // Files of entries hold record headers; the first block of one of them is hit.
+    const size_t at = content.find("KVPR");
+    if (at == std::string::npos || damaged != 0) continue;
+    Flip(path, at + 20);
+    ++damaged;
+  }
+  ASSERT_EQ(damaged, 1u);
+  const size_t intact = CountIntact();
+  EXPECT_LT(intact, kObjects);
+  EXPECT_GT(corrupt_, 0u);
+  EXPECT_NE(damage_, "");
+  EXPECT_EQ(CountIntact(), intact);
+  EXPECT_EQ(damage_, "") << "what is left was written anew";
+}
+
 TEST_F(DamagedFolder, AnUnreadableDatabaseIsBegunAnewSafety) {
   const auto manifests = Files("MANIFEST");
   ASSERT_EQ(manifests.size(), 1u);

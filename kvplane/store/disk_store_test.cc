@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "kvplane/store/chunk_db_rocks.h"
 #include "kvplane/store/deadline_pool.h"
 #include "kvplane/store/disk_index.h"
 #include "kvplane/store/testing/numbered_object.h"
@@ -301,6 +302,43 @@ TEST(DeadlinePoolTest, StopEndsWaitsSafety) {
   release.count_down();
   EXPECT_EQ(pool.Run([](const std::atomic<bool>&) {}, Soon()).code(), StatusCode::kCancelled);
   EXPECT_FALSE(pool.Post([] {}));
+}
+
+TEST(ChunkDbTest, KeysAndValuesUnit) {
+  const auto chunk = EncodeChunkKey({.sequence = 0x0102030405060708, .chunk = 0x0a0b0c0d});
+  EXPECT_EQ(std::string(chunk.data(), chunk.size()), "\x01\x02\x03\x04\x05\x06\x07\x08\x0a\x0b\x0c\x0d");
+  EXPECT_EQ(DecodeChunkKey({chunk.data(), chunk.size()}),
+            (ChunkName{.sequence = 0x0102030405060708, .chunk = 0x0a0b0c0d}));
+  EXPECT_EQ(DecodeChunkKey("short"), std::nullopt);
+
+  StoreKey key{.tenant = 0x1112131415161718};
+  key.chain[0] = std::byte{0x21};
+  key.chain[31] = std::byte{0x22};
+  const auto name = EncodeEntryKey(key);
+  EXPECT_EQ(std::string(name.data(), name.size()),
+            "\x11\x12\x13\x14\x15\x16\x17\x18\x21" + std::string(30, '\0') + "\x22");
+  EXPECT_EQ(DecodeEntryKey({name.data(), name.size()}), key);
+  EXPECT_EQ(DecodeEntryKey("short"), std::nullopt);
+
+  const ChunkedObject object{.header = {.object_bytes = 1000, .prefix_bytes = 10, .quality = 7, .key = key},
+                             .sequence = 0x31,
+                             .chunk_bytes = 0x40000};
+  auto value = EncodeEntryValue(object);
+  EXPECT_EQ(value[64], std::byte{0x31});
+  EXPECT_EQ(value[74], std::byte{0x04});
+  const auto decoded = DecodeEntryValue(value, key);
+  ASSERT_TRUE(decoded.ok()) << decoded.status().ToString();
+  EXPECT_EQ(decoded->sequence, 0x31u);
+  EXPECT_EQ(decoded->chunk_bytes, 0x40000u);
+  EXPECT_EQ(decoded->header.object_bytes, 1000u);
+  for (size_t at = 0; at < value.size(); ++at) {
+    value[at] ^= std::byte{4};
+    EXPECT_FALSE(DecodeEntryValue(value, key).ok()) << at;
+    value[at] ^= std::byte{4};
+  }
+  EXPECT_FALSE(DecodeEntryValue(std::span(value).first(79), key).ok());
+  key.chain[0] = std::byte{0};
+  EXPECT_FALSE(DecodeEntryValue(value, key).ok()) << "of another key";
 }
 
 TEST(DiskIndexTest, OldestGoFirstUnit) {
