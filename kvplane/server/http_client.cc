@@ -130,13 +130,15 @@ base::Status HttpCall::Failure(std::string_view what, const asio::error_code& er
   return base::Unavailable("{} {}: {}", what, endpoint_.Authority(), error.message());
 }
 
-asio::awaitable<base::Status> HttpCall::Start(const HttpRequest& request, base::TimePoint deadline) {
+asio::awaitable<base::Status> HttpCall::Start(const HttpRequest& request, base::TimePoint deadline,
+                                              bool repeatable) {
   const std::string bytes = SerializeRequest(request, endpoint_.Authority());
   channel_ = client_->TakeIdle(endpoint_);
   if (channel_ != nullptr) {
     base::Status reused = co_await SendAndReadHead(bytes, deadline);
-    // What is not idempotent may have been acted upon.
-    const bool again = request.method == "GET" && !aborted_ && !timed_out_ && !answer_begun_;
+    // The other side may have closed it while it was idle, or may have acted upon the request.
+    const bool may_repeat = repeatable || request.method == "GET";
+    const bool again = may_repeat && !aborted_ && !timed_out_ && !answer_begun_;
     if (reused.ok() || !again) co_return reused;
   }
   base::Status connected = co_await Connect(deadline);

@@ -56,7 +56,10 @@ class HttpCall : public std::enable_shared_from_this<HttpCall> {
   HttpCall& operator=(const HttpCall&) = delete;
 
   // Sends the request and reads the head of the answer. Both must outlive the call. Once per object.
-  asio::awaitable<base::Status> Start(const HttpRequest& request, base::TimePoint deadline);
+  // A pooled connection that turns out dead before a byte of the answer is replaced by a new one, once, when
+  // the request may be sent twice: a GET, or `repeatable`.
+  asio::awaitable<base::Status> Start(const HttpRequest& request, base::TimePoint deadline,
+                                      bool repeatable = false);
   int status() const { return parser_.status(); }
   const HttpHeaders& headers() const { return parser_.response_headers(); }
   // The next bytes of the body; empty at its end.

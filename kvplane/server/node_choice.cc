@@ -1,6 +1,6 @@
 #include "kvplane/server/node_choice.h"
 
-#include <vector>
+#include <algorithm>
 
 namespace kvplane::server {
 namespace {
@@ -12,8 +12,8 @@ std::optional<size_t> LeastLoaded(std::span<const NodeView> nodes, uint64_t turn
   std::vector<size_t> best;
   for (size_t i = 0; i < nodes.size(); ++i) {
     if (!eligible(i)) continue;
-    if (!best.empty() && load(nodes[i]) > load(nodes[best.front()])) continue;
-    if (!best.empty() && load(nodes[i]) < load(nodes[best.front()])) best.clear();
+    if (!best.empty() && load(i) > load(best.front())) continue;
+    if (!best.empty() && load(i) < load(best.front())) best.clear();
     best.push_back(i);
   }
   if (best.empty()) return std::nullopt;
@@ -22,22 +22,35 @@ std::optional<size_t> LeastLoaded(std::span<const NodeView> nodes, uint64_t turn
 
 }  // namespace
 
+uint64_t PrefillWork(const ChoiceRequest& request, size_t node) {
+  const uint64_t held = node < request.cached_bytes.size() ? request.cached_bytes[node] : 0;
+  const uint64_t cached = std::min(held, request.prompt_bytes);
+  return request.prompt_bytes - cached + cached / kReuseGain;
+}
+
 NodeChoice ChooseNodes(std::span<const NodeView> nodes, const ChoiceRequest& request) {
   const auto usable = [&](size_t i, NodeRole role) {
     return nodes[i].role == role && nodes[i].healthy && !request.excluded.contains(i);
   };
+  const auto decodes = [&](size_t i) { return usable(i, NodeRole::kDecode); };
+  const auto prefill_work = [&](size_t i) {
+    return nodes[i].outstanding_prompt_bytes + PrefillWork(request, i);
+  };
   NodeChoice choice;
-  choice.decode = LeastLoaded(
-      nodes, request.turn, [&](size_t i) { return usable(i, NodeRole::kDecode); },
-      [](const NodeView& node) { return node.outstanding_requests; });
-  if (!choice.decode || !request.splittable) return choice;
-  const std::string& weights = nodes[*choice.decode].model_fingerprint;
-  choice.prefill = LeastLoaded(
-      nodes, request.turn,
-      [&](size_t i) {
-        return usable(i, NodeRole::kPrefill) && nodes[i].serves_kv && nodes[i].model_fingerprint == weights;
-      },
-      [](const NodeView& node) { return node.outstanding_prompt_bytes; });
+  if (request.splittable) {
+    choice.decode = LeastLoaded(nodes, request.turn, decodes,
+                                [&](size_t i) { return uint64_t{nodes[i].outstanding_requests}; });
+    if (!choice.decode) return choice;
+    const std::string& weights = nodes[*choice.decode].model_fingerprint;
+    const auto prefills = [&](size_t i) {
+      return usable(i, NodeRole::kPrefill) && nodes[i].serves_kv && nodes[i].model_fingerprint == weights;
+    };
+    choice.prefill = LeastLoaded(nodes, request.turn, prefills, prefill_work);
+    if (choice.prefill) return choice;
+  }
+  choice.decode = LeastLoaded(nodes, request.turn, decodes, [&](size_t i) {
+    return nodes[i].outstanding_requests * kRunningRequestBytes + prefill_work(i);
+  });
   return choice;
 }
 

@@ -14,6 +14,8 @@
 #include "kvplane/server/http_endpoint.h"
 #include "kvplane/server/io_loop.h"
 #include "kvplane/server/node_choice.h"
+#include "kvplane/server/prefix_index.h"
+#include "kvplane/server/routed_request.h"
 #include "kvplane/server/router.h"
 
 namespace kvplane::server {
@@ -37,7 +39,10 @@ class NodePool {
   void Start();
   void Close();
 
-  NodeChoice Choose(ChoiceRequest request) const;
+  // Fills in what is known of the nodes' prefixes, and chooses.
+  NodeChoice Choose(ChoiceRequest& wanted, const RoutedRequest& request);
+  // The node prefills the prompt now, and will hold it.
+  void NotePrefix(size_t i, const RoutedRequest& request);
   const std::vector<PoolNode>& nodes() const { return nodes_; }
   PoolNode& node(size_t i) { return nodes_[i]; }
   // No new requests until a check succeeds. Open calls go on: a node that drains finishes them, those of a
@@ -56,21 +61,23 @@ class NodePool {
   const std::string token_;
   std::vector<PoolNode> nodes_;
   std::vector<std::unique_ptr<Event>> pauses_;  // [nodes]
+  PrefixIndex prefixes_;
   bool closed_ = false;
 };
 
-// Counts a request against a node while it lives.
+// Counts a request against a node while it lives, and `prefill_bytes` of prompt until EndPrefill().
 class NodeLease {
  public:
-  NodeLease(NodePool& pool, size_t node, uint64_t prompt_bytes);
+  NodeLease(NodePool& pool, size_t node, uint64_t prefill_bytes);
   ~NodeLease();
+  void EndPrefill();
   NodeLease(const NodeLease&) = delete;
   NodeLease& operator=(const NodeLease&) = delete;
 
  private:
   NodePool& pool_;
   const size_t node_;
-  const uint64_t prompt_bytes_;
+  uint64_t prefill_bytes_;
 };
 
 }  // namespace kvplane::server

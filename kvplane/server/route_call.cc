@@ -4,6 +4,7 @@
 
 #include <asio/co_spawn.hpp>
 #include <asio/detached.hpp>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
 
@@ -16,11 +17,20 @@ namespace {
 constexpr size_t kTransferIdBytes = 16;
 // Bytes buffered for a client that reads slowly before the router stops reading from the node.
 constexpr size_t kMaxUnsentBytes = 256 << 10;
+// Prefill nodes tried for one request.
+constexpr uint32_t kMaxPrefillFailures = 2;
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
 
 // Another node may well answer where this one refuses for want of room or a fault of its own.
 bool IsRetryable(int status) { return status == 429 || status >= 500; }
+
+// The error that a node answers between its SIGTERM and its end (api_error.h).
+bool IsDraining(const std::string& body) {
+  const auto answer = nlohmann::json::parse(body, nullptr, /*allow_exceptions=*/false);
+  if (!answer.is_object() || !answer.contains("error") || !answer["error"].is_object()) return false;
+  return answer["error"].value("code", nlohmann::json()) == "draining";
+}
 
 }  // namespace
 
@@ -47,20 +57,20 @@ RouteCall::RouteCall(RouterContext& router, std::shared_ptr<Exchange> exchange, 
 asio::awaitable<void> RouteCall::Run() {
   ChoiceRequest wanted;
   wanted.splittable = request_.splittable();
-  // One attempt more than nodes to try: a plain one after a failed prefill does not use up a node.
-  for (uint32_t attempt = 0; attempt <= router_.options.max_attempts && !exchange_->gone(); ++attempt) {
+  // Of prefill nodes at most two are tried, then the decode node does it all; these attempts use up no node.
+  const uint32_t attempts = router_.options.max_attempts + kMaxPrefillFailures;
+  for (uint32_t attempt = 0; attempt < attempts && !exchange_->gone(); ++attempt) {
     wanted.turn = router_.turn++;
-    const NodeChoice choice = router_.pool.Choose(wanted);
-    if (!choice.decode || wanted.excluded.size() >= router_.options.max_attempts) break;
+    const NodeChoice choice = router_.pool.Choose(wanted, request_);
+    if (!choice.decode || decode_failures_ >= router_.options.max_attempts) break;
+    const size_t prefiller = choice.prefill.value_or(*choice.decode);
+    prefill_bytes_ = PrefillWork(wanted, prefiller);
+    router_.metrics.CountPrompt(wanted.prompt_bytes,
+                                wanted.cached_bytes.empty() ? 0 : wanted.cached_bytes[prefiller]);
+    router_.pool.NotePrefix(prefiller, request_);
     const Outcome outcome = co_await Attempt(choice);
     if (outcome == Outcome::kAnswered || exchange_->gone()) co_return;
-    if (outcome == Outcome::kPrefillFailed) {
-      router_.metrics.CountRetry("prefill_failed");
-      wanted.splittable = false;
-    } else {
-      router_.metrics.CountRetry("decode_failed");
-      wanted.excluded.insert(*choice.decode);
-    }
+    LeaveOut(outcome, choice, wanted);
     const bool clients_fault = last_error_.code() == base::StatusCode::kInvalidArgument;
     base::Log(clients_fault ? base::LogLevel::kDebug : base::LogLevel::kWarn, "attempt {} failed: {}",
               attempt + 1, last_error_.ToString());
@@ -76,8 +86,22 @@ asio::awaitable<void> RouteCall::Run() {
   }
 }
 
+void RouteCall::LeaveOut(Outcome outcome, const NodeChoice& choice, ChoiceRequest& wanted) {
+  if (outcome == Outcome::kPrefillFailed) {
+    router_.metrics.CountRetry("prefill_failed");
+    wanted.excluded.insert(*choice.prefill);
+    // A fault of the request's own fails on every prefill node.
+    const bool clients_fault = last_error_.code() == base::StatusCode::kInvalidArgument;
+    if (++prefill_failures_ >= kMaxPrefillFailures || clients_fault) wanted.splittable = false;
+  } else {
+    router_.metrics.CountRetry("decode_failed");
+    wanted.excluded.insert(*choice.decode);
+    ++decode_failures_;
+  }
+}
+
 asio::awaitable<RouteCall::Outcome> RouteCall::Attempt(const NodeChoice& choice) {
-  const NodeLease lease(router_.pool, *choice.decode, request_.prompt_bytes());
+  decode_lease_.emplace(router_.pool, *choice.decode, choice.prefill ? 0 : prefill_bytes_);
   decode_ = router_.client.NewCall(router_.pool.node(*choice.decode).endpoint);
   prefill_ = nullptr;
   std::string body = request_.plain_body();
@@ -90,28 +114,31 @@ asio::awaitable<RouteCall::Outcome> RouteCall::Attempt(const NodeChoice& choice)
     asio::co_spawn(
         router_.loop.context(),
         [self = shared_from_this(), node = *choice.prefill, text = request_.PrefillBody(transfer_id),
-         prefill = prefill_, decode = decode_]() -> asio::awaitable<void> {
-          co_await self->Prefill(node, text, prefill, decode);
+         bytes = prefill_bytes_, prefill = prefill_, decode = decode_]() -> asio::awaitable<void> {
+          co_await self->Prefill(node, bytes, text, prefill, decode);
         },
         asio::detached);
   }
   router_.metrics.CountPlacement(choice.prefill ? "split" : "plain");
   const Outcome outcome = co_await Decode(*choice.decode, body);
+  decode_lease_.reset();
   // Whatever the prefill node still does for this attempt is of no use without its decode node.
   if (prefill_ && !prefill_->ended && outcome != Outcome::kAnswered) prefill_->call->Abort();
   if (outcome == Outcome::kDecodeFailed && prefill_ && prefill_->failed) co_return Outcome::kPrefillFailed;
   co_return outcome;
 }
 
-asio::awaitable<void> RouteCall::Prefill(size_t node, std::string body, std::shared_ptr<PrefillTry> prefill,
+asio::awaitable<void> RouteCall::Prefill(size_t node, uint64_t bytes, std::string body,
+                                         std::shared_ptr<PrefillTry> prefill,
                                          std::shared_ptr<HttpCall> decode) {
-  const NodeLease lease(router_.pool, node, request_.prompt_bytes());
+  const NodeLease lease(router_.pool, node, bytes);
   const HttpRequest request = NodeRequest(std::move(body));
-  base::Status status = co_await prefill->call->Start(request, deadline_);
+  base::Status status = co_await prefill->call->Start(request, deadline_, /*repeatable=*/true);
   if (status.ok()) {
     const base::Result<std::string> answer = co_await prefill->call->ReadAll(deadline_);
     status = answer.status();
     const int code = prefill->call->status();
+    if (status.ok() && code == 503 && IsDraining(*answer)) router_.pool.MarkDown(node, "draining");
     if (status.ok() && code != 200) {
       // A fault of the request's own: the decode node will say so to the client.
       const bool clients_fault = code >= 400 && code < 500 && code != 429;
@@ -132,7 +159,8 @@ asio::awaitable<void> RouteCall::Prefill(size_t node, std::string body, std::sha
 
 asio::awaitable<RouteCall::Outcome> RouteCall::Decode(size_t node, const std::string& body) {
   const HttpRequest request = NodeRequest(body);
-  const base::Status started = co_await decode_->Start(request, deadline_);
+  // A generation may be sent twice: the node sees the first connection close and stops.
+  const base::Status started = co_await decode_->Start(request, deadline_, /*repeatable=*/true);
   if (!started.ok()) {
     if (started.code() == base::StatusCode::kUnavailable) router_.pool.MarkDown(node, started.message());
     co_return DecodeLost(started);
@@ -142,7 +170,7 @@ asio::awaitable<RouteCall::Outcome> RouteCall::Decode(size_t node, const std::st
   if (decode_->status() == 200 && type.starts_with("text/event-stream")) {
     outcome = co_await PassStream();
   } else {
-    outcome = co_await PassWhole();
+    outcome = co_await PassWhole(node);
   }
   co_return outcome;
 }
@@ -153,12 +181,13 @@ RouteCall::Outcome RouteCall::DecodeLost(const base::Status& status) {
   return Outcome::kDecodeFailed;
 }
 
-asio::awaitable<RouteCall::Outcome> RouteCall::PassWhole() {
+asio::awaitable<RouteCall::Outcome> RouteCall::PassWhole(size_t node) {
   base::Result<std::string> body = co_await decode_->ReadAll(deadline_);
   if (!body.ok()) co_return DecodeLost(body.status());
   HttpResponse response = CopyHead();
   response.body = *std::move(body);
   if (IsRetryable(response.status)) {
+    if (response.status == 503 && IsDraining(response.body)) router_.pool.MarkDown(node, "draining");
     last_error_ = base::Unavailable("decode node answers {}", response.status);
     refusal_ = std::move(response);
     co_return Outcome::kDecodeFailed;
@@ -172,6 +201,7 @@ asio::awaitable<RouteCall::Outcome> RouteCall::PassStream() {
   base::Result<std::string> piece = co_await decode_->ReadSome(deadline_);
   if (!piece.ok()) co_return DecodeLost(piece.status());  // nothing was passed on yet
   first_byte_ = Now();
+  decode_lease_->EndPrefill();
   exchange_->BeginStream(CopyHead());
   while (piece.ok() && !piece->empty() && !exchange_->gone()) {
     exchange_->Write(*piece);

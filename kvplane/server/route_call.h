@@ -48,10 +48,12 @@ class RouteCall : public std::enable_shared_from_this<RouteCall> {
 
   asio::awaitable<void> Run();
   asio::awaitable<Outcome> Attempt(const NodeChoice& choice);
-  asio::awaitable<void> Prefill(size_t node, std::string body, std::shared_ptr<PrefillTry> prefill,
-                                std::shared_ptr<HttpCall> decode);
+  // The node that an attempt failed for is not asked again.
+  void LeaveOut(Outcome outcome, const NodeChoice& choice, ChoiceRequest& wanted);
+  asio::awaitable<void> Prefill(size_t node, uint64_t bytes, std::string body,
+                                std::shared_ptr<PrefillTry> prefill, std::shared_ptr<HttpCall> decode);
   asio::awaitable<Outcome> Decode(size_t node, const std::string& body);
-  asio::awaitable<Outcome> PassWhole();
+  asio::awaitable<Outcome> PassWhole(size_t node);
   asio::awaitable<Outcome> PassStream();
   Outcome DecodeLost(const base::Status& status);
   HttpRequest NodeRequest(std::string body) const;
@@ -67,7 +69,11 @@ class RouteCall : public std::enable_shared_from_this<RouteCall> {
   base::TimePoint first_byte_{};
   Event wake_;  // the client took what was buffered, or left
   std::shared_ptr<HttpCall> decode_;
+  std::optional<NodeLease> decode_lease_;
   std::shared_ptr<PrefillTry> prefill_;
+  uint64_t prefill_bytes_ = 0;  // that this attempt's prefill has to compute
+  uint32_t prefill_failures_ = 0;
+  uint32_t decode_failures_ = 0;
   std::optional<HttpResponse> refusal_;  // the last node's "busy", if no other takes the request
   base::Status last_error_;
 };

@@ -1,9 +1,11 @@
 #include "kvplane/server/routed_request.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "kvplane/server/json_fields.h"
+#include "kvplane/server/prefix_index.h"
 
 namespace kvplane::server {
 namespace {
@@ -30,6 +32,21 @@ bool IsOnePrompt(const json& prompt) {
 
 std::string Dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
+// The bytes that decide what the prompt's tokens are, in the order of the tokens: the chat template writes
+// tools before messages. A conversation that goes on repeats its bytes up to the bracket that closed the
+// list.
+std::string CanonicalPrompt(const json& fields, bool chat, const json& prompt) {
+  std::string out = Dump(fields.value("model", json()));
+  out += chat ? "chat" : "text";
+  if (const auto tools = fields.find("tools"); chat && tools != fields.end()) out += Dump(*tools);
+  if (prompt.is_string()) {
+    out += prompt.get_ref<const std::string&>();
+  } else {
+    out += Dump(prompt);
+  }
+  return out;
+}
+
 }  // namespace
 
 ApiResult<RoutedRequest> RoutedRequest::Parse(std::string body) {
@@ -41,12 +58,21 @@ ApiResult<RoutedRequest> RoutedRequest::Parse(std::string body) {
   const bool chat = fields.contains("messages");
   const json prompt = fields.value(chat ? "messages" : "prompt", json());
   request.prompt_bytes_ = PromptBytes(prompt);
+  const std::string canonical = CanonicalPrompt(fields, chat, prompt);
+  request.canonical_bytes_ = canonical.size();
+  request.prefix_chunks_ = HashPromptChunks(canonical);
   const json n = fields.value("n", json());
   const json own_transfer = fields.value("kv_transfer_params", json());
   request.splittable_ = (chat || IsOnePrompt(prompt)) && (n.is_null() || n == 1) && own_transfer.is_null();
   request.stream_ = fields.value("stream", json()) == true;
   request.object_ = std::make_shared<const json>(*std::move(object));
   return request;
+}
+
+size_t RoutedRequest::BytesOfChunks(size_t chunks) const {
+  const double share = static_cast<double>(chunks * kPromptChunkBytes) /
+                       static_cast<double>(std::max<size_t>(canonical_bytes_, 1));
+  return static_cast<size_t>(std::min(share, 1.0) * static_cast<double>(prompt_bytes_));
 }
 
 std::string RoutedRequest::PrefillBody(std::string_view transfer_id) const {

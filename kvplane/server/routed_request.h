@@ -12,6 +12,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kvplane/server/api_error.h"
 
@@ -35,6 +36,11 @@ class RoutedRequest {
   bool stream() const { return stream_; }
   // Size of prompt or messages: the measure of prefill work before anything is tokenized.
   size_t prompt_bytes() const { return prompt_bytes_; }
+  // What the prompt begins with (prefix_index.h): of the model's name, the tools and the prompt or messages,
+  // as given. Equal chunks mean equal prefixes whatever the tokenizer and the chat template make of them.
+  const std::vector<uint64_t>& prefix_chunks() const { return prefix_chunks_; }
+  // Of prompt_bytes(), what `chunks` leading chunks stand for.
+  size_t BytesOfChunks(size_t chunks) const;
 
   const std::string& plain_body() const { return body_; }
   // One token, not streamed, KV offered under the id.
@@ -50,6 +56,8 @@ class RoutedRequest {
   bool splittable_ = false;
   bool stream_ = false;
   size_t prompt_bytes_ = 0;
+  size_t canonical_bytes_ = 0;
+  std::vector<uint64_t> prefix_chunks_;
 };
 
 }  // namespace kvplane::server

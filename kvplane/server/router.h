@@ -48,6 +48,8 @@ struct RouterOptions {
   // Checks in a row that must fail before a node is out. A refused connection puts it out at once.
   uint32_t health_failures = 3;
   uint32_t max_attempts = 3;  // nodes tried for one request, the first included
+  // Prompts go where their beginning was sent before, as far as load allows; false: load alone decides.
+  bool prefix_aware = true;
 };
 
 class Router {

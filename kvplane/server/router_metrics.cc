@@ -44,6 +44,8 @@ struct RouterMetrics::State {
         retries(AddCounter("kvplane_router_retries_total", "Attempts given up, by reason")),
         placements(AddCounter("kvplane_router_placements_total",
                               "Attempts started: split over two nodes, or plain on one")),
+        prompt_bytes(AddCounter("kvplane_router_prompt_bytes_total",
+                                "Prompt bytes placed, by whether the node had got their prefix before")),
         first_byte(AddHistogram("kvplane_router_first_byte_seconds", "Request to first byte of the answer")),
         total(AddHistogram("kvplane_router_total_seconds", "Request to end of the answer")) {
     const BuildInfo build = CurrentBuild();
@@ -70,6 +72,7 @@ struct RouterMetrics::State {
   prometheus::Family<prometheus::Counter>& http;
   prometheus::Family<prometheus::Counter>& retries;
   prometheus::Family<prometheus::Counter>& placements;
+  prometheus::Family<prometheus::Counter>& prompt_bytes;
   prometheus::Histogram& first_byte;
   prometheus::Histogram& total;
 };
@@ -87,6 +90,11 @@ void RouterMetrics::CountRetry(std::string_view reason) {
 
 void RouterMetrics::CountPlacement(std::string_view placement) {
   state_->placements.Add({{"placement", std::string(placement)}}).Increment();
+}
+
+void RouterMetrics::CountPrompt(uint64_t bytes, uint64_t expected_cached) {
+  state_->prompt_bytes.Add({{"prefix", "known"}}).Increment(static_cast<double>(expected_cached));
+  state_->prompt_bytes.Add({{"prefix", "new"}}).Increment(static_cast<double>(bytes - expected_cached));
 }
 
 void RouterMetrics::ObserveAnswer(base::Duration first_byte, base::Duration total) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -30,6 +31,8 @@ class RouterMetrics {
   void CountRetry(std::string_view reason);
   // "split" or "plain".
   void CountPlacement(std::string_view placement);
+  // Prompt bytes placed, and how many of them the node is expected to hold already.
+  void CountPrompt(uint64_t bytes, uint64_t expected_cached);
   void ObserveAnswer(base::Duration first_byte, base::Duration total);
 
   std::string Render(std::span<const NodeSample> nodes, size_t connections) const;

@@ -10,6 +10,7 @@
 #include "kvplane/server/api_auth.h"
 #include "kvplane/server/http_endpoint.h"
 #include "kvplane/server/node_choice.h"
+#include "kvplane/server/prefix_index.h"
 #include "kvplane/server/random_id.h"
 #include "kvplane/server/routed_request.h"
 
@@ -71,26 +72,102 @@ TEST(NodeChoiceUnit, NoDecodeNodeIsNoNode) {
   EXPECT_FALSE(ChooseNodes({}, {}).decode.has_value());
 }
 
+TEST(NodeChoiceUnit, APrefixDrawsAsFarAsItSavesWork) {
+  std::vector<NodeView> nodes = {Node(NodeRole::kPrefill, 0, 0), Node(NodeRole::kPrefill, 0, 0),
+                                 Node(NodeRole::kDecode, 0, 0)};
+  ChoiceRequest request{.prompt_bytes = 80'000, .cached_bytes = {0, 64'000, 0}};
+  EXPECT_EQ(PrefillWork(request, 0), 80'000u);
+  EXPECT_EQ(PrefillWork(request, 1), 16'000u + 8'000u);
+  for (uint64_t turn = 0; turn < 4; ++turn) {
+    request.turn = turn;
+    EXPECT_EQ(ChooseNodes(nodes, request).prefill, 1u);
+  }
+  nodes[1].outstanding_prompt_bytes = 55'999;
+  EXPECT_EQ(ChooseNodes(nodes, request).prefill, 1u) << "still done first";
+  nodes[1].outstanding_prompt_bytes = 56'001;
+  EXPECT_EQ(ChooseNodes(nodes, request).prefill, 0u) << "to compute it again is faster than to queue for it";
+  nodes[0].healthy = false;
+  EXPECT_EQ(ChooseNodes(nodes, request).prefill, 1u);
+  EXPECT_EQ(PrefillWork({.prompt_bytes = 10, .cached_bytes = {99}}, 0), 1u) << "never more than the prompt";
+}
+
+TEST(NodeChoiceUnit, ADecodeNodeThatMustPrefillIsChosenByBothKindsOfWork) {
+  std::vector<NodeView> nodes = {Node(NodeRole::kDecode, 0, 1), Node(NodeRole::kDecode, 0, 2)};
+  ChoiceRequest request{.splittable = false, .prompt_bytes = 80'000};
+  EXPECT_EQ(ChooseNodes(nodes, request).decode, 0u);
+  request.cached_bytes = {0, 40'000};
+  EXPECT_EQ(ChooseNodes(nodes, request).decode, 1u) << "holds half of it";
+  nodes[1].outstanding_requests = 200;
+  EXPECT_EQ(ChooseNodes(nodes, request).decode, 0u);
+  nodes[1].outstanding_requests = 2;
+  request.splittable = true;
+  EXPECT_EQ(ChooseNodes(nodes, request).decode, 1u) << "no prefill node is there";
+  nodes.push_back(Node(NodeRole::kPrefill, 0, 0));
+  EXPECT_EQ(ChooseNodes(nodes, request).decode, 0u) << "where KV is pulled, only the batch counts";
+}
+
+// Every choice costs no more than any other node's would have.
 TEST(NodeChoiceProperty, AgainstBruteForce) {
   base::Rng rng(3);
-  for (int round = 0; round < 2000; ++round) {
+  for (int round = 0; round < 4000; ++round) {
     std::vector<NodeView> nodes;
+    ChoiceRequest request{
+        .splittable = rng.Below(4) != 0, .turn = rng.Below(100), .prompt_bytes = rng.Below(9000)};
     for (uint64_t i = rng.Below(6); i > 0; --i) {
       const NodeRole role = rng.Below(2) != 0 ? NodeRole::kPrefill : NodeRole::kDecode;
-      nodes.push_back(Node(role, rng.Below(3), static_cast<uint32_t>(rng.Below(3)), rng.Below(3) != 0));
+      nodes.push_back(
+          Node(role, rng.Below(3) * 4000, static_cast<uint32_t>(rng.Below(3)), rng.Below(3) != 0));
+      request.cached_bytes.push_back(rng.Below(2) * rng.Below(9000));
     }
-    const NodeChoice choice = ChooseNodes(nodes, {.turn = rng.Below(100)});
-    uint32_t fewest = UINT32_MAX;
+    const NodeChoice choice = ChooseNodes(nodes, request);
+    const auto cost = [&](size_t i, bool split) -> uint64_t {
+      const uint64_t work = nodes[i].outstanding_prompt_bytes + PrefillWork(request, i);
+      if (nodes[i].role == NodeRole::kPrefill) return work;
+      return split ? nodes[i].outstanding_requests
+                   : nodes[i].outstanding_requests * kRunningRequestBytes + work;
+    };
+    bool prefills = false, decodes = false;
     for (const NodeView& node : nodes) {
-      if (node.role == NodeRole::kDecode && node.healthy)
-        fewest = std::min(fewest, node.outstanding_requests);
+      prefills = prefills || (node.healthy && node.role == NodeRole::kPrefill);
+      decodes = decodes || (node.healthy && node.role == NodeRole::kDecode);
     }
-    ASSERT_EQ(choice.decode.has_value(), fewest != UINT32_MAX);
-    if (!choice.decode) continue;
-    EXPECT_TRUE(nodes[*choice.decode].healthy);
-    EXPECT_EQ(nodes[*choice.decode].role, NodeRole::kDecode);
-    EXPECT_EQ(nodes[*choice.decode].outstanding_requests, fewest);
+    const bool split = request.splittable && prefills && decodes;
+    ASSERT_EQ(choice.decode.has_value(), decodes);
+    ASSERT_EQ(choice.prefill.has_value(), split);
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const auto& chosen = nodes[i].role == NodeRole::kPrefill ? choice.prefill : choice.decode;
+      if (!nodes[i].healthy || !chosen) continue;
+      EXPECT_TRUE(nodes[*chosen].healthy && nodes[*chosen].role == nodes[i].role);
+      EXPECT_LE(cost(*chosen, split), cost(i, split));
+    }
   }
+}
+
+TEST(RoutedRequestUnit, KnowsWhatAPromptBeginsWith) {
+  const auto chunks = [](const json& body) { return RoutedRequest::Parse(body.dump())->prefix_chunks(); };
+  const std::string text(4 * kPromptChunkBytes, 'x');
+  const std::vector<uint64_t> plain = chunks({{"prompt", text}, {"max_tokens", 5}});
+  ASSERT_EQ(plain.size(), 4u);
+  EXPECT_EQ(chunks({{"temperature", 0}, {"prompt", text}}), plain) << "sampling does not matter";
+  EXPECT_NE(chunks({{"prompt", text}, {"model", "m"}})[0], plain[0]);
+  EXPECT_EQ(chunks({{"prompt", text + "more"}}), plain);
+
+  json messages =
+      json::array({{{"role", "system"}, {"content", text}}, {{"role", "user"}, {"content", text}}});
+  const std::vector<uint64_t> first = chunks({{"messages", messages}});
+  messages.push_back({{"role", "assistant"}, {"content", text}});
+  const std::vector<uint64_t> second = chunks({{"messages", messages}});
+  ASSERT_GT(second.size(), first.size());
+  EXPECT_EQ(std::vector<uint64_t>(second.begin(), second.begin() + static_cast<ptrdiff_t>(first.size())),
+            first)
+      << "a conversation that goes on";
+  EXPECT_NE(chunks({{"messages", messages}, {"tools", json::array({{{"type", "function"}}})}})[0], first[0]);
+
+  const auto request = RoutedRequest::Parse(json{{"prompt", text}}.dump());
+  EXPECT_EQ(request->BytesOfChunks(0), 0u);
+  EXPECT_NEAR(double(request->BytesOfChunks(2)), 2.0 * kPromptChunkBytes, 20);
+  EXPECT_EQ(request->BytesOfChunks(1000), request->prompt_bytes());
+  EXPECT_EQ(RoutedRequest::Parse("{}")->BytesOfChunks(3), 0u);
 }
 
 TEST(RoutedRequestUnit, SplitsOnlySinglePromptsAndChoices) {
@@ -139,8 +216,8 @@ TEST(HttpEndpointUnit, ReadsAddresses) {
   EXPECT_EQ(ParseHttpEndpoint("node-1:9")->host, "node-1");
   EXPECT_EQ(ParseHttpEndpoint("http://[::1]:9")->Authority(), "[::1]:9");
   for (const char* bad :
-       {"", "http://", "ftp://a:1", "https://", "http://a:", "http://a:0", "http://a:99999", "http://a:x", "http://a/b",
-        "http://u@a:1", "http://[::1", "http://[::1]x", "a b:1"}) {
+       {"", "http://", "ftp://a:1", "https://", "http://a:", "http://a:0", "http://a:99999", "http://a:x",
+        "http://a/b", "http://u@a:1", "http://[::1", "http://[::1]x", "a b:1"}) {
     EXPECT_FALSE(ParseHttpEndpoint(bad).ok()) << bad;
   }
 }
