@@ -208,6 +208,15 @@ def test_a_quota_holds_in_memory(serve_store, thing):
     assert counted["entries"] == 4 and counted["evictions"] == 3, "three of red, one of blue"
 
 
+def test_what_can_never_fit_is_refused_before_it_is_sent(serve_store, thing):
+    server = serve_store("--quota", thing.stat().st_size // 2, "--metrics", "127.0.0.1:0", disk=False)
+    refused = put(server, thing, "a")
+    assert refused.returncode == 4 and "quota" in refused.stderr
+    text = urllib.request.urlopen(f"http://{server.ready['metrics']}/metrics", timeout=10).read().decode()
+    received = next(line for line in text.splitlines() if line.startswith("kvplane_store_received_bytes_total "))
+    assert int(received.split()[1]) < 1000
+
+
 def test_a_store_behind_a_store(serve_store, thing, tmp_path):
     far = serve_store()
     near = serve_store("--tier", endpoint(far), disk=False)

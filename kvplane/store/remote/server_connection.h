@@ -121,6 +121,7 @@ class ServerConnection final : public PutBudget::Receiver,
 
   // Worker's side.
   void Execute(Request request);
+  bool StillWanted(const Request& request);
   void ServeLookup(const Request& request, const LookupWork& work);
   void ServeRead(const Request& request, const ReadRequest& range);
   void ServeReads(std::vector<Request> requests);

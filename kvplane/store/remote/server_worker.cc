@@ -105,10 +105,7 @@ void ServerConnection::Execute(Request request) {
     ServePut(request, *work->put);
     return;
   }
-  if (Cancelled(request.stream)) return Finish(request.stream, /*failed=*/false);
-  if (const base::Status late = CheckDeadline(request.deadline); !late.ok()) {
-    return Answer(request.stream, late);
-  }
+  if (!StillWanted(request)) return;
   Store& store = shared_.store;
   std::visit(
       Overloaded{
@@ -153,7 +150,19 @@ base::Result<Slice> ServerConnection::ReadRange(const StoreKey& key, uint64_t of
   return std::move(results[0]);
 }
 
+// Whether the request still has somebody who waits for it; otherwise it is ended here.
+bool ServerConnection::StillWanted(const Request& request) {
+  if (Cancelled(request.stream)) {
+    Finish(request.stream, /*failed=*/false);
+    return false;
+  }
+  const base::Status late = CheckDeadline(request.deadline);
+  if (!late.ok()) Answer(request.stream, late);
+  return late.ok();
+}
+
 void ServerConnection::ServeReads(std::vector<Request> requests) {
+  std::erase_if(requests, [this](const Request& request) { return !StillWanted(request); });
   std::vector<ReadRequest> ranges;
   base::TimePoint deadline{};
   for (const Request& request : requests) {
