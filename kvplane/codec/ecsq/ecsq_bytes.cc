@@ -135,13 +135,14 @@ struct ByteTile {
     levels = reinterpret_cast<int8_t*>(workspace.Scratch(values, Workspace::Use::kSymbols).data());
     std::byte* at = workspace
                         .Scratch(room * (sizeof(EcsqEscape) + sizeof(uint32_t)) +
-                                     groups * (sizeof(uint32_t) + sizeof(Beyond) + 3),
+                                     groups * (sizeof(uint32_t) + sizeof(float) + sizeof(Beyond) + 3),
                                  Workspace::Use::kQuantizer)
                         .data();
     const auto take = [&at](size_t bytes) { return std::exchange(at, at + bytes); };
     escapes = reinterpret_cast<EcsqEscape*>(take(room * sizeof(EcsqEscape)));
     above = reinterpret_cast<uint32_t*>(take(room * sizeof(uint32_t)));
     sums = reinterpret_cast<uint32_t*>(take(groups * sizeof(uint32_t)));
+    reach = reinterpret_cast<float*>(take(groups * sizeof(float)));
     beyond = reinterpret_cast<Beyond*>(take(groups * sizeof(Beyond)));
     ladder = reinterpret_cast<uint8_t*>(take(groups));
     shifts = reinterpret_cast<uint8_t*>(take(groups));
@@ -155,6 +156,7 @@ struct ByteTile {
   EcsqEscape* escapes;  // [room]
   uint32_t* above;      // [room], positions in `levels`
   uint32_t* sums;       // [groups]
+  float* reach;         // [groups], EcsqReach() of the rungs
   Beyond* beyond;       // [groups]
   uint8_t* ladder;      // [groups]
   uint8_t* shifts;      // [groups]
@@ -162,9 +164,10 @@ struct ByteTile {
 };
 
 uint8_t ShiftOf(const EcsqForecast& forecast, uint32_t sum, uint32_t tokens) {
-  const uint64_t measured =
-      (uint64_t{sum} * kernel::kEcsqCostUnits + uint64_t{kPriorTokens} * forecast.expected) /
-      (tokens + kPriorTokens);
+  const uint64_t weighted =
+      uint64_t{sum} * kernel::kEcsqCostUnits + uint64_t{kPriorTokens} * forecast.expected;
+  // At most 127 * 127 * 32 * 256 a token: 32 bits hold it.
+  const auto measured = static_cast<uint32_t>(weighted / (tokens + kPriorTokens));
   uint32_t shift = 0;
   for (const uint32_t bound : forecast.above) shift += measured >= bound ? 1 : 0;
   return static_cast<uint8_t>(shift);
@@ -230,31 +233,43 @@ uint64_t SettleRungs(const EcsqPlan& plan, uint32_t tokens, const ByteTile& tile
   return chosen / kernel::kEcsqCostUnits;
 }
 
-// Those of the levels beyond their rung's range that lie far enough beyond. False: a value that no stream may
-// hold, or more escapes than the format does.
-bool TakeEscapes(const EcsqPlan& plan, const tensor::ConstTileView& in, const uint16_t* const* rows,
-                 std::span<const uint32_t> above, EcsqChoice& choice) {
+// Those of the levels beyond their rung's range that lie far enough beyond, in the order of `above`. Every
+// second one does: without branches.
+size_t PickEscapes(const EcsqPlan& plan, const tensor::ConstTileView& in, const uint16_t* const* rows,
+                   const ByteTile& tile, std::span<const uint32_t> above) {
   const EcsqByteLanes& bytes = *plan.byte_lanes;
+  for (uint32_t g = 0; g < plan.groups(); ++g) tile.reach[g] = EcsqReach(tile.ladder[g], 0);
   size_t count = 0;
   TokenLane from(plan.lanes);
   for (const uint32_t position : above) {
     from.MoveTo(position);
     const uint32_t element = plan.element_of_lane[from.lane];
-    const size_t at = element / in.head_dim * in.head_stride + element % in.head_dim;
-    const uint16_t bits = rows[from.token][at];
+    const uint32_t head = element / in.head_dim;
+    const uint16_t bits = rows[from.token][head * in.head_stride + (element - head * in.head_dim)];
     const float centred = tensor::Bf16ToFloat(bits) - bytes.mean[element];
-    const float reach = EcsqReach(choice.ladder[from.lane / kernel::kRansLanes], 0);
-    if (std::fabs(centred * bytes.inverse_step[element]) <= reach) continue;
-    if ((bits & 0x7fff) >= kernel::kRansMagnitudeLimit) return false;
-    if (count == choice.escapes.size()) return false;
-    // Lanes of a token are out of order by a window at most.
-    const uint32_t place = from.token * plan.elements + element;
-    size_t i = count++;
-    for (; i > 0 && choice.escapes[i - 1].position > place; --i) choice.escapes[i] = choice.escapes[i - 1];
-    choice.escapes[i] = {place, bits};
+    const float level = centred * bytes.inverse_step[element];
+    const bool inside = std::fabs(level) <= tile.reach[from.lane / kernel::kRansLanes];
+    tile.escapes[count] = {from.token * plan.elements + element, bits};
+    count += inside ? 0 : 1;
   }
-  choice.escapes = choice.escapes.first(count);
+  return count;
+}
+
+// False: a value that no stream may hold, or more escapes than the format does.
+bool TakeEscapes(const ByteTile& tile, size_t count, EcsqChoice& choice) {
+  if (count > tile.room) return false;
+  choice.escapes = {tile.escapes, count};
   choice.head.has_escapes = count > 0;
+  for (size_t i = 0; i < count; ++i) {
+    const EcsqEscape escape = choice.escapes[i];
+    if ((escape.bits & 0x7fff) >= kernel::kRansMagnitudeLimit) return false;
+    // Lanes of a token are out of order by a window at most.
+    size_t at = i;
+    for (; at > 0 && choice.escapes[at - 1].position > escape.position; --at) {
+      choice.escapes[at] = choice.escapes[at - 1];
+    }
+    choice.escapes[at] = escape;
+  }
   return true;
 }
 
@@ -323,9 +338,9 @@ EcsqByteChoice ChooseBytes(const EcsqPlan& plan, const EcsqConfig& config, const
   const uint64_t bits = SettleRungs(plan, in.tokens, tile, choice);
   if (!std::all_of(choice.ladder.begin(), choice.ladder.end(), FitsByte)) return EcsqByteChoice::kOther;
   choice.head.streams_log = EcsqStreamsLog(plan, config, in.tokens, bits);
-  choice.escapes = {tile.escapes, in.values() / kEcsqValuesPerEscape};
   levels = tile.levels;
-  return TakeEscapes(plan, in, rows, above, choice) ? EcsqByteChoice::kChosen : EcsqByteChoice::kRaw;
+  const size_t escapes = PickEscapes(plan, in, rows, tile, above);
+  return TakeEscapes(tile, escapes, choice) ? EcsqByteChoice::kChosen : EcsqByteChoice::kRaw;
 }
 
 bool DecodesBytes(const EcsqPlan& plan, std::span<const uint8_t> ladder) {

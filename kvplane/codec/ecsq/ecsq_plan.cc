@@ -28,11 +28,7 @@ constexpr int32_t kLadderPitch = kOctave / 4;
 // Beyond these the coder is at either end of the ladder anyway, and squares stay finite.
 constexpr int32_t kMaxRatio = 16 * kOctave;
 
-// The same for every lane of the tile unless a profile tells them apart. In 1/64 octaves.
-struct LaneLogs {
-  int32_t step = 0;
-  int32_t ratio = 0;  // deviation / step
-};
+using LaneLogs = EcsqLaneLogs;
 
 int32_t QualityOctaves(uint8_t quality) { return quality == 0 ? 0 : (int32_t{quality} - 128) * 4; }
 
@@ -118,6 +114,37 @@ void OrderLanes(std::span<const LaneLogs> logs, bool may_drop, EcsqPlan& plan) {
                 plan.element_picks.data(), lanes_at_home && elements_at_home};
 }
 
+// Heads that bring their own steps: all lanes alike.
+bool TakeTileScales(std::span<LaneLogs> logs, const EcsqPlan& plan) {
+  for (uint32_t e = 0; e < plan.elements; ++e) {
+    logs[e] = {0, plan.shift_of_head[e / plan.rows.head_dim] - kEcsqStepOfDeviation};
+  }
+  return true;
+}
+
+// The lanes of a head behind `hadamard`: all with the mean step and the deviation of the mixture.
+void MixChannels(std::span<const LaneScale> lanes, std::span<LaneLogs> logs) {
+  int64_t steps = 0;
+  for (const LaneLogs& log : logs) steps += log.step;
+  const int32_t step = FloorDiv(steps, static_cast<int64_t>(logs.size()));
+  const int32_t deviation = RmsLog(lanes);
+  for (LaneLogs& log : logs) log = {step, deviation - step};
+}
+
+// What lanes and elements without one decode with.
+void ScaleLanes(std::span<const LaneLogs> logs, EcsqPlan& plan) {
+  for (const uint32_t slot : plan.slot_of_element) {
+    plan.absent.push_back(tensor::FloatToBf16(plan.mean[slot]));
+  }
+  plan.scales.resize(plan.groups());
+  for (uint32_t lane = 0; lane < plan.lanes; ++lane) {
+    const uint32_t e = plan.element_of_lane[lane];
+    const uint32_t slot = plan.slot_of_element[e];
+    plan.scales[lane / kernel::kRansLanes].Set(lane % kernel::kRansLanes, EcsqExp2(logs[e].step),
+                                               plan.inverse_step[slot], plan.mean[slot]);
+  }
+}
+
 // The rung of every group by the mean ratio of its lanes.
 void Foretell(std::span<const LaneLogs> logs, uint32_t layers, EcsqPlan& plan) {
   constexpr int32_t kOctavesOfThree[] = {0, 101, 203, 304};  // log2(3^n), rounded
@@ -176,7 +203,7 @@ SlotFloats::SlotFloats(size_t slots, float value) : blocks_(slots / kernel::Ecsq
 
 size_t EcsqPlan::bytes() const {
   const size_t per_element = sizeof(uint32_t) * 5 + sizeof(uint16_t) + sizeof(float) * 6 + 4;
-  const size_t per_group = sizeof(kernel::RansScale) + 2 * sizeof(kernel::RansPick);
+  const size_t per_group = sizeof(kernel::RansScale) + 2 * sizeof(kernel::RansPick) + sizeof(EcsqForecast);
   return sizeof(EcsqPlan) + elements * per_element + (elements / kernel::kRansLanes + 1) * per_group;
 }
 
@@ -225,67 +252,21 @@ std::shared_ptr<const EcsqPlan> EcsqPlans::Make(const TileContext& context, cons
       plan->slot_of_element.push_back(static_cast<uint32_t>(plan->rows.slot(h, c)));
     }
   }
-
-  const bool takes_profile = !config_.tile_scale || config_.static_means;
-  const SpaceData* space = takes_profile ? profile_->space(context.layer, config_.space) : nullptr;
-  const BasisData* basis =
-      takes_profile ? profile_->basis(context.layer, config_.space, config_.basis) : nullptr;
-  if (takes_profile && (space == nullptr || basis == nullptr)) return nullptr;
-  const bool whole_layer = config_.basis == Basis::kLayer || config_.basis == Basis::kLayerAttention;
-  const uint32_t rank = config_.basis == Basis::kChannel && takes_profile ? profile_->data().geometry.head_dim
-                        : takes_profile                                   ? basis->rank
-                                                                          : shape.head_dim;
-  if (shape.head_dim > rank || (whole_layer && shape.heads != 1)) return nullptr;
-
-  std::vector<LaneLogs> logs(plan->elements);
   const size_t slots = plan->rows.slots();
   plan->mean = SlotFloats(slots, 0.0f);
   plan->inverse_step = SlotFloats(slots, 1.0f);
   plan->prior = SlotFloats(slots, 0.0f);
-  for (uint32_t e = 0; e < plan->elements; ++e) {
-    const uint32_t head = e / shape.head_dim;
-    const uint32_t slot = plan->slot_of_element[e];
-    const size_t lane = whole_layer ? e : size_t{context.first_head + head} * rank + e % shape.head_dim;
-    if (config_.static_means) plan->mean.data()[slot] = tensor::Bf16ToFloat(space->mean[lane]);
-    if (config_.tile_scale) {
-      logs[e].ratio = plan->shift_of_head[head] - kEcsqStepOfDeviation;
-    } else {
-      const LaneScale& scale = basis->lanes[lane];
-      logs[e].step =
-          (config_.weighted ? scale.weighted_step : scale.uniform_step) - plan->shift_of_head[head];
-      logs[e].ratio = scale.deviation - logs[e].step;
-    }
-  }
-  if (config_.channel_rms && !config_.tile_scale) {
-    for (uint32_t h = 0; h < shape.heads; ++h) {
-      const size_t first = size_t{context.first_head + h} * rank;
-      const std::span<const LaneScale> lanes(basis->lanes.data() + first, shape.head_dim);
-      int64_t steps = 0;
-      for (uint32_t c = 0; c < shape.head_dim; ++c) steps += logs[h * shape.head_dim + c].step;
-      const int32_t step = FloorDiv(steps, shape.head_dim);
-      const int32_t deviation = RmsLog(lanes);
-      for (uint32_t c = 0; c < shape.head_dim; ++c) {
-        logs[h * shape.head_dim + c] = {step, deviation - step};
-      }
-    }
-  }
+  std::vector<LaneLogs> logs(plan->elements);
+  const bool fits = !config_.tile_scale || config_.static_means ? TakeProfile(context, shape, *plan, logs)
+                                                                : TakeTileScales(logs, *plan);
+  if (!fits) return nullptr;
   for (uint32_t e = 0; e < plan->elements; ++e) {
     const uint32_t slot = plan->slot_of_element[e];
     plan->inverse_step.data()[slot] = EcsqExp2(-logs[e].step);
     plan->prior.data()[slot] = EcsqExp2(2 * std::clamp(logs[e].ratio, -kMaxRatio, kMaxRatio));
   }
-
   OrderLanes(logs, !config_.tile_scale, *plan);
-  for (const uint32_t slot : plan->slot_of_element) {
-    plan->absent.push_back(tensor::FloatToBf16(plan->mean[slot]));
-  }
-  plan->scales.resize(plan->groups());
-  for (uint32_t lane = 0; lane < plan->lanes; ++lane) {
-    const uint32_t e = plan->element_of_lane[lane];
-    const uint32_t slot = plan->slot_of_element[e];
-    plan->scales[lane / kernel::kRansLanes].Set(lane % kernel::kRansLanes, EcsqExp2(logs[e].step),
-                                                plan->inverse_step[slot], plan->mean[slot]);
-  }
+  ScaleLanes(logs, *plan);
   if (!config_.tile_scale) Foretell(logs, config_.layers, *plan);
   if (config_.layers == 0) {
     std::vector<int32_t> ratios;
@@ -295,6 +276,34 @@ std::shared_ptr<const EcsqPlan> EcsqPlans::Make(const TileContext& context, cons
     plan->byte_lanes = MakeByteLanes(*plan, ratios);
   }
   return plan;
+}
+
+// Means and logarithms as the profile has them. False: the tile does not fit it.
+bool EcsqPlans::TakeProfile(const TileContext& context, const TileShape& shape, EcsqPlan& plan,
+                            std::span<EcsqLaneLogs> logs) const {
+  const SpaceData* space = profile_->space(context.layer, config_.space);
+  const BasisData* basis = profile_->basis(context.layer, config_.space, config_.basis);
+  if (space == nullptr || basis == nullptr) return false;
+  const bool whole_layer = config_.basis == Basis::kLayer || config_.basis == Basis::kLayerAttention;
+  const uint32_t rank = config_.basis == Basis::kChannel ? profile_->data().geometry.head_dim : basis->rank;
+  if (shape.head_dim > rank || (whole_layer && shape.heads != 1)) return false;
+  for (uint32_t e = 0; e < plan.elements; ++e) {
+    const uint32_t head = e / shape.head_dim;
+    const size_t lane = whole_layer ? e : size_t{context.first_head + head} * rank + e % shape.head_dim;
+    if (config_.static_means) {
+      plan.mean.data()[plan.slot_of_element[e]] = tensor::Bf16ToFloat(space->mean[lane]);
+    }
+    const LaneScale& scale = basis->lanes[lane];
+    logs[e].step = (config_.weighted ? scale.weighted_step : scale.uniform_step) - plan.shift_of_head[head];
+    logs[e].ratio = scale.deviation - logs[e].step;
+  }
+  if (config_.tile_scale) return TakeTileScales(logs, plan);
+  for (uint32_t h = 0; config_.channel_rms && h < shape.heads; ++h) {
+    const size_t first = size_t{context.first_head + h} * rank;
+    MixChannels({basis->lanes.data() + first, shape.head_dim},
+                logs.subspan(size_t{h} * shape.head_dim, shape.head_dim));
+  }
+  return true;
 }
 
 }  // namespace kvplane::codec

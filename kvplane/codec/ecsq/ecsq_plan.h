@@ -93,6 +93,12 @@ struct EcsqPlan {
   size_t bytes() const;
 };
 
+// Of an element, in 1/64 octaves: the same for every one of the tile unless a profile tells them apart.
+struct EcsqLaneLogs {
+  int32_t step = 0;
+  int32_t ratio = 0;  // deviation / step
+};
+
 // Plans by place and quality. Bounded: beyond kMaxBytes all are forgotten and made again as needed.
 class EcsqPlans {
  public:
@@ -114,6 +120,8 @@ class EcsqPlans {
     auto operator<=>(const Key&) const = default;
   };
   std::shared_ptr<const EcsqPlan> Make(const TileContext& context, const TileShape& shape) const;
+  bool TakeProfile(const TileContext& context, const TileShape& shape, EcsqPlan& plan,
+                   std::span<EcsqLaneLogs> logs) const;
 
   Chain chain_;
   std::shared_ptr<const ModelProfile> profile_;

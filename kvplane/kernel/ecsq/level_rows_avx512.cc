@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <iterator>
 
 #include "kvplane/kernel/ecsq/level_rows.h"
 
@@ -78,6 +77,7 @@ constexpr PackedPlaces kPackedPlaces = [] {
 KVPLANE_INLINE_AVX512 void ToLevelsOfWindow(const LevelRows& shape, const ToLevels& how, uint32_t window,
                                             const uint16_t* const* rows, int8_t* levels, uint32_t* sums) {
   const WindowOffsets offsets(shape, window);
+  const WindowOffsets next(shape, std::min(window + 1, shape.windows() - 1));
   const size_t first = size_t{window} * kLevelWindow;
   Halves mean[kWindowGroups];
   Halves inverse_step[kWindowGroups];
@@ -98,12 +98,16 @@ KVPLANE_INLINE_AVX512 void ToLevelsOfWindow(const LevelRows& shape, const ToLeve
   }
   const size_t lanes = shape.elements();
   for (uint32_t t = 0; t < shape.tokens; ++t) {
-    const uint16_t* const ahead = rows[std::min(t + kTokensAhead, shape.tokens - 1)];
+    // Beyond the last token comes the next window.
+    const bool wraps = t + kTokensAhead >= shape.tokens;
+    const uint32_t later = wraps ? t + kTokensAhead - shape.tokens : t + kTokensAhead;
+    const uint16_t* const ahead = rows[std::min(later, shape.tokens - 1)];
+    const WindowOffsets& places = wraps ? next : offsets;
     __m512i words[kWindowGroups];
 #pragma GCC unroll 4
     for (uint32_t i = 0; i < kWindowGroups; ++i) {
       words[i] = LevelWords(LoadBytes(rows[t] + offsets.at[i]), mean[i], inverse_step[i]);
-      _mm_prefetch(ahead + offsets.at[i], _MM_HINT_T0);
+      _mm_prefetch(ahead + places.at[i], _MM_HINT_T0);
     }
     const __m512i low = _mm512_packs_epi16(words[0], words[1]);
     const __m512i high = _mm512_packs_epi16(words[2], words[3]);
@@ -197,72 +201,56 @@ KVPLANE_TARGET_AVX512 void RowsFromLevels(const LevelRows& shape, const FromLeve
 
 // --- Levels beyond their group's range ---
 
-// Vectors with such levels, gathered without branches: one in four or five has some, which a branch a vector
-// would get wrong all the time.
-class Finds {
- public:
-  Finds(size_t room, uint32_t* positions) : room_(room), positions_(positions) {}
-
-  // Eight vectors of 64 levels: where their levels lie above, and the positions of their first ones.
-  KVPLANE_INLINE_AVX512 void Add(const uint64_t (&above)[8], const uint64_t (&position)[8]) {
-    const __m512i masks = _mm512_loadu_si512(above);
+// Of many vectors only those with such levels are looked at one by one; a branch a vector would be guessed
+// wrong every other time.
+KVPLANE_TARGET_AVX512 uint32_t KeepSome(uint64_t* above, uint32_t* first, uint32_t count) {
+  uint32_t kept = 0;
+  for (uint32_t i = 0; i < count; i += 8) {
+    const __m512i masks = _mm512_loadu_si512(above + i);
     const __mmask8 some = _mm512_test_epi64_mask(masks, masks);
-    _mm512_storeu_si512(masks_ + pending_, _mm512_maskz_compress_epi64(some, masks));
-    _mm512_storeu_si512(first_ + pending_, _mm512_maskz_compress_epi64(some, _mm512_loadu_si512(position)));
-    pending_ += static_cast<uint32_t>(_mm_popcnt_u32(some));
-    if (pending_ > kPending) Drain();
+    const __m256i positions = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first + i));
+    _mm512_storeu_si512(above + kept, _mm512_maskz_compress_epi64(some, masks));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(first + kept),
+                        _mm256_maskz_compress_epi32(some, positions));
+    kept += static_cast<uint32_t>(_mm_popcnt_u32(some));
   }
-
-  size_t Drain() {
-    for (uint32_t i = 0; i < pending_; ++i) {
-      uint64_t above = masks_[i];
-      do {
-        const auto position =
-            static_cast<uint32_t>(first_[i]) + static_cast<uint32_t>(std::countr_zero(above));
-        if (count_ < room_) positions_[count_] = position;
-        ++count_;
-        above &= above - 1;
-      } while (above != 0);
-    }
-    pending_ = 0;
-    return count_;
-  }
-
- private:
-  static constexpr uint32_t kPending = 256;
-  size_t room_;
-  uint32_t* positions_;
-  size_t count_ = 0;
-  uint32_t pending_ = 0;
-  uint64_t masks_[kPending + 16];
-  uint64_t first_[kPending + 16];
-};
+  return kept;
+}
 
 KVPLANE_TARGET_AVX512 size_t FindAbove(const LevelRows& shape, const uint8_t* highest, const int8_t* levels,
                                        size_t room, uint32_t* positions) {
   constexpr uint32_t kBytes = 64;
+  constexpr uint32_t kChunk = 128;
   const uint32_t lanes = shape.elements();
-  Finds finds(room, positions);
-  uint64_t above[8] = {};
-  uint64_t first[8] = {};
-  uint32_t filled = 0;
-  for (uint32_t t = 0; t < shape.tokens; ++t) {
-    for (uint32_t lane = 0; lane < lanes; lane += kBytes) {
-      const uint32_t position = t * lanes + lane;
+  const uint32_t vectors = shape.tokens * (lanes / kBytes);
+  size_t count = 0;
+  uint32_t lane = 0;
+  for (uint32_t begin = 0; begin < vectors; begin += kChunk) {
+    const uint32_t chunk = std::min(kChunk, vectors - begin);
+    uint64_t above[kChunk];
+    uint32_t first[kChunk];
+    for (uint32_t i = 0; i < chunk; ++i) {
+      first[i] = (begin + i) * kBytes;
       const uint8_t* groups = highest + lane / kLevelGroup;
       const __m512i limit = _mm512_inserti64x4(_mm512_set1_epi8(static_cast<char>(groups[0])),
                                                _mm256_set1_epi8(static_cast<char>(groups[1])), 1);
-      const __m512i size = _mm512_abs_epi8(_mm512_load_si512(levels + position));
-      above[filled] = _mm512_cmpgt_epu8_mask(size, limit);
-      first[filled] = position;
-      if (++filled < std::size(above)) continue;
-      finds.Add(above, first);
-      filled = 0;
+      const __m512i size = _mm512_abs_epi8(_mm512_load_si512(levels + first[i]));
+      above[i] = _mm512_cmpgt_epu8_mask(size, limit);
+      lane = lane + kBytes == lanes ? 0 : lane + kBytes;
+    }
+    for (uint32_t i = chunk; i % 8 != 0; ++i) above[i] = first[i] = 0;
+    const uint32_t kept = KeepSome(above, first, chunk);
+    for (uint32_t i = 0; i < kept; ++i) {
+      uint64_t mask = above[i];
+      do {
+        const uint32_t position = first[i] + static_cast<uint32_t>(std::countr_zero(mask));
+        if (count < room) positions[count] = position;
+        ++count;
+        mask &= mask - 1;
+      } while (mask != 0);
     }
   }
-  std::fill(above + filled, std::end(above), uint64_t{0});
-  finds.Add(above, first);
-  return finds.Drain();
+  return count;
 }
 
 }  // namespace
