@@ -20,14 +20,12 @@ namespace {
 using nlohmann::json;
 
 NodeView Node(NodeRole role, uint64_t bytes, uint32_t requests, bool healthy = true) {
-  NodeView node;
-  node.role = role;
-  node.healthy = healthy;
-  node.serves_kv = role == NodeRole::kPrefill;
-  node.model_fingerprint = "m";
-  node.outstanding_prompt_bytes = bytes;
-  node.outstanding_requests = requests;
-  return node;
+  return {.role = role,
+          .healthy = healthy,
+          .serves_kv = role == NodeRole::kPrefill,
+          .model_fingerprint = "m",
+          .outstanding_prompt_bytes = bytes,
+          .outstanding_requests = requests};
 }
 
 TEST(NodeChoiceUnit, LeastPromptBytesAndLeastRequests) {
