@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <utility>
 
@@ -34,6 +35,12 @@ rocksdb::Slice View(const std::array<char, kBytes>& key) {
 
 rocksdb::Slice View(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+uint64_t FreeBytes(const std::string& path) {
+  struct statvfs info{};
+  if (::statvfs(path.c_str(), &info) != 0) return std::numeric_limits<uint64_t>::max();
+  return uint64_t{info.f_bavail} * info.f_frsize;
 }
 
 template <typename T>
@@ -236,10 +243,20 @@ uint64_t ChunkDb::file_bytes() const {
   return total;
 }
 
-uint64_t ChunkDb::free_bytes() const {
-  struct statvfs info{};
-  if (::statvfs(rocks_->options.folder.c_str(), &info) != 0) return std::numeric_limits<uint64_t>::max();
-  return uint64_t{info.f_bavail} * info.f_frsize;
+uint64_t ChunkDb::free_bytes() const { return FreeBytes(rocks_->options.folder); }
+
+FolderSpace MeasureFolder(const std::string& folder) {
+  namespace fs = std::filesystem;
+  FolderSpace space;
+  std::error_code error;
+  for (const auto& file : fs::directory_iterator(folder + "/rocksdb", error)) {
+    std::error_code ignored;
+    if (file.path().extension() == ".sst") space.used_bytes += file.file_size(ignored);
+  }
+  fs::path at = fs::absolute(folder, error);
+  while (!fs::exists(at, error) && at.has_parent_path() && at != at.parent_path()) at = at.parent_path();
+  space.free_bytes = FreeBytes(at.string());
+  return space;
 }
 
 }  // namespace kvplane::store

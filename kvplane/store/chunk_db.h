@@ -47,6 +47,13 @@ struct ChunkDbOptions {
   base::Duration ttl{};           // older files go; zero: never. Whole seconds.
 };
 
+struct FolderSpace {
+  uint64_t used_bytes = 0;  // of the database's files
+  uint64_t free_bytes = 0;  // of the file system; the largest number when it cannot be told
+};
+// Of a folder that may not be there yet: then its nearest parent counts.
+FolderSpace MeasureFolder(const std::string& folder);
+
 // What lies under a key.
 struct ChunkedObject {
   RecordHeader header;

@@ -336,10 +336,28 @@ class FullDisk : public ::testing::Test {
   bool mounted_ = false;
 };
 
-TEST_F(FullDisk, PutsAreRefusedBeforeTheDiskIsFullSafety) {
-  FillWith(20 << 20);
+TEST_F(FullDisk, ABudgetAboveTheDiskIsCutToItSafety) {
+  const auto store = OpenAt(folder_.path(), {.folder = {}, .capacity_bytes = 1ull << 40});
+  ASSERT_NE(store, nullptr);
+  EXPECT_LT(store->stats().capacity_bytes, 48u << 20);
+}
+
+TEST_F(FullDisk, TheOldestGoWhenTheDiskIsSmallerThanTheBudgetSafety) {
   const auto store = OpenAt(folder_.path(), {.folder = {}, .capacity_bytes = 256 << 20});
   ASSERT_NE(store, nullptr);
+  for (uint64_t i = 0; i < 200; ++i) {
+    const base::Status status = PutNumbered(*store, i, 64, i % 8 == 0);
+    ASSERT_TRUE(status.ok()) << i << ": " << status.ToString();
+  }
+  EXPECT_TRUE(ReadNumbered(*store, 199).ok());
+  EXPECT_EQ(ReadNumbered(*store, 0).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(store->stats().puts_refused, 0u);
+}
+
+TEST_F(FullDisk, PutsAreRefusedBeforeTheDiskIsFullSafety) {
+  const auto store = OpenAt(folder_.path(), {.folder = {}, .capacity_bytes = 256 << 20});
+  ASSERT_NE(store, nullptr);
+  FillWith(36 << 20);  // somebody else's
   base::Status status;
   uint64_t taken = 0;
   for (; taken < 200; ++taken) {
@@ -355,10 +373,10 @@ TEST_F(FullDisk, PutsAreRefusedBeforeTheDiskIsFullSafety) {
 }
 
 TEST_F(FullDisk, RecoversWhenTheDiskWasFullSafety) {
-  FillWith(24 << 20);
   // Two bytes kept free: the disk does get full in the middle of a flush.
   const auto store = OpenAt(folder_.path(), {.folder = {}, .capacity_bytes = 256 << 20, .min_free_bytes = 2});
   ASSERT_NE(store, nullptr);
+  FillWith(36 << 20);
   base::Status status;
   uint64_t taken = 0;
   for (; taken < 400; ++taken) {

@@ -30,6 +30,7 @@ struct DiskStore::State {
   explicit State(const DiskStoreOptions& store_options);
   ~State();
 
+  void FitToDisk();
   base::Status Open();
   void Start();
   void Stop();  // all waits end; nothing new begins
@@ -44,9 +45,10 @@ struct DiskStore::State {
   // The writer's thread.
   base::Status WriteObject(const StoreKey& key, const EntryMeta& meta, const Slice& object,
                            const std::atomic<bool>& abandoned);
+  base::Status WriteChunk(uint64_t sequence, uint32_t chunk, std::span<const std::byte> bytes);
   base::Status WriteChunks(uint64_t sequence, std::span<const std::byte> bytes,
                            const std::atomic<bool>& abandoned);
-  base::Status CheckSpace(uint64_t object_bytes);
+  base::Status CheckSpace();
   base::Status CommitEntry(const StoreKey& key, const DiskEntry& entry, std::optional<uint64_t> replaces);
   void WriteAgain(const StoreKey& key, uint64_t sequence);
   base::Status CopyChunks(const DiskEntry& from, uint64_t sequence);
@@ -77,6 +79,7 @@ struct DiskStore::State {
 
   const DiskStoreOptions options;
   base::Clock& clock;
+  uint64_t capacity_bytes = 0;  // options.capacity_bytes, or what the disk can hold
   size_t write_buffer_bytes = 0;
   uint64_t min_free_bytes = 0;
   std::string opening_damage;

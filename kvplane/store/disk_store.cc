@@ -38,10 +38,7 @@ base::Status CheckOptions(const DiskStoreOptions& options) {
 DiskStore::State::State(const DiskStoreOptions& store_options)
     : options(store_options),
       clock(store_options.clock != nullptr ? *store_options.clock : base::Clock::System()),
-      write_buffer_bytes(std::clamp(store_options.capacity_bytes / kWriteBuffersPerCapacity,
-                                    kMinWriteBufferBytes, kMaxWriteBufferBytes)),
-      min_free_bytes(store_options.min_free_bytes != 0 ? store_options.min_free_bytes
-                                                       : kWriteBuffersKeptFree * write_buffer_bytes) {}
+      capacity_bytes(store_options.capacity_bytes) {}
 
 DiskStore::State::~State() {
   Stop();
@@ -55,15 +52,35 @@ DiskStore::State::~State() {
   }
 }
 
+// A budget that the disk cannot hold would never drop a file, and end in a full disk instead.
+void DiskStore::State::FitToDisk() {
+  const auto buffer = [](uint64_t capacity) {
+    return std::clamp(capacity / kWriteBuffersPerCapacity, kMinWriteBufferBytes, kMaxWriteBufferBytes);
+  };
+  const FolderSpace space = MeasureFolder(options.folder);
+  const uint64_t kept_free = kWriteBuffersKeptFree * buffer(capacity_bytes);
+  const uint64_t room = space.used_bytes + (space.free_bytes > kept_free ? space.free_bytes - kept_free : 0);
+  if (room < capacity_bytes) {
+    capacity_bytes = std::max(room, kMinFileBudgetBuffers * kMinWriteBufferBytes);
+    if (options.create) {
+      base::Log(base::LogLevel::kWarn, "disk store {}: {} bytes are more than the disk has, using {}",
+                options.folder, options.capacity_bytes, capacity_bytes);
+    }
+  }
+  write_buffer_bytes = buffer(capacity_bytes);
+  min_free_bytes =
+      options.min_free_bytes != 0 ? options.min_free_bytes : kWriteBuffersKeptFree * write_buffer_bytes;
+}
+
 base::Status DiskStore::State::Open() {
+  FitToDisk();
   const uint64_t buffers = kWriteBuffersKeptFree * write_buffer_bytes;
-  ChunkDbOptions chunk_options{
-      .folder = options.folder,
-      .create = options.create,
-      .budget_bytes = std::max(options.capacity_bytes - std::min(options.capacity_bytes, buffers),
-                               kMinFileBudgetBuffers * write_buffer_bytes),
-      .write_buffer_bytes = write_buffer_bytes,
-      .ttl = options.ttl};
+  ChunkDbOptions chunk_options{.folder = options.folder,
+                               .create = options.create,
+                               .budget_bytes = std::max(capacity_bytes - std::min(capacity_bytes, buffers),
+                                                        kMinFileBudgetBuffers * write_buffer_bytes),
+                               .write_buffer_bytes = write_buffer_bytes,
+                               .ttl = options.ttl};
   ChunkDbContents contents;
   KVPLANE_ASSIGN_OR_RETURN(db, ChunkDb::Open(chunk_options, contents, [this] {
                              base::MutexLock lock(keeper_mutex);
@@ -80,7 +97,7 @@ base::Status DiskStore::State::Open() {
   std::vector<StoreKey> stale = std::move(contents.stale);
   base::MutexLock lock(mutex);
   counters.corrupt += contents.damaged_entries;
-  counters.capacity_bytes = options.capacity_bytes;
+  counters.capacity_bytes = capacity_bytes;
   for (const ChunkedObject& object : contents.objects) {
     const DiskEntry entry{.sequence = object.sequence,
                           .bytes = object.header.object_bytes,
@@ -94,7 +111,7 @@ base::Status DiskStore::State::Open() {
       index.Insert(object.header.key, entry);
     }
   }
-  index.EvictTo(options.capacity_bytes, stale);
+  index.EvictTo(capacity_bytes, stale);
   return db->EraseEntries(stale);
 }
 
@@ -131,7 +148,7 @@ DiskEntry* DiskStore::State::FindLive(const StoreKey& key) {
 
 void DiskStore::State::Use(const StoreKey& key, DiskEntry& entry) {
   if (entry.refreshing || refreshes >= kMaxRefreshes) return;
-  if (index.AgeBytes(entry) < options.capacity_bytes - options.capacity_bytes / kLatePart) return;
+  if (index.AgeBytes(entry) < capacity_bytes - capacity_bytes / kLatePart) return;
   if (!writer->Post([this, key, sequence = entry.sequence] { WriteAgain(key, sequence); })) return;
   entry.refreshing = true;
   ++refreshes;

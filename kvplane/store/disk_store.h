@@ -11,7 +11,8 @@
 //
 // Age: files are dropped whole, oldest first (FIFO), when capacity_bytes or the TTL is exceeded. An entry
 // that is used in the last quarter of its life is written again, so that what is in use stays. The folder
-// takes at most capacity_bytes, and never less than four write buffers.
+// takes at most capacity_bytes, and never less than four write buffers; where the disk cannot hold that much,
+// what it can.
 //
 // Deadlines: RocksDB's calls take none, so reads run on `read_threads` threads, writes on one, flushes on
 // another; callers wait on them until their deadline (deadline_pool.h). A put given up in the middle leaves

@@ -16,13 +16,14 @@ constexpr size_t kEraseAtOnce = 4096;  // entries erased between two looks at th
 
 }  // namespace
 
-base::Status DiskStore::State::CheckSpace(uint64_t object_bytes) {
+// Asked before every chunk: a few microseconds beside a fraction of a millisecond.
+base::Status DiskStore::State::CheckSpace() {
   {
     base::MutexLock lock(keeper_mutex);
     if (!write_failure.ok()) return write_failure.Annotate("the disk took no writes lately");
   }
   const uint64_t free = db->free_bytes();
-  if (free < min_free_bytes || free - min_free_bytes < object_bytes) {
+  if (free < min_free_bytes) {
     return base::ResourceExhausted("{}: {} bytes free, {} are kept free", options.folder, free,
                                    min_free_bytes);
   }
@@ -41,6 +42,14 @@ void DiskStore::State::NoteWrite(const base::Status& status) {
   keeper_wake.NotifyOne();
 }
 
+base::Status DiskStore::State::WriteChunk(uint64_t sequence, uint32_t chunk,
+                                          std::span<const std::byte> bytes) {
+  KVPLANE_RETURN_IF_ERROR(CheckSpace());
+  const base::Status status = db->WriteChunk(sequence, chunk, bytes);
+  NoteWrite(status);
+  return status;
+}
+
 base::Status DiskStore::State::WriteChunks(uint64_t sequence, std::span<const std::byte> bytes,
                                            const std::atomic<bool>& abandoned) {
   // An empty object has one empty chunk: its age must show in the files like that of the others.
@@ -48,7 +57,7 @@ base::Status DiskStore::State::WriteChunks(uint64_t sequence, std::span<const st
   do {
     if (abandoned.load() || stopping.load()) return base::Cancelled("given up in the middle of a put");
     const size_t take = std::min<size_t>(bytes.size(), kChunkBytes);
-    KVPLANE_RETURN_IF_ERROR(db->WriteChunk(sequence, chunk++, bytes.first(take)));
+    KVPLANE_RETURN_IF_ERROR(WriteChunk(sequence, chunk++, bytes.first(take)));
     bytes = bytes.subspan(take);
   } while (!bytes.empty());
   return base::Status::Ok();
@@ -58,13 +67,15 @@ base::Status DiskStore::State::WriteChunks(uint64_t sequence, std::span<const st
 // was to replace one that a quarantine has taken away meanwhile.
 base::Status DiskStore::State::CommitEntry(const StoreKey& key, const DiskEntry& entry,
                                            std::optional<uint64_t> replaces) {
-  KVPLANE_RETURN_IF_ERROR(db->WriteEntry({.header = {.object_bytes = entry.bytes,
-                                                     .prefix_bytes = entry.prefix_bytes,
-                                                     .quality = entry.quality,
-                                                     .expires_unix_ms = entry.expires_unix_ms,
-                                                     .key = key},
-                                          .sequence = entry.sequence,
-                                          .chunk_bytes = entry.chunk_bytes}));
+  const base::Status status = db->WriteEntry({.header = {.object_bytes = entry.bytes,
+                                                         .prefix_bytes = entry.prefix_bytes,
+                                                         .quality = entry.quality,
+                                                         .expires_unix_ms = entry.expires_unix_ms,
+                                                         .key = key},
+                                              .sequence = entry.sequence,
+                                              .chunk_bytes = entry.chunk_bytes});
+  NoteWrite(status);
+  KVPLANE_RETURN_IF_ERROR(status);
   std::vector<StoreKey> gone;
   {
     base::MutexLock lock(mutex);
@@ -73,7 +84,7 @@ base::Status DiskStore::State::CommitEntry(const StoreKey& key, const DiskEntry&
       gone.push_back(key);
     } else {
       index.Insert(key, entry);
-      index.EvictTo(options.capacity_bytes, gone);
+      index.EvictTo(capacity_bytes, gone);
       counters.evictions += gone.size();
     }
   }
@@ -89,7 +100,6 @@ base::Status DiskStore::State::WriteObject(const StoreKey& key, const EntryMeta&
       return base::Status::Ok();
     }
   }
-  base::Status status = CheckSpace(object.size());
   const base::Duration ttl = options.ttl == base::Duration::zero() ? meta.ttl
                              : meta.ttl == base::Duration::zero()  ? options.ttl
                                                                    : std::min(meta.ttl, options.ttl);
@@ -103,11 +113,8 @@ base::Status DiskStore::State::WriteObject(const StoreKey& key, const EntryMeta&
     entry.expires_unix_ms =
         NowUnixMs() + static_cast<uint64_t>(std::chrono::ceil<std::chrono::milliseconds>(ttl).count());
   }
-  if (status.ok()) {
-    status = WriteChunks(entry.sequence, object.bytes(), abandoned);
-    if (status.ok()) status = CommitEntry(key, entry, std::nullopt);
-    NoteWrite(status);
-  }
+  base::Status status = WriteChunks(entry.sequence, object.bytes(), abandoned);
+  if (status.ok()) status = CommitEntry(key, entry, std::nullopt);
   base::MutexLock lock(mutex);
   if (status.ok()) {
     ++counters.puts;
@@ -129,7 +136,7 @@ base::Status DiskStore::State::CopyChunks(const DiskEntry& from, uint64_t sequen
     if (stopping.load()) return base::Cancelled("shut down");
     chunk.resize(std::min<uint64_t>(from.chunk_bytes, from.bytes - at));
     KVPLANE_RETURN_IF_ERROR(reader.Read(from.sequence, from.chunk_bytes, from.bytes, at, chunk));
-    KVPLANE_RETURN_IF_ERROR(db->WriteChunk(sequence, number++, chunk));
+    KVPLANE_RETURN_IF_ERROR(WriteChunk(sequence, number++, chunk));
     at += chunk.size();
   } while (at < from.bytes);
   return base::Status::Ok();
@@ -145,8 +152,7 @@ void DiskStore::State::WriteAgain(const StoreKey& key, uint64_t sequence) {
     if (wanted) entry = *held;
   }
   base::Status status;
-  if (wanted) status = CheckSpace(entry.bytes);
-  if (wanted && status.ok()) {
+  if (wanted) {
     DiskEntry fresh = entry;
     fresh.sequence = next_sequence++;
     fresh.refreshing = false;
@@ -155,7 +161,6 @@ void DiskStore::State::WriteAgain(const StoreKey& key, uint64_t sequence) {
       status = NoteReadFailure(key, sequence, status);
     } else if (status.ok()) {
       status = CommitEntry(key, fresh, sequence);
-      NoteWrite(status);
     }
   }
   base::MutexLock lock(mutex);
@@ -193,9 +198,9 @@ base::Result<uint64_t> DiskStore::State::EraseTenant(uint64_t tenant, const std:
 base::Status DiskStore::Put(const StoreKey& key, const EntryMeta& meta, Slice object,
                             const PutOptions& options, base::TimePoint deadline) {
   base::Status status = CheckPut(meta, object.size());
-  if (status.ok() && object.size() > state_->options.capacity_bytes / kLargestPart) {
+  if (status.ok() && object.size() > state_->capacity_bytes / kLargestPart) {
     status = base::ResourceExhausted("an object of {} bytes in a disk tier of {}", object.size(),
-                                     state_->options.capacity_bytes);
+                                     state_->capacity_bytes);
   }
   if (!status.ok()) {
     base::MutexLock lock(state_->mutex);

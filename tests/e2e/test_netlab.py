@@ -171,6 +171,8 @@ def test_the_command_line(lab_name, tmp_path):
         trace = tmp_path / "trace"
         trace.write_text("# seconds bit/s\n0 30e6\n0.01 70Mbit\n")
         assert script("trace", lab_name, "b", trace).returncode == 0
+        trace.write_text("0 70Mbit\n")
+        assert script("trace", lab_name, "b", trace, "--loop").returncode == 2, "no length"
         (state,) = json.loads(script("show", lab_name).stdout)
         assert (state["nodes"]["a"]["up"], state["nodes"]["a"]["down"]) == (20e6, 50e6)
         assert state["nodes"]["b"]["up"] == 70e6
