@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <unordered_set>
 #include <utility>
@@ -68,7 +69,9 @@ class TraceBuilder {
       trace_.runs.push_back({.first = static_cast<uint32_t>(offset + run.first), .count = run.count});
       trace_.block_bound = std::max(trace_.block_bound, static_cast<uint32_t>(end));
     }
-    if (trace_.runs.size() > std::numeric_limits<uint32_t>::max()) return base::Corrupt("too many runs");
+    if (std::max(trace_.runs.size(), trace_.requests.size()) >= std::numeric_limits<uint32_t>::max()) {
+      return base::Corrupt("too many requests");
+    }
     trace_.blocks += blocks;
     trace_.requests.push_back(request);
     return base::Status::Ok();
@@ -76,8 +79,17 @@ class TraceBuilder {
 
   BlockTrace& trace() { return trace_; }
   BlockTrace Finish() && {
-    std::stable_sort(trace_.requests.begin(), trace_.requests.end(),
-                     [](const TraceRequest& a, const TraceRequest& b) { return a.time_s < b.time_s; });
+    std::vector<uint32_t> order(trace_.requests.size());
+    std::iota(order.begin(), order.end(), 0u);
+    // Equals by place: what std::stable_sort gives, which clang-19 does not compile with libstdc++ 12.
+    std::sort(order.begin(), order.end(), [this](uint32_t a, uint32_t b) {
+      const double time_a = trace_.requests[a].time_s, time_b = trace_.requests[b].time_s;
+      return time_a != time_b ? time_a < time_b : a < b;
+    });
+    std::vector<TraceRequest> sorted;
+    sorted.reserve(order.size());
+    for (const uint32_t at : order) sorted.push_back(trace_.requests[at]);
+    trace_.requests = std::move(sorted);
     return std::move(trace_);
   }
 

@@ -117,11 +117,11 @@ TEST(BlockTraceUnit, Mooncake) {
 }
 
 TEST(BlockTraceUnit, AgentSessionsWithSubagentsAndRepetitions) {
-  const std::string session =
-      R"({"id":"a","block_size":64,"requests":[)"
-      R"({"t":0,"type":"n","in":200,"out":1,"hash_rle":[[1,3]]},)"
-      R"({"t":4,"type":"subagent","requests":[{"t":0.5,"type":"n","in":128,"out":2,"hash_rle":[[1,1],[9,1]]}]},)"
-      R"({"t":5,"type":"s","in":300,"out":3,"hash_rle":[[1,3],[5,1]]}]})";
+  const std::string session = R"({"id":"a","block_size":64,"requests":[)"
+                              R"({"t":0,"type":"n","in":200,"out":1,"hash_rle":[[1,3]]},)"
+                              R"({"t":4,"type":"subagent","requests":[)"
+                              R"({"t":0.5,"type":"n","in":128,"out":2,"hash_rle":[[1,1],[9,1]]}]},)"
+                              R"({"t":5,"type":"s","in":300,"out":3,"hash_rle":[[1,3],[5,1]]}]})";
   std::string renamed = session;
   renamed.replace(renamed.find("\"a\""), 3, "\"b\"");
   std::string other = session;
@@ -175,8 +175,7 @@ TEST(BlockTraceSafety, HostileLinesAreRefusedWithTheirNumber) {
     EXPECT_EQ(status(line, TraceFormat::kMooncake).code(), StatusCode::kCorrupt) << line;
   }
   const std::string begin = R"({"block_size":64,"requests":[{"t":0,"in":1,"out":1,"hash_rle":)";
-  for (const char* rle :
-       {"7", "[7]", "[[1,2,3]]", "[[1,-2]]", "[[1,4294967295]]", "[[4294967295,1]]"}) {
+  for (const char* rle : {"7", "[7]", "[[1,2,3]]", "[[1,-2]]", "[[1,4294967295]]", "[[4294967295,1]]"}) {
     EXPECT_EQ(status(begin + rle + "}]}", TraceFormat::kAgent).code(), StatusCode::kCorrupt) << rle;
   }
   EXPECT_EQ(status(R"({"block_size":64,"requests":[{"t":0,"requests":[{"t":0,"requests":[]}]}]})",
