@@ -144,7 +144,10 @@ base::Result<bool> RunRemote(const BenchReuseArgs& args, const ReuseSetting& set
   for (const std::string& strategy : args.strategies) {
     ReuseMode mode{
         .name = "load " + strategy, .store = store.field("store"), .strategy = strategy, .load = "always"};
-    KVPLANE_RETURN_IF_ERROR(FillStore(setting, mode, prompts, kRequestTimeout));
+    // With the warm-up prompts, from which readers learn how fast store and link are.
+    std::vector<Prompt> stored = warmup;
+    stored.insert(stored.end(), prompts.begin(), prompts.end());
+    KVPLANE_RETURN_IF_ERROR(FillStore(setting, mode, stored, kRequestTimeout));
     modes.push_back(mode);
     mode.name = "meet " + strategy;
     mode.load = "adaptive";

@@ -80,6 +80,13 @@ std::vector<store::TierStats> TiersOf(const store::StoreStack& stack) {
   return {std::move(only)};
 }
 
+// One token bucket for all connections, with a burst small against an object.
+base::Result<std::string> TransportSpec(const std::string& link_rate) {
+  if (link_rate.empty()) return std::string("tcp");
+  KVPLANE_RETURN_IF_ERROR(base::ParseBitsPerSecond(link_rate).status().Annotate("--link-rate"));
+  return fmt::format("shaped(tcp,rate={},burst=16kB)", link_rate);
+}
+
 // What memory would refuse need not be sent. Requires: SpecsOf(args) has succeeded.
 uint64_t LargestObject(const StoreServerArgs& args) {
   uint64_t bytes = *base::ParseBytes(args.dram);
@@ -124,10 +131,13 @@ base::Status Serve(const StoreServerArgs& args) {
   ShutdownSignal signals;
   store::StoreAccess access;
   KVPLANE_ASSIGN_OR_RETURN(access.security, transport::ReadSecurityFiles(args.security));
+  KVPLANE_ASSIGN_OR_RETURN(const std::string transport_spec, TransportSpec(args.link_rate));
   KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<transport::Transport> transport,
-                           transport::CreateTransport("tcp", access.security));
+                           transport::CreateTransport(transport_spec, access.security));
   KVPLANE_RETURN_IF_ERROR(
       transport::CheckListenPolicy("--listen", args.listen, transport->capabilities(), args.insecure));
+  base::Log(base::LogLevel::kInfo, "store connections: {}: {}", transport->name(),
+            Describe(transport->capabilities()));
   KVPLANE_ASSIGN_OR_RETURN(const store::StoreStack stack, store::CreateStore(specs, access));
   KVPLANE_ASSIGN_OR_RETURN(
       std::unique_ptr<store::StoreServer> server,

@@ -24,7 +24,8 @@ struct StoreServerArgs {
   std::string quota;               // of each tenant, in memory; empty: none
   std::vector<std::string> tiers;  // further ones, as create_store.h writes them
   uint32_t max_connections = 256;
-  std::string metrics;  // HOST:PORT; empty: none
+  std::string metrics;    // HOST:PORT; empty: none
+  std::string link_rate;  // of all that this process sends to clients; empty: not paced
   transport::SecurityFiles security;
   bool insecure = false;
   double drain_s = 30;
