@@ -1,7 +1,9 @@
 """kvplane store: real servers, killed and restarted, and the verbs that act on them."""
 
 import json
+import random
 import signal
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -215,6 +217,23 @@ def test_what_can_never_fit_is_refused_before_it_is_sent(serve_store, thing):
     text = urllib.request.urlopen(f"http://{server.ready['metrics']}/metrics", timeout=10).read().decode()
     received = next(line for line in text.splitlines() if line.startswith("kvplane_store_received_bytes_total "))
     assert int(received.split()[1]) < 1000
+
+
+def test_port_scanners_and_random_bytes_do_no_harm(serve_store, thing, tmp_path):
+    server = serve_store("--metrics", "127.0.0.1:0", disk=False)
+    assert put(server, thing, "a").returncode == 0
+    address = ("127.0.0.1", int(endpoint(server).rsplit(":", 1)[1]))
+    sockets = [socket.create_connection(address) for _ in range(20)]
+    for i, each in enumerate(sockets):
+        each.sendall([b"", b"GET / HTTP/1.1\r\nHost: a-scanner\r\n\r\n", random.Random(i).randbytes(5000), b"KVPS"][i % 4])
+    assert get(server, tmp_path / "x", "a").returncode == 0, "others are served all the while"
+    for each in sockets:
+        each.close()
+    url = f"http://{server.ready['metrics']}/metrics"
+    lines = urllib.request.urlopen(url, timeout=10).read().decode().splitlines()
+    errors = next(line for line in lines if line.startswith("kvplane_store_protocol_errors_total "))
+    assert int(errors.split()[1]) >= 10
+    assert server.stop() == 0
 
 
 def test_a_store_behind_a_store(serve_store, thing, tmp_path):
