@@ -2,6 +2,7 @@
 #include "kvplane/store/remote/remote_link.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "kvplane/base/check.h"
@@ -112,17 +113,29 @@ bool RemoteLink::Continue(const RemoteCall& call, std::vector<std::byte> frame, 
   return true;
 }
 
-base::Status RemoteLink::Await(const std::shared_ptr<RemoteCall>& call, base::TimePoint deadline,
-                               bool for_go) {
-  base::MutexLock lock(mutex_);
-  while (!call->finished && !(for_go && call->go)) {
-    if (call->changed.WaitUntil(mutex_, deadline)) continue;
-    if (call->finished || (for_go && call->go)) break;
-    if (last_heard_ < call->started) ProbeLocked(Now());
-    CancelLocked(*call);
-    FinishLocked(*call, base::DeadlineExceeded("{} did not answer in time", options_.endpoint));
+void RemoteLink::AwaitLocked(RemoteCall& call, uint64_t sent, base::TimePoint deadline) {
+  while (!call.finished && call.go_limit <= sent) {
+    if (call.changed.WaitUntil(mutex_, deadline)) continue;
+    if (call.finished || call.go_limit > sent) break;
+    if (last_heard_ < call.started) ProbeLocked(Now());
+    CancelLocked(call);
+    FinishLocked(call, base::DeadlineExceeded("{} did not answer in time", options_.endpoint));
   }
-  return call->finished ? call->status : base::Status::Ok();
+}
+
+base::Status RemoteLink::Await(const std::shared_ptr<RemoteCall>& call, base::TimePoint deadline) {
+  base::MutexLock lock(mutex_);
+  AwaitLocked(*call, std::numeric_limits<uint64_t>::max(), deadline);
+  return call->status;
+}
+
+base::Result<uint64_t> RemoteLink::AwaitGo(const std::shared_ptr<RemoteCall>& call, uint64_t sent,
+                                           base::TimePoint deadline) {
+  base::MutexLock lock(mutex_);
+  AwaitLocked(*call, sent, deadline);
+  if (!call->finished) return call->go_limit;
+  KVPLANE_RETURN_IF_ERROR(call->status);
+  return sent;
 }
 
 // Frames not yet written are taken back; a server that knows of the call is told to stop.

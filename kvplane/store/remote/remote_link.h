@@ -71,7 +71,7 @@ struct RemoteCall {
   bool finished = false;
   base::Status status;
   uint64_t value = 0;                  // STATUS
-  bool go = false;                     // GO came
+  uint64_t go_limit = 0;               // GO: bytes that may have been sent
   std::vector<EntryInfo> found;        // FOUND
   std::vector<TierCounters> tiers;     // COUNTERS
   std::shared_ptr<std::byte[]> bytes;  // DATA
@@ -105,9 +105,13 @@ class RemoteLink {
   // Queues one more frame of a call that was let go. False: it has finished.
   bool Continue(const RemoteCall& call, std::vector<std::byte> frame, Slice body) KVPLANE_EXCLUDES(mutex_);
 
-  // Until the call has finished, or (`for_go`) may go on. At the deadline the call is given up and cancelled.
-  base::Status Await(const std::shared_ptr<RemoteCall>& call, base::TimePoint deadline, bool for_go = false)
+  // Until the call has finished. At the deadline it is given up and cancelled.
+  base::Status Await(const std::shared_ptr<RemoteCall>& call, base::TimePoint deadline)
       KVPLANE_EXCLUDES(mutex_);
+  // Of a PUT of which `sent` bytes are queued: until more may follow; how many bytes in all. `sent` itself:
+  // the call has finished well. Otherwise as Await().
+  base::Result<uint64_t> AwaitGo(const std::shared_ptr<RemoteCall>& call, uint64_t sent,
+                                 base::TimePoint deadline) KVPLANE_EXCLUDES(mutex_);
 
   size_t unfinished() const KVPLANE_EXCLUDES(mutex_);
   void Shutdown() KVPLANE_EXCLUDES(mutex_);
@@ -135,6 +139,8 @@ class RemoteLink {
   void Finish(const std::shared_ptr<RemoteCall>& call, base::Status status) KVPLANE_EXCLUDES(mutex_);
   void FinishLocked(RemoteCall& call, base::Status status) KVPLANE_REQUIRES(mutex_);
   void Close(const base::Status& why) KVPLANE_EXCLUDES(mutex_);
+  // Waits until the call has finished or its limit is beyond `sent`.
+  void AwaitLocked(RemoteCall& call, uint64_t sent, base::TimePoint deadline) KVPLANE_REQUIRES(mutex_);
   void CancelLocked(const RemoteCall& call) KVPLANE_REQUIRES(mutex_);
   void ProbeLocked(base::TimePoint now) KVPLANE_REQUIRES(mutex_);
   void BreakLocked(base::Status why) KVPLANE_REQUIRES(mutex_);

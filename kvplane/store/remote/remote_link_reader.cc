@@ -153,10 +153,10 @@ base::Status RemoteLink::HandleReply(transport::FrameReader& reader, StoreFrameT
   if (type == StoreFrameType::kData) return HandleData(reader, call);
   if (reader.header().body_bytes > 0) KVPLANE_RETURN_IF_ERROR(reader.SkipBody());
   if (type == StoreFrameType::kGo) {
-    KVPLANE_RETURN_IF_ERROR(ParseGo(reader.head()).status());
+    KVPLANE_ASSIGN_OR_RETURN(const GoFrame go, ParseGo(reader.head()));
     if (call->type != StoreFrameType::kPut) return base::Corrupt("GO for something that is no PUT");
     base::MutexLock lock(mutex_);
-    call->go = true;
+    call->go_limit = std::max(call->go_limit, go.limit);
     call->changed.NotifyAll();
     return base::Status::Ok();
   }

@@ -247,11 +247,13 @@ class RemoteStoreImpl final : public RemoteStore {
     frame.meta = meta;
     frame.options = options;
     slow_->Start(call, EncodeStoreFrame(call->stream, frame), {}, deadline);
-    KVPLANE_RETURN_IF_ERROR(slow_->Await(call, deadline, /*for_go=*/true));
-    for (size_t at = 0; at < object.size(); at += kPieceBytes) {
-      const Slice piece = object.Sub(at, std::min(kPieceBytes, object.size() - at));
+    for (uint64_t at = 0; at < object.size();) {
+      KVPLANE_ASSIGN_OR_RETURN(const uint64_t limit, slow_->AwaitGo(call, at, deadline));
+      if (limit == at) break;
+      const Slice piece = object.Sub(at, std::min({uint64_t{kPieceBytes}, limit - at, object.size() - at}));
       const PutDataFrame data{at, kernel::Crc32c(piece.bytes())};
       if (!slow_->Continue(*call, EncodeStoreFrame(call->stream, data, piece.size()), piece)) break;
+      at += piece.size();
     }
     return slow_->Await(call, deadline);
   }

@@ -379,6 +379,23 @@ TEST_F(HostileServerTest, GoodAnswersAreTakenUnit) {
             StatusCode::kNotFound);
 }
 
+TEST_F(HostileServerTest, ObjectsAreSentAsFarAsTheServerAllowsUnit) {
+  std::vector<std::pair<uint64_t, size_t>> pieces;
+  const auto take = [&pieces](WirePeer& peer) {
+    const auto frame = peer.Next();
+    if (frame.ok()) pieces.emplace_back(ParsePutData(frame->head)->at, frame->body.size());
+  };
+  EXPECT_TRUE(Putting([&](WirePeer& peer) {
+                (void)peer.Send(1, GoFrame{40});
+                take(peer);
+                (void)peer.Send(1, GoFrame{20});  // a limit never shrinks
+                (void)peer.Send(1, GoFrame{100});
+                take(peer);
+                (void)peer.Send(1, StatusFrame{});
+              }).ok());
+  EXPECT_EQ(pieces, (std::vector<std::pair<uint64_t, size_t>>{{0, 40}, {40, 60}}));
+}
+
 TEST_F(HostileServerTest, WrongAnswersAreErrorsSafety) {
   const std::vector<Script> to_reads = {
       [](WirePeer& peer) { (void)SendData(peer, 99, 0, Bytes(99)); },
