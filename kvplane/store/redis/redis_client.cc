@@ -206,10 +206,11 @@ bool RedisClient::Receive(Exchange& exchange, base::TimePoint deadline) {
       exchange.fresh = exchange.retried = true;
       return true;
     }
-    // A caller in a hurry says nothing about the node.
-    const bool hurried =
-        code == base::StatusCode::kDeadlineExceeded && Now() - exchange.begun < options_.stall_timeout;
-    if (!hurried && code != base::StatusCode::kCancelled) node.ReportFailure(exchange.status);
+    if (code == base::StatusCode::kDeadlineExceeded && Now() - exchange.begun < options_.stall_timeout) {
+      node.ReportHurry(exchange.status);
+    } else if (code != base::StatusCode::kCancelled) {
+      node.ReportFailure(exchange.status);
+    }
   }
   for (Route* route : exchange.rest) route->request->reply = exchange.status;
   return false;

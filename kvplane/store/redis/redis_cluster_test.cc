@@ -217,6 +217,25 @@ TEST_F(RedisClusterTest, AFrozenNodeCostsOnlyItsOwnKeysSafety) {
   EXPECT_TRUE(Eventually([&] { return Holds(frozen, 1000); }));
 }
 
+// Callers with short deadlines find out as well, and then no longer wait at all.
+TEST_F(RedisClusterTest, AFrozenNodeIsLeftAloneByHurriedCallersSafety) {
+  Start({.masters = 3, .replicas = 0, .node_timeout_ms = 60'000});
+  if (IsSkipped()) return;
+  const uint64_t number = ObjectOn(0);
+  ASSERT_TRUE(PutObject(number, 1000).ok());
+  cluster_->node(0).Freeze();
+  std::vector<StatusCode> codes;
+  for (int round = 0; round < 4; ++round) {
+    const auto read = ReadObject(number, base::Clock::System().Now() + std::chrono::milliseconds(100));
+    codes.push_back(read.status().code());
+  }
+  EXPECT_EQ(codes[0], StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(codes[1], StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(std::find(codes.begin(), codes.end(), StatusCode::kUnavailable) != codes.end());
+  cluster_->node(0).Unfreeze();
+  EXPECT_TRUE(Eventually([&] { return Holds(number, 1000); }));
+}
+
 TEST_F(RedisClusterTest, ShutdownWakesACallThatWaitsSafety) {
   Start({.masters = 3, .replicas = 0, .node_timeout_ms = 60'000});
   if (IsSkipped()) return;

@@ -7,6 +7,9 @@ namespace {
 
 constexpr base::Duration kFirstPause = std::chrono::milliseconds(50);
 constexpr base::Duration kLongestPause = std::chrono::seconds(1);
+// Look-ups of a stack of tiers come with deadlines of some ten milliseconds: a node that hangs must not cost
+// each of them that long.
+constexpr uint32_t kMaxHurries = 3;
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
 
@@ -80,10 +83,9 @@ base::Result<RedisLease> RedisNode::Acquire(base::TimePoint deadline, bool fresh
     const base::TimePoint begun = Now();
     auto opened = RedisConnection::Open(transport_, address_, options_, deadline);
     if (!opened.ok()) {
-      // A caller in a hurry says nothing about the node.
       const bool hurried = opened.status().code() == base::StatusCode::kDeadlineExceeded &&
                            Now() - begun < options_.connect_timeout;
-      if (!hurried) ReportFailure(opened.status());
+      hurried ? ReportHurry(opened.status()) : ReportFailure(opened.status());
       base::MutexLock lock(mutex_);
       --open_;
       returned_.NotifyOne();
@@ -114,6 +116,7 @@ void RedisNode::Return(std::unique_ptr<RedisConnection> connection, bool keep) {
 
 void RedisNode::ReportFailure(const base::Status& why) {
   base::MutexLock lock(mutex_);
+  hurries_ = 0;
   last_failure_ = why;
   const uint32_t doublings = std::min(failures_, 5u);  // 50 ms * 2^5 is beyond the longest pause
   retry_at_ = Now() + std::min(kLongestPause, kFirstPause * (1 << doublings));
@@ -123,9 +126,18 @@ void RedisNode::ReportFailure(const base::Status& why) {
   returned_.NotifyAll();  // waiters learn that the node is left alone
 }
 
+void RedisNode::ReportHurry(const base::Status& why) {
+  {
+    base::MutexLock lock(mutex_);
+    if (++hurries_ < kMaxHurries) return;
+  }
+  ReportFailure(why);
+}
+
 void RedisNode::ReportSuccess() {
   base::MutexLock lock(mutex_);
   failures_ = 0;
+  hurries_ = 0;
   retry_at_ = {};
 }
 

@@ -80,6 +80,9 @@ class RedisNode {
   base::Result<RedisLease> Acquire(base::TimePoint deadline, bool fresh = false) KVPLANE_EXCLUDES(mutex_);
 
   void ReportFailure(const base::Status& why) KVPLANE_EXCLUDES(mutex_);
+  // A call ended at its own short deadline, which says little about the node. Several in a row, without a
+  // success in between, count as a failure.
+  void ReportHurry(const base::Status& why) KVPLANE_EXCLUDES(mutex_);
   void ReportSuccess() KVPLANE_EXCLUDES(mutex_);
   bool left_alone() const KVPLANE_EXCLUDES(mutex_);
 
@@ -103,6 +106,7 @@ class RedisNode {
   std::vector<RedisConnection*> busy_ KVPLANE_GUARDED_BY(mutex_);  // for Shutdown()
   size_t open_ KVPLANE_GUARDED_BY(mutex_) = 0;                     // idle, busy and being opened
   uint32_t failures_ KVPLANE_GUARDED_BY(mutex_) = 0;               // in a row
+  uint32_t hurries_ KVPLANE_GUARDED_BY(mutex_) = 0;                // in a row
   base::TimePoint retry_at_ KVPLANE_GUARDED_BY(mutex_){};
   base::Status last_failure_ KVPLANE_GUARDED_BY(mutex_);
   bool shut_down_ KVPLANE_GUARDED_BY(mutex_) = false;
