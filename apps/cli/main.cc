@@ -248,6 +248,7 @@ void AddStore(CLI::App& app, Action& action) {
       ->allow_extra_args(false);
   verb->add_option("--max-connections", args.max_connections, "Connections at a time")
       ->check(CLI::Range(1, 65'536));
+  verb->add_option("--link-rate", args.link_rate, "Shape what this store sends, e.g. 200Mbit/s");
   verb->add_option("--metrics", args.metrics, "HOST:PORT for GET /metrics (Prometheus); default: none");
   verb->add_option("--auth-token-file", args.security.auth_token_file,
                    "File with the token that clients must prove");

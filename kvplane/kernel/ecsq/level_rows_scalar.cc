@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "kvplane/kernel/ecsq/level_rows.h"
 #include "kvplane/tensor/dtype.h"
@@ -9,6 +8,8 @@
 
 namespace kvplane::kernel {
 namespace {
+
+int32_t Magnitude(int8_t level) { return level < 0 ? -int32_t{level} : int32_t{level}; }
 
 int8_t LevelOf(uint16_t bits, float mean, float inverse_step) {
   const float centred = tensor::Bf16ToFloat(bits) - mean;
@@ -33,7 +34,7 @@ void LevelsFromRows(const LevelRows& shape, const ToLevels& how, const uint16_t*
     for (uint32_t t = 0; t < shape.tokens; ++t) {
       const int8_t level = LevelOf(rows[t][at], how.mean[element], how.inverse_step[element]);
       levels[size_t{t} * lanes + lane] = level;
-      sum += static_cast<uint32_t>(std::min<int32_t>(std::abs(int32_t{level}), how.cap[lane]));
+      sum += static_cast<uint32_t>(std::min<int32_t>(Magnitude(level), how.cap[lane]));
     }
     sums[lane / kLevelGroup] += sum * static_cast<uint32_t>(how.weight[lane]);
   }
@@ -61,7 +62,7 @@ size_t FindAbove(const LevelRows& shape, const uint8_t* highest, const int8_t* l
   for (uint32_t t = 0; t < shape.tokens; ++t) {
     for (uint32_t lane = 0; lane < lanes; ++lane) {
       const uint32_t position = t * lanes + lane;
-      if (std::abs(int32_t{levels[position]}) <= highest[lane / kLevelGroup]) continue;
+      if (Magnitude(levels[position]) <= highest[lane / kLevelGroup]) continue;
       if (count < room) positions[count] = position;
       ++count;
     }
