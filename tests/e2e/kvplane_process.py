@@ -83,14 +83,15 @@ def leftover_processes():
 class KvplaneProcess:
     """One `kvplane serve` or `kvplane route`. Construct, then await_ready()."""
 
-    def __init__(self, arguments, log_path):
+    def __init__(self, arguments, log_path, wrap=None):
+        """wrap: argv -> argv, for a process that runs elsewhere (a node of a netlab)."""
         self.log_path = Path(log_path)
         self.ready = None
         self.end_expected = False  # the test has ended it or waited for its end
         self._lines = queue.Queue()
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                command(*arguments),
+                wrap([str(binary()), *map(str, arguments)]) if wrap else command(*arguments),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
