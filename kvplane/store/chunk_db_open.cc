@@ -337,7 +337,9 @@ base::Result<std::unique_ptr<ChunkDb>> ChunkDb::Open(const ChunkDbOptions& optio
                                                      std::function<void()> on_change) {
   std::error_code error;
   if (options.create) {
-    std::filesystem::create_directories(options.folder, error);
+    const bool made = std::filesystem::create_directories(options.folder, error);
+    // What users wrote is in there. A folder that was there before has the mode its owner chose.
+    if (made) std::filesystem::permissions(options.folder, std::filesystem::perms::owner_all, error);
     if (error) return base::Unavailable("{}: cannot be created: {}", options.folder, error.message());
   } else if (!std::filesystem::is_directory(options.folder + "/rocksdb", error)) {
     return base::NotFound("{}: no store is here", options.folder);

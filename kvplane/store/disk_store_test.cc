@@ -249,6 +249,13 @@ TEST_F(DiskStoreTest, OneStorePerFolderSafety) {
   Open();
 }
 
+TEST_F(DiskStoreTest, ANewFolderIsItsOwnersSafety) {
+  DiskStoreOptions options = this->options();
+  options.folder = folder_.path() + "/a/b";
+  ASSERT_TRUE(DiskStore::Open(options).ok());
+  EXPECT_EQ(std::filesystem::status(options.folder).permissions(), std::filesystem::perms::owner_all);
+}
+
 TEST_F(DiskStoreTest, BadOptionsAreRefusedSafety) {
   EXPECT_EQ(DiskStore::Open({}).status().code(), StatusCode::kInvalidArgument);
   options_.create = false;
