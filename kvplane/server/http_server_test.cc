@@ -5,13 +5,18 @@
 
 #include <atomic>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include "kvplane/base/mutex.h"
 #include "kvplane/server/io_loop.h"
 #include "kvplane/server/testing/raw_client.h"
+#include "kvplane/transport/tcp_transport.h"
+#include "kvplane/transport/testing/test_certificates.h"
+#include "kvplane/transport/tls_transport.h"
 
 namespace kvplane::server {
 namespace {
@@ -353,6 +358,93 @@ TEST_F(HttpServerSafety, ExchangesMayOutliveTheServer) {
   held->Post([&] { ran = true; });
   held->Respond(Text(200, "too late"));
   EXPECT_FALSE(ran);
+}
+
+// A server with a certificate, and clients that trust its authority.
+class HttpsServer : public ServerFixture {
+ protected:
+  void SetUp() override {
+    const transport::TestAuthority authority;
+    HttpServerOptions options;
+    options.tls =
+        *transport::TlsContext::FromCertificates(authority.Sign("IP:127.0.0.1"), transport::TlsEnd::kServer);
+    Start(options);
+    transport::TlsOptions trusting;
+    trusting.client = *transport::TlsContext::FromCertificates(
+        {.certificate_pem = {}, .key_pem = {}, .ca_pem = authority.pem()}, transport::TlsEnd::kClient);
+    clients_ = transport::CreateTlsTransport(transport::CreateTcpTransport(), trusting);
+  }
+
+  static base::TimePoint Soon() { return base::Clock::System().Now() + std::chrono::seconds(30); }
+
+  std::unique_ptr<transport::Stream> Connect() {
+    return *clients_->Connect(fmt::format("tcp://127.0.0.1:{}", port()), Soon());
+  }
+
+  // Sends `text` and reads until `bytes` have come back.
+  static std::string Exchange(transport::Stream& stream, std::string_view text, size_t bytes) {
+    const std::span<const std::byte> piece = std::as_bytes(std::span(text));
+    const base::Status sent = stream.Write({&piece, 1}, Soon());
+    EXPECT_TRUE(sent.ok()) << sent.ToString();
+    std::string got(bytes, '\0');
+    const base::Status read = stream.Read(std::as_writable_bytes(std::span(got)), Soon());
+    EXPECT_TRUE(read.ok()) << read.ToString();
+    return got;
+  }
+
+  static std::string Answer(std::string_view body) {
+    return fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: keep-alive\r\n\r\n{}",
+                       body.size(), body);
+  }
+
+  std::unique_ptr<transport::Transport> clients_;
+};
+using HttpsServerUnit = HttpsServer;
+using HttpsServerSafety = HttpsServer;
+
+TEST_F(HttpsServerUnit, AnswersKeptPipelinedAndLargeRequests) {
+  const auto client = Connect();
+  const std::string ask = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello";
+  const std::string answer = Answer("hello");
+  EXPECT_EQ(Exchange(*client, ask, answer.size()), answer);
+  EXPECT_EQ(Exchange(*client, ask + ask, 2 * answer.size()), answer + answer);
+  const std::string large(1 << 20, 'y');
+  const std::string large_answer = Answer(large);
+  const std::string large_ask =
+      fmt::format("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}", large.size(), large);
+  EXPECT_EQ(Exchange(*client, large_ask, large_answer.size()), large_answer);
+  const std::string big = Answer(std::string(3 << 20, 'x'));
+  EXPECT_EQ(Exchange(*client, "GET /big HTTP/1.1\r\nHost: x\r\n\r\n", big.size()), big);
+}
+
+TEST_F(HttpsServerUnit, NoticesAClientThatLeaves) {
+  auto client = Connect();
+  const std::string_view ask = "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n";
+  const std::span<const std::byte> piece = std::as_bytes(std::span(ask));
+  ASSERT_TRUE(client->Write({&piece, 1}, Soon()).ok());
+  ASSERT_NE(WaitForHeld(), nullptr);
+  client.reset();
+  EXPECT_TRUE(WaitForGone(1));
+}
+
+TEST_F(HttpsServerSafety, StrangersAreClosedAndOthersServed) {
+  const auto plain = transport::CreateTcpTransport();
+  const std::string endpoint = fmt::format("tcp://127.0.0.1:{}", port());
+  const auto silent = *plain->Connect(endpoint, Soon());
+  for (const std::string_view bytes :
+       {"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\xff\xff garbage", "\x80"}) {
+    const auto stranger = *plain->Connect(endpoint, Soon());
+    const std::span<const std::byte> piece = std::as_bytes(std::span(bytes));
+    ASSERT_TRUE(stranger->Write({&piece, 1}, Soon()).ok());
+    if (bytes.size() == 1) continue;  // half a record: waits for the rest, which never comes
+    std::vector<std::byte> alert(4096);
+    const base::Status status = stranger->Read(alert, Soon());  // at most an alert, then the end
+    EXPECT_EQ(status.code(), base::StatusCode::kUnavailable) << status.ToString();
+  }
+  const std::string answer = Answer("");
+  EXPECT_EQ(
+      Exchange(*Connect(), "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", answer.size()),
+      answer);
 }
 
 TEST(HttpServerUnitCreate, SaysWhyItCannotListen) {

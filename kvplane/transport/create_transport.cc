@@ -89,10 +89,10 @@ base::Result<std::unique_ptr<Transport>> CreateTransport(std::string_view spec,
 }
 
 std::string Describe(const Capabilities& capabilities) {
-  return fmt::format("{}, {}encrypted, {}authenticated{}, about {:.2g} ns of CPU per byte",
+  return fmt::format("{}, {}encrypted, {}authenticated, about {:.2g} ns of CPU per byte",
                      capabilities.cross_host ? "between hosts" : "one host",
                      capabilities.encrypted ? "" : "not ", capabilities.authenticated ? "" : "not ",
-                     capabilities.zero_copy ? ", zero copy" : "", capabilities.cpu_ns_per_byte);
+                     capabilities.cpu_ns_per_byte);
 }
 
 }  // namespace kvplane::transport

@@ -70,7 +70,6 @@ struct Capabilities {
   bool cross_host = false;     // reaches other machines
   bool encrypted = false;      // nobody on the way reads or alters bytes unnoticed
   bool authenticated = false;  // whoever connects or is connected to has proved who it is
-  bool zero_copy = false;      // the bytes are not copied on the way through this process
   // Estimate of one end's CPU time, for logs and for choosing between transports, not a promise: measured by
   // `kvplane bench transport` on one machine (docs/benchmarks.md).
   double cpu_ns_per_byte = 0;
