@@ -69,6 +69,13 @@ LoadPlan DecideLoad(const LoadSignals& signals) {
       plan.plan_s = end_s;
       plan.compute_runs = m - 1;
     }
+    if (plan.load_s <= plan.recompute_s && plan.plan_s > kSplitOfLoad * plan.load_s) {
+      plan.compute_runs = 0;
+      plan.plan_s = plan.load_s;
+    } else if (plan.load_s > plan.recompute_s && plan.plan_s > kSplitOfRecompute * plan.recompute_s) {
+      plan.compute_runs = runs;
+      plan.plan_s = plan.recompute_s;
+    }
   }
   plan.reason = Explain(plan, runs);
   return plan;

@@ -50,16 +50,28 @@ struct LoadPlan {
   std::string reason;      // for the decision log
 };
 
-// The split with the earliest end; among equals the one that computes least.
+// A split ends earlier only as far as the measured speeds hold while both sides share the processors; so it
+// must promise to end within these parts of either side alone, else that side does it alone.
+constexpr double kSplitOfLoad = 0.75;
+constexpr double kSplitOfRecompute = 0.9;
+
+// The split with the earliest end, where it is worth it; among equals the one that computes least.
 LoadPlan DecideLoad(const LoadSignals& signals);
 
 // Seconds to load runs [first, signals.runs.size()) by the model above.
 double LoadSeconds(const LoadSignals& signals, size_t first);
 
 // At run time: whether the computing side is to take the front run from the loader instead of waiting for
-// it. `remaining_s`: when the loader is expected to be done with all it still has; `compute_s`: when the
-// computing side would be done with that one run, other prompts before it included.
-constexpr bool TakesFrontRun(double remaining_s, double compute_s) { return compute_s < remaining_s; }
+// it. `remaining_s`: when the loader is expected to be done with all `runs` it still has; `compute_s`: when
+// the computing side would be done with that one run, other prompts before it included. Taken where that is
+// earlier, and where sharing the rest (both sides at the speeds that this implies) would end within
+// kSplitOfLoad of loading it: two sides that take c and l for a run share it in c / (c + l) of the loader's
+// time.
+constexpr bool TakesFrontRun(double remaining_s, size_t runs, double compute_s) {
+  if (compute_s >= remaining_s || runs == 0) return false;
+  const double load_run_s = remaining_s / static_cast<double>(runs);
+  return compute_s < kSplitOfLoad * (compute_s + load_run_s);
+}
 
 // How long a load that has moved `done` of `total` bytes in `elapsed_s` will still take. Before the first
 // byte: what was predicted, or as long again as it has already taken; then the observed rate counts by the

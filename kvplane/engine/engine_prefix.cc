@@ -252,7 +252,7 @@ bool EngineLoop::TakeFront(RequestState& request, uint32_t run, uint64_t tokens_
   const double remaining_s =
       control::RemainingSeconds(load.options().predicted_s * share, base::ToSeconds(now - progress.started),
                                 progress.bytes_done, progress.bytes_total);
-  if (control::TakesFrontRun(remaining_s, compute_s) && load.Take(run)) {
+  if (control::TakesFrontRun(remaining_s, progress.pending, compute_s) && load.Take(run)) {
     ++prefix_->context.counters.taken_runs;
     return true;
   }
