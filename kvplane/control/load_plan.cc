@@ -58,13 +58,16 @@ LoadPlan DecideLoad(const LoadSignals& signals) {
   if (signals.prefill_tokens_per_s > 0) {
     const double run_s = signals.run_tokens / signals.prefill_tokens_per_s;
     plan.recompute_s = run_s * static_cast<double>(runs);
+    const double shared_run_s = signals.shared_prefill_tokens_per_s > 0
+                                    ? signals.run_tokens / signals.shared_prefill_tokens_per_s
+                                    : run_s;
     // From "compute all" to "load all", so that among equals the least computation is kept.
     LoadCost cost(signals);
     plan.compute_runs = runs;
     plan.plan_s = plan.recompute_s;
     for (size_t m = runs; m > 0; --m) {
       cost.Add(signals.runs[m - 1]);
-      const double end_s = std::max(run_s * static_cast<double>(m - 1), cost.seconds());
+      const double end_s = std::max(shared_run_s * static_cast<double>(m - 1), cost.seconds());
       if (end_s > plan.plan_s) continue;
       plan.plan_s = end_s;
       plan.compute_runs = m - 1;

@@ -5,7 +5,8 @@
 // al., "Compute or load KV cache? Why not both?", arXiv 2410.03065). Both functions are pure: signals in,
 // decision out; whoever calls them measures the signals and logs the reason.
 //
-// The model of costs. Computing m runs takes m * run_tokens / prefill rate. Loading runs [m, n) takes the
+// The model of costs. Computing m runs takes m * run_tokens / prefill rate (the shared rate, where others are
+// loaded meanwhile). Loading runs [m, n) takes the
 // longest latency of the tiers they lie in, plus the longer of moving their bytes and decoding their tokens:
 // the two overlap.
 #pragma once
@@ -39,6 +40,8 @@ struct LoadSignals {
   std::array<TierSpeed, kMaxTiers> tiers{};
   double decode_tokens_per_s = 0;   // of the loader's threads together; 0: unknown, taken as instant
   double prefill_tokens_per_s = 0;  // 0: unknown; then everything is loaded
+  // The same while a load goes on: it takes processors, and chunks are shorter. 0: as fast as without.
+  double shared_prefill_tokens_per_s = 0;
 };
 
 struct LoadPlan {

@@ -101,13 +101,18 @@ LoadSignals RandomSignals(base::Rng& rng, std::vector<FoundRun>& runs) {
   }
   signals.decode_tokens_per_s = rng.Below(4) == 0 ? 0 : 500 + rng.Uniform() * 20'000;
   signals.prefill_tokens_per_s = 100 + rng.Uniform() * 5'000;
+  if (rng.Below(2) == 0) {
+    signals.shared_prefill_tokens_per_s = signals.prefill_tokens_per_s * (0.3 + rng.Uniform());
+  }
   return signals;
 }
 
 // Both sides played out run by run, as written in the header.
 double PlayedOut(const LoadSignals& signals, size_t m) {
+  const bool shared = m < signals.runs.size() && signals.shared_prefill_tokens_per_s > 0;
+  const double rate = shared ? signals.shared_prefill_tokens_per_s : signals.prefill_tokens_per_s;
   double compute_s = 0;
-  for (size_t run = 0; run < m; ++run) compute_s += signals.run_tokens / signals.prefill_tokens_per_s;
+  for (size_t run = 0; run < m; ++run) compute_s += signals.run_tokens / rate;
   double latency_s = 0, move_s = 0, decode_s = 0;
   for (size_t run = m; run < signals.runs.size(); ++run) {
     const TierSpeed& tier = signals.tiers[signals.runs[run].tier];

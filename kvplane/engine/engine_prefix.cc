@@ -245,7 +245,7 @@ bool EngineLoop::TakeFront(RequestState& request, uint32_t run, uint64_t tokens_
   for (uint32_t i = 0; i < load.runs(); ++i) all_bytes += load.run(i).entry.bytes;
   const double share =
       static_cast<double>(progress.bytes_total) / static_cast<double>(std::max<uint64_t>(all_bytes, 1));
-  const double measured = prefix_->context.estimates.prefill_tokens_per_s();
+  const double measured = prefix_->context.estimates.shared_prefill_tokens_per_s();
   const double rate = measured > 0 ? measured : kUnknownPrefill;
   const uint64_t front = (run + 1) * uint64_t{run_tokens} - request.prompt_done;
   const double compute_s = static_cast<double>(tokens_ahead + front) / rate;
@@ -279,7 +279,7 @@ bool EngineLoop::Overlaps(const RequestState& request) const {
   }
   const LoadJob::Progress progress = load.progress();
   if (progress.layers_ready == 0 || progress.pending == 0) return false;
-  const double rate = prefix_->context.estimates.prefill_tokens_per_s();
+  const double rate = prefix_->context.estimates.shared_prefill_tokens_per_s();
   if (rate == 0) return false;
   const uint32_t rest = request.prompt_tokens() - load.runs() * options_.prefix.run_tokens;
   const double step_s = std::min(rest, options_.step_tokens) / rate;

@@ -125,6 +125,8 @@ void EngineLoop::Start(RequestState& request) {
 }
 
 void EngineLoop::RunBatch(StepBatch& step) {
+  const bool shared = std::any_of(running_.begin(), running_.end(),
+                                  [](const RequestState* request) { return request->prefix.load_open; });
   const base::TimePoint start = Now();
   const base::Status status = step.Run(model_, logits_);
   if (step.stalled()) {
@@ -148,7 +150,7 @@ void EngineLoop::RunBatch(StepBatch& step) {
   if (step.awaits_loads()) {
     ++prefix_->context.counters.overlapped_steps;
   } else if (prompt_tokens >= tensor::kTileTokens) {  // fewer tell little about a prompt's pace
-    prefix_->context.estimates.AddPrefill(prompt_tokens, seconds);
+    prefix_->context.estimates.AddPrefill(prompt_tokens, seconds, shared);
   }
 }
 

@@ -239,8 +239,12 @@ TEST(TierEstimatesUnit, MixesMeasurementsAndForgetsOldOnes) {
   EXPECT_DOUBLE_EQ(signals(TierEstimates::kForget).tiers[1].bytes_per_s, at_start);
   estimates.AddLatency(store::TierKind::kRemote, 0.5, start);
   EXPECT_DOUBLE_EQ(signals({}).tiers[2].latency_s, 0.5);
-  estimates.AddPrefill(100, 0.5);
+  estimates.AddPrefill(100, 0.5, /*shared=*/false);
   EXPECT_DOUBLE_EQ(signals({}).prefill_tokens_per_s, 200);
+  EXPECT_DOUBLE_EQ(estimates.shared_prefill_tokens_per_s(), 200);
+  estimates.AddPrefill(100, 1.0, /*shared=*/true);
+  EXPECT_DOUBLE_EQ(signals({}).prefill_tokens_per_s, 200);
+  EXPECT_DOUBLE_EQ(estimates.shared_prefill_tokens_per_s(), 100);
   estimates.AddDecode(10, 1.0);
   EXPECT_DOUBLE_EQ(signals({}).decode_tokens_per_s, 20);  // of two threads
 }

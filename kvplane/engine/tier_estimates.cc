@@ -48,9 +48,10 @@ void TierEstimates::AddDecode(double tokens, double seconds) {
   Mix(decode_tokens_per_s_, tokens / std::max(seconds, kLeastSeconds));
 }
 
-void TierEstimates::AddPrefill(uint32_t tokens, double seconds) {
+void TierEstimates::AddPrefill(uint32_t tokens, double seconds, bool shared) {
   base::MutexLock lock(mutex_);
-  Mix(prefill_tokens_per_s_, tokens / std::max(seconds, kLeastSeconds));
+  Mix(shared ? shared_prefill_tokens_per_s_ : prefill_tokens_per_s_,
+      tokens / std::max(seconds, kLeastSeconds));
 }
 
 control::LoadSignals TierEstimates::Signals(uint32_t decode_threads, base::TimePoint now) const {
@@ -65,12 +66,13 @@ control::LoadSignals TierEstimates::Signals(uint32_t decode_threads, base::TimeP
   }
   out.decode_tokens_per_s = decode_tokens_per_s_ * decode_threads;
   out.prefill_tokens_per_s = prefill_tokens_per_s_;
+  out.shared_prefill_tokens_per_s = shared_prefill_tokens_per_s_;
   return out;
 }
 
-double TierEstimates::prefill_tokens_per_s() const {
+double TierEstimates::shared_prefill_tokens_per_s() const {
   base::MutexLock lock(mutex_);
-  return prefill_tokens_per_s_;
+  return shared_prefill_tokens_per_s_ > 0 ? shared_prefill_tokens_per_s_ : prefill_tokens_per_s_;
 }
 
 }  // namespace kvplane::engine

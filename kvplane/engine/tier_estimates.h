@@ -31,12 +31,13 @@ class TierEstimates {
       KVPLANE_EXCLUDES(mutex_);
   // Busy time of one thread that decoded `tokens` tokens of all layers (a fraction for one layer).
   void AddDecode(double tokens, double seconds) KVPLANE_EXCLUDES(mutex_);
-  // A step with `tokens` prompt tokens.
-  void AddPrefill(uint32_t tokens, double seconds) KVPLANE_EXCLUDES(mutex_);
+  // A step with `tokens` prompt tokens; `shared`: while something was being loaded.
+  void AddPrefill(uint32_t tokens, double seconds, bool shared) KVPLANE_EXCLUDES(mutex_);
 
   // Fills everything but runs and run_tokens; `decode_threads` decode at the same time.
   control::LoadSignals Signals(uint32_t decode_threads, base::TimePoint now) const KVPLANE_EXCLUDES(mutex_);
-  double prefill_tokens_per_s() const KVPLANE_EXCLUDES(mutex_);  // 0: nothing was measured
+  // While something is being loaded, where that was measured; 0: nothing was.
+  double shared_prefill_tokens_per_s() const KVPLANE_EXCLUDES(mutex_);
 
  private:
   struct Tier {
@@ -48,7 +49,8 @@ class TierEstimates {
   mutable base::Mutex mutex_;
   std::array<Tier, control::kMaxTiers> tiers_ KVPLANE_GUARDED_BY(mutex_);
   double decode_tokens_per_s_ KVPLANE_GUARDED_BY(mutex_) = 0;
-  double prefill_tokens_per_s_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  double prefill_tokens_per_s_ KVPLANE_GUARDED_BY(mutex_) = 0;         // with nothing to load
+  double shared_prefill_tokens_per_s_ KVPLANE_GUARDED_BY(mutex_) = 0;  // beside a load
 };
 
 }  // namespace kvplane::engine
