@@ -65,7 +65,8 @@ control::LoadSignals TierEstimates::Signals(uint32_t decode_threads, base::TimeP
     if (fresh && tier.measured.bytes_per_s > 0) out.tiers[i].bytes_per_s = tier.measured.bytes_per_s;
   }
   out.decode_tokens_per_s = decode_tokens_per_s_ * decode_threads;
-  out.prefill_tokens_per_s = prefill_tokens_per_s_;
+  // A node that finds every prompt in its store has measured steps beside loads only.
+  out.prefill_tokens_per_s = prefill_tokens_per_s_ > 0 ? prefill_tokens_per_s_ : shared_prefill_tokens_per_s_;
   out.shared_prefill_tokens_per_s = shared_prefill_tokens_per_s_;
   return out;
 }
