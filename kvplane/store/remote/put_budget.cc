@@ -33,7 +33,7 @@ void PutBudget::Release(const std::shared_ptr<Ticket>& ticket) {
   }
   for (const std::shared_ptr<Ticket>& next : granted) {
     if (const std::shared_ptr<Receiver> receiver = next->receiver.lock()) {
-      receiver->OnPutGranted(next->stream);
+      receiver->OnPutGranted(next);
     } else {
       Release(next);  // the connection is gone and did not say so
     }

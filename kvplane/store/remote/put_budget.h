@@ -20,13 +20,7 @@ namespace kvplane::store {
 
 class PutBudget {
  public:
-  // Told, from the thread that released bytes, that something asked for before may go now.
-  class Receiver {
-   public:
-    virtual ~Receiver() = default;
-    virtual void OnPutGranted(uint32_t stream) = 0;
-  };
-
+  class Receiver;
   struct Ticket {
     std::weak_ptr<Receiver> receiver;
     uint64_t connection = 0;
@@ -34,6 +28,13 @@ class PutBudget {
     uint64_t bytes = 0;
     bool granted = false;   // guarded by the budget
     bool released = false;  // guarded by the budget
+  };
+
+  // Told, from the thread that released bytes, that something asked for before may go now.
+  class Receiver {
+   public:
+    virtual ~Receiver() = default;
+    virtual void OnPutGranted(const std::shared_ptr<Ticket>& ticket) = 0;
   };
 
   PutBudget(uint64_t total_bytes, uint64_t connection_bytes)

@@ -294,7 +294,9 @@ void ServerConnection::BeginPut(const std::shared_ptr<IncomingPut>& put) {
   }
   {
     base::MutexLock lock(mutex_);
-    if (!puts_.contains(put->stream)) return;  // it has just run out of time
+    const auto found = puts_.find(put->stream);
+    // It has just run out of time or been cancelled; or it has begun: its bytes may be being written.
+    if (found == puts_.end() || found->second != put || put->go_sent) return;
     put->bytes = std::move(bytes);
     put->next_piece = Now() + shared_.options.put_timeout;
     put->go_sent = true;
@@ -303,10 +305,11 @@ void ServerConnection::BeginPut(const std::shared_ptr<IncomingPut>& put) {
   (void)Send(EncodeStoreFrame(put->stream, GoFrame{put->frame.bytes}));
 }
 
-void ServerConnection::OnPutGranted(uint32_t stream) {
+void ServerConnection::OnPutGranted(const std::shared_ptr<PutBudget::Ticket>& ticket) {
   base::MutexLock lock(mutex_);
   // Ahead of everything: the client waits, and nothing else can use these bytes.
-  queue_.push_front({.stream = stream, .deadline = base::kNoDeadline, .queued_bytes = 0, .work = GoWork{}});
+  queue_.push_front(
+      {.stream = ticket->stream, .deadline = base::kNoDeadline, .queued_bytes = 0, .work = GoWork{ticket}});
   wake_worker_.NotifyOne();
 }
 
@@ -371,8 +374,9 @@ void ServerConnection::HandleCancel(uint32_t stream) {
   bool queued = false;
   {
     base::MutexLock lock(mutex_);
-    const auto found = std::find_if(queue_.begin(), queue_.end(),
-                                    [stream](const Request& request) { return request.stream == stream; });
+    const auto found = std::find_if(queue_.begin(), queue_.end(), [stream](const Request& request) {
+      return request.stream == stream && !std::holds_alternative<GoWork>(request.work);
+    });
     if (found != queue_.end()) {
       queued = true;
       if (const auto* work = std::get_if<PutWork>(&found->work)) ticket = work->put->ticket;

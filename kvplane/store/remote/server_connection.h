@@ -65,7 +65,7 @@ class ServerConnection final : public PutBudget::Receiver,
   void Drain();
   void Close();
 
-  void OnPutGranted(uint32_t stream) override;
+  void OnPutGranted(const std::shared_ptr<PutBudget::Ticket>& ticket) override;
 
  private:
   // An object on its way in. `received` and `dropped` belong to the connection's lock, the bytes to the
@@ -90,7 +90,10 @@ class ServerConnection final : public PutBudget::Receiver,
   struct PutWork {
     std::shared_ptr<IncomingPut> put;
   };
-  struct GoWork {};  // an object was granted: tell the client
+  // An object was granted: tell the client. The ticket says which: the stream may be another put's by then.
+  struct GoWork {
+    std::shared_ptr<PutBudget::Ticket> ticket;
+  };
   struct Request {
     uint32_t stream = 0;
     base::TimePoint deadline;

@@ -98,7 +98,8 @@ void ServerConnection::ExpirePuts(base::TimePoint now) {
 
 void ServerConnection::Execute(Request request) {
   if (auto* work = std::get_if<GoWork>(&request.work); work != nullptr) {
-    if (const std::shared_ptr<IncomingPut> put = FindPut(request.stream)) BeginPut(put);
+    const std::shared_ptr<IncomingPut> put = FindPut(request.stream);
+    if (put != nullptr && put->ticket == work->ticket) BeginPut(put);
     return;
   }
   if (auto* work = std::get_if<PutWork>(&request.work); work != nullptr) {

@@ -191,7 +191,9 @@ TEST(StoreFramesSafety, AnotherProtocolIsToldApart) {
 
 class Grants final : public PutBudget::Receiver {
  public:
-  void OnPutGranted(uint32_t stream) override { streams.push_back(stream); }
+  void OnPutGranted(const std::shared_ptr<PutBudget::Ticket>& ticket) override {
+    streams.push_back(ticket->stream);
+  }
   std::vector<uint32_t> streams;
 };
 

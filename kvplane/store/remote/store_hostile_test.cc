@@ -12,6 +12,7 @@
 #include "kvplane/store/dram_store.h"
 #include "kvplane/store/remote/remote_store.h"
 #include "kvplane/store/remote/store_server.h"
+#include "kvplane/store/testing/gate_store.h"
 #include "kvplane/store/testing/store_wire_peer.h"
 #include "kvplane/transport/inproc_transport.h"
 
@@ -66,10 +67,11 @@ class HostileClientTest : public ::testing::Test {
     dram_ = *std::move(dram);
     Serve({});
   }
-  void Serve(StoreServerOptions options) {
+  void Serve(StoreServerOptions options) { ServeFrom(*dram_, std::move(options)); }
+  void ServeFrom(Store& store, StoreServerOptions options) {
     server_.reset();
     options.endpoint = "inproc://store";
-    auto server = StoreServer::Create(*transport_, *dram_, std::move(options));
+    auto server = StoreServer::Create(*transport_, store, std::move(options));
     ASSERT_TRUE(server.ok()) << server.status().ToString();
     server_ = *std::move(server);
   }
@@ -251,6 +253,45 @@ TEST_F(HostileClientTest, ManyRequestsAtOnceAreRefusedOneByOneSafety) {
   EXPECT_EQ(go->header.stream, 2u);
   ASSERT_TRUE(peer.Send(77, CancelFrame{}).ok());  // of nothing: ignored
   EXPECT_EQ(server_->counters().put_bytes_reserved, 900u);
+}
+
+// Room is granted to a put whose stream is another put's by the time the client can be told.
+TEST_F(HostileClientTest, AGrantOfACancelledPutIsNotTheNextOnesSafety) {
+  GateStore gate(*dram_, TierKind::kDram);
+  StoreServerOptions options;
+  options.total_put_bytes = options.connection_put_bytes = 1000;
+  ServeFrom(gate, std::move(options));
+  WirePeer peer = Greeted();
+  ASSERT_TRUE(PutWhole(peer, 10, 5, Bytes(64, std::byte{5})).ok());
+  ASSERT_TRUE(peer.Send(11, ReadOf(5)).ok());  // keeps the worker busy
+  gate.AwaitBlockedRead();
+  ASSERT_TRUE(peer.Send(1, PutOf(1, 900)).ok());
+  ASSERT_EQ(peer.NextReply()->type(), StoreFrameType::kGo);
+  ASSERT_TRUE(peer.Send(2, PutOf(2, 900)).ok());  // waits for room
+  ASSERT_TRUE(peer.Send(1, CancelFrame{}).ok());  // which it gets,
+  ASSERT_TRUE(peer.Send(2, CancelFrame{}).ok());  // and does not want any more
+  const Bytes object(500, std::byte{7});
+  ASSERT_TRUE(peer.Send(2, PutOf(2, object.size())).ok());
+  const auto go = peer.NextReply();
+  ASSERT_EQ(go->type(), StoreFrameType::kGo);
+  ASSERT_EQ(go->header.stream, 2u);
+  const std::span<const std::byte> all(object);
+  ASSERT_TRUE(peer.SendPiece(2, 0, all.first(250)).ok());
+  ASSERT_TRUE(peer.Send(0, StorePing{}).ok());  // answered once the piece has been taken
+  ASSERT_EQ(peer.NextReply()->type(), StoreFrameType::kPong);
+  gate.Permit(GateStore::kOpen);
+  ASSERT_TRUE(peer.SendPiece(2, 250, all.subspan(250)).ok());
+  while (true) {
+    const auto reply = peer.NextReply();
+    ASSERT_TRUE(reply.ok()) << reply.status().ToString();
+    if (reply->header.stream != 2) continue;
+    ASSERT_EQ(StatusCodeOf(reply), StatusCode::kOk);
+    break;
+  }
+  const ReadRequest request{.key = Key(2)};
+  const auto stored = dram_->Read({&request, 1}, WirePeer::Soon());
+  ASSERT_TRUE(stored[0].ok()) << stored[0].status().ToString();
+  EXPECT_TRUE(std::ranges::equal(stored[0]->bytes(), object));
 }
 
 // A good session, kept to be damaged.
