@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <utility>
 
 #include "kvplane/base/mutex.h"
@@ -27,6 +28,17 @@ struct Lower {
   CircuitBreaker breaker;
   std::atomic<uint64_t> hits{0}, reads{0}, read_bytes{0}, errors{0}, left_out{0};
   std::unique_ptr<WriteBehind> writes;  // last: its thread uses the tier and the breaker
+};
+
+// What an erasure in progress takes away: one entry, or all of a tenant.
+struct ErasureScope {
+  uint64_t tenant = 0;
+  std::optional<StoreKey> key;
+
+  bool Covers(const StoreKey& other) const {
+    return key.has_value() ? *key == other : tenant == other.tenant;
+  }
+  bool operator==(const ErasureScope&) const = default;
 };
 
 struct Counters {
@@ -86,6 +98,10 @@ class StackedStore final : public TieredStore {
   void Promote(const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch)
       KVPLANE_EXCLUDES(order_);
   void WriteAgain(EvictedEntry entry);
+  // Around an erasure of slower tiers: nothing that was read of them before EndErasure() goes up to memory,
+  // so that what memory lost cannot come back from a tier whose turn has not come yet.
+  void BeginErasure(const ErasureScope& scope) KVPLANE_REQUIRES(order_);
+  void EndErasure(const ErasureScope& scope) KVPLANE_EXCLUDES(order_);
 
   base::Clock& clock_;
   Counters counters_;
@@ -94,7 +110,8 @@ class StackedStore final : public TieredStore {
   // Makes "put into memory and queue" and "erase from memory and from the queues" one step each, so that no
   // eviction or promotion of an entry can slip in behind its erasure. Held for moments only.
   base::Mutex order_;
-  std::atomic<uint64_t> epoch_{0};  // counts erasures; written under order_
+  std::atomic<uint64_t> epoch_{0};  // counts beginnings and ends of erasures; written under order_
+  std::vector<ErasureScope> erasures_ KVPLANE_GUARDED_BY(order_);  // in progress
 
   std::unique_ptr<DramStore> dram_;
   std::vector<std::unique_ptr<Lower>> lowers_;
@@ -262,6 +279,9 @@ base::Status StackedStore::Put(const StoreKey& key, const EntryMeta& meta, Slice
 void StackedStore::Promote(const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch) {
   base::MutexLock lock(order_);
   if (epoch_.load() != epoch) return;
+  for (const ErasureScope& erasure : erasures_) {
+    if (erasure.Covers(key)) return;
+  }
   (void)dram_->Put(key, meta, std::move(object), {},
                    base::kNoDeadline);  // too large or over a quota: no harm
 }
@@ -274,11 +294,23 @@ void StackedStore::WriteAgain(EvictedEntry entry) {
   }
 }
 
+void StackedStore::BeginErasure(const ErasureScope& scope) {
+  ++epoch_;
+  erasures_.push_back(scope);
+}
+
+void StackedStore::EndErasure(const ErasureScope& scope) {
+  base::MutexLock lock(order_);
+  ++epoch_;  // who read during the erasure comes too late as well
+  erasures_.erase(std::ranges::find(erasures_, scope));
+}
+
 base::Status StackedStore::Erase(const StoreKey& key, base::TimePoint deadline) {
+  const ErasureScope scope{.tenant = key.tenant, .key = key};
   base::Status out;
   {
     base::MutexLock lock(order_);
-    ++epoch_;
+    BeginErasure(scope);
     for (const auto& lower : lowers_) lower->writes->Drop(key);
     out = dram_->Erase(key, deadline);
   }
@@ -287,17 +319,19 @@ base::Status StackedStore::Erase(const StoreKey& key, base::TimePoint deadline) 
     if (erased.ok()) erased = lower->tier.store->Erase(key, deadline);
     if (out.ok()) out = erased.Annotate(lower->tier.store->name());
   }
+  EndErasure(scope);
   return out;
 }
 
 base::Result<uint64_t> StackedStore::EraseTenant(uint64_t tenant, base::TimePoint deadline) {
+  const ErasureScope scope{.tenant = tenant, .key = {}};
   uint64_t most = 0;
   base::Status failed;
   {
     base::MutexLock lock(order_);
-    ++epoch_;
-    for (const auto& lower : lowers_) lower->writes->DropTenant(tenant);
     KVPLANE_ASSIGN_OR_RETURN(most, dram_->EraseTenant(tenant, deadline));
+    BeginErasure(scope);
+    for (const auto& lower : lowers_) lower->writes->DropTenant(tenant);
   }
   for (const auto& lower : lowers_) {
     base::Status waited = lower->writes->AwaitTenant(tenant, deadline);
@@ -308,15 +342,17 @@ base::Result<uint64_t> StackedStore::EraseTenant(uint64_t tenant, base::TimePoin
     }
     if (failed.ok()) failed = waited.Annotate(lower->tier.store->name());
   }
+  EndErasure(scope);
   if (!failed.ok()) return failed;
   return most;
 }
 
 void StackedStore::Quarantine(const StoreKey& key) {
+  const ErasureScope scope{.tenant = key.tenant, .key = key};
   ++counters_.corrupt;
   {
     base::MutexLock lock(order_);
-    ++epoch_;
+    BeginErasure(scope);
     for (const auto& lower : lowers_) lower->writes->Drop(key);
     dram_->Quarantine(key);
   }
@@ -324,6 +360,7 @@ void StackedStore::Quarantine(const StoreKey& key) {
     (void)lower->writes->AwaitKey(key, base::Clock::System().Now() + kQuarantineWait);
     lower->tier.store->Quarantine(key);
   }
+  EndErasure(scope);
 }
 
 base::Status StackedStore::Flush(base::TimePoint deadline) {

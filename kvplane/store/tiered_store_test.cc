@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -398,6 +399,66 @@ TEST_F(TieredStoreTest, ErasureStopsPromotionSafety) {
   ASSERT_TRUE(Read(0, 500, 0).ok());
   ASSERT_TRUE(store_->Flush(Soon()).ok());
   EXPECT_EQ(store_->promoter_stats().handed_on, 0u);
+}
+
+// Somebody reads the entry of the slowest tier when all the others have erased it already; memory has room
+// for two, so that it would also be written down again.
+TEST_F(TieredStoreTest, AReadDuringAnErasureBringsNothingBackSafety) {
+  Make({.memory = 2 * kCharge, .tiers = 2});
+  const std::vector<std::function<base::Status()>> erasures = {
+      [&] { return store_->Erase(Key(0), Soon()); }, [&] { return store_->EraseTenant(1, Soon()).status(); },
+      [&] {
+        store_->Quarantine(Key(0));
+        return base::Status::Ok();
+      }};
+  for (size_t i = 0; i < erasures.size(); ++i) {
+    PutBelow(1, 0);
+    lower_[1]->BeforeErasure([&] {
+      EXPECT_EQ(Lookup(Keys(0, 1)).size(), 1u);
+      EXPECT_TRUE(Read(0).ok());
+      EXPECT_TRUE(store_->Flush(Soon()).ok());
+      EXPECT_FALSE(InMemory(0)) << i;
+      for (uint64_t other = 10; other < 12; ++other) {
+        EXPECT_TRUE(store_->Put(Key(other, 2), {}, Slice::Own(Content(other, kObject)), {}, Soon()).ok());
+      }
+      EXPECT_TRUE(store_->Flush(Soon()).ok());
+    });
+    ASSERT_TRUE(erasures[i]().ok()) << i;
+    ASSERT_TRUE(store_->Flush(Soon()).ok());
+    EXPECT_EQ(Read(0).status().code(), StatusCode::kNotFound) << i;
+    EXPECT_FALSE(Holds(*inner_[0], 0)) << i;
+  }
+}
+
+// A reader that got the entry during the erasure and ends after it.
+TEST_F(TieredStoreTest, AReadThatOutlivesAnErasureBringsNothingBackSafety) {
+  Make({});
+  PutBelow(0, 0);
+  lower_[0]->BeforeErasure([&] {
+    EXPECT_EQ(Lookup(Keys(0, 1)).size(), 1u);
+    EXPECT_TRUE(Read(0, 0, 500).ok());
+  });
+  ASSERT_TRUE(store_->Erase(Key(0), Soon()).ok());
+  PutBelow(0, 0);  // another writer of the tier below
+  ASSERT_TRUE(Read(0, 500, 0).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_FALSE(InMemory(0));
+}
+
+TEST_F(TieredStoreTest, AnErasureLeavesOthersAloneUnit) {
+  Make({});
+  PutBelow(0, 0);
+  PutBelow(0, 1);
+  lower_[0]->BeforeErasure([&] {
+    EXPECT_EQ(Lookup(Keys(1, 1)).size(), 1u);
+    EXPECT_TRUE(Read(1).ok());
+    EXPECT_TRUE(store_->Flush(Soon()).ok());
+    EXPECT_TRUE(InMemory(1)) << "another entry goes up meanwhile";
+    EXPECT_TRUE(Put(2).ok());
+  });
+  ASSERT_TRUE(store_->Erase(Key(0), Soon()).ok());
+  EXPECT_TRUE(InMemory(1));
+  EXPECT_TRUE(InMemory(2));
 }
 
 TEST_F(TieredStoreTest, ASlowTierCostsItsBudgetAndThenNothingSafety) {

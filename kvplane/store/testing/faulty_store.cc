@@ -25,6 +25,20 @@ void FaultyStore::AwaitBlockedPut() {
   while (blocked_puts_ == 0) changed_.Wait(mutex_);
 }
 
+void FaultyStore::BeforeErasure(std::function<void()> hook) {
+  base::MutexLock lock(mutex_);
+  erasure_hook_ = std::move(hook);
+}
+
+void FaultyStore::CallErasureHook() {
+  std::function<void()> hook;
+  {
+    base::MutexLock lock(mutex_);
+    hook = std::exchange(erasure_hook_, nullptr);
+  }
+  if (hook != nullptr) hook();
+}
+
 uint64_t FaultyStore::calls() const {
   base::MutexLock lock(mutex_);
   return calls_;
@@ -83,13 +97,20 @@ base::Status FaultyStore::Pin(const StoreKey& key, base::Duration max_age, base:
 }
 
 base::Status FaultyStore::Erase(const StoreKey& key, base::TimePoint deadline) {
+  CallErasureHook();
   KVPLANE_RETURN_IF_ERROR(Enter(deadline));
   return inner_->Erase(key, deadline);
 }
 
 base::Result<uint64_t> FaultyStore::EraseTenant(uint64_t tenant, base::TimePoint deadline) {
+  CallErasureHook();
   KVPLANE_RETURN_IF_ERROR(Enter(deadline));
   return inner_->EraseTenant(tenant, deadline);
+}
+
+void FaultyStore::Quarantine(const StoreKey& key) {
+  CallErasureHook();
+  inner_->Quarantine(key);
 }
 
 base::Status FaultyStore::Flush(base::TimePoint deadline) {

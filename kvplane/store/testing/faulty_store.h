@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "kvplane/base/mutex.h"
@@ -22,6 +23,9 @@ class FaultyStore final : public Store {
   void Open();
   // Until a call of Put() waits at the closed door.
   void AwaitBlockedPut();
+  // Called once, without locks, by the next erasure or quarantine before it does anything: what others do in
+  // that moment.
+  void BeforeErasure(std::function<void()> hook);
   uint64_t calls() const;
   uint64_t put_calls() const;
 
@@ -37,7 +41,7 @@ class FaultyStore final : public Store {
   base::Status Pin(const StoreKey& key, base::Duration max_age, base::TimePoint deadline) override;
   base::Status Erase(const StoreKey& key, base::TimePoint deadline) override;
   base::Result<uint64_t> EraseTenant(uint64_t tenant, base::TimePoint deadline) override;
-  void Quarantine(const StoreKey& key) override { inner_->Quarantine(key); }
+  void Quarantine(const StoreKey& key) override;
   base::Status Flush(base::TimePoint deadline) override;
   StoreStats stats() const override { return inner_->stats(); }
   void Shutdown() override;
@@ -45,11 +49,13 @@ class FaultyStore final : public Store {
  private:
   // Waits at the door and says how the call ends if not as usual.
   base::Status Enter(base::TimePoint deadline, bool put = false);
+  void CallErasureHook() KVPLANE_EXCLUDES(mutex_);
 
   const std::shared_ptr<Store> inner_;
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   base::Status failure_ KVPLANE_GUARDED_BY(mutex_);
+  std::function<void()> erasure_hook_ KVPLANE_GUARDED_BY(mutex_);
   bool closed_ KVPLANE_GUARDED_BY(mutex_) = false;
   bool shut_down_ KVPLANE_GUARDED_BY(mutex_) = false;
   uint64_t blocked_puts_ KVPLANE_GUARDED_BY(mutex_) = 0;
