@@ -142,6 +142,8 @@ void EngineLoop::CompletePull(RequestState& request) {
   request.phase = Phase::kDecode;
   const auto strategy = codec::Strategy::Parse(request.outcome->strategy);
   request.prefix.pushes_nothing = !strategy.ok() || strategy->lossy();
+  // The prefill node may have loaded lossy KV and sent it without further loss.
+  request.prefix.kv_quality = std::min(request.prefix.kv_quality, request.outcome->kv_quality);
 }
 
 void EngineLoop::Recompute(RequestState& request) {

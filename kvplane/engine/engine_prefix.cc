@@ -172,6 +172,7 @@ void EngineLoop::SkipLanded(RequestState& request) {
     const uint32_t run = request.prompt_done / run_tokens;
     if (load.state(run) != RunState::kLanded) return;
     if (request.send && request.transfer_open) {
+      request.send->LowerQuality(load.run(run).entry.quality);
       for (uint32_t layer = 0; layer < model_.kv_geometry().layers; ++layer) {
         request.send->PostLayer(layer, request.prompt_done, run_tokens);
       }
@@ -223,7 +224,6 @@ bool EngineLoop::TakeFront(RequestState& request, uint32_t run, uint64_t tokens_
       return true;
     case RunState::kFailed:
       if (!load.Take(run)) return false;  // a loader is just leaving it
-      prefix.runs_stored = std::min(prefix.runs_stored, run);
       prefix.runs_pushed = std::min(prefix.runs_pushed, run);
       return true;
     case RunState::kPending:
@@ -338,7 +338,8 @@ void EngineLoop::PushRuns(RequestState& request, bool look_first) {
   job->first_run = first;
   job->end_run = end;
   job->quality = prefix.kv_quality;
-  job->look_first = look_first;
+  // A run that was found and did not come in time is most likely still there.
+  job->look_first = look_first || first < prefix.runs_stored;
   job->pages = std::make_shared<const PinnedPages>(request.pages->layers(), arena_);
   job->on_done = [inbox = inbox_, id = request.id] { inbox->Post(PushDoneMessage{id}); };
   if (!prefix_->pusher.Push(job)) return;

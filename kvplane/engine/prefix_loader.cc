@@ -252,8 +252,10 @@ void PrefixLoader::Decode(LoadJob& job, const LoadJob::Piece& piece, const codec
         DecodeRunLayer(reader, layer, bytes.bytes().subspan(range.offset - base, range.bytes), piece.run,
                        job.pages(), workspace);
     if (!status.ok()) {
-      Count(job, piece.run, Classify(status));
+      // First let go of the run: a quarantine may wait for the store, and whoever waits for these pages must
+      // not wait with it.
       job.AbortWrite(piece.run, Classify(status), status);
+      Count(job, piece.run, Classify(status));
       return;
     }
     context_.estimates.AddDecode(static_cast<double>(context_.shape.run_tokens) / job.options().layers,

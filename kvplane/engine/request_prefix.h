@@ -29,7 +29,7 @@ struct RequestPrefix {
   bool load_over = false;    // every run is in the cache or is the engine's to compute
   bool may_overlap = true;   // no step over this load has had to be given up
   bool overlaps = false;     // in the step being built: the rest of the prompt waits layer by layer
-  uint32_t runs_stored = 0;  // leading runs that the store has
+  uint32_t runs_stored = 0;  // leading runs that the lookup found
   uint32_t runs_pushed = 0;  // leading runs that were given to the pusher, or the store has
   uint16_t kv_quality = store::kLossless;        // the least of all KV in the pages
   bool pushes_nothing = false;                   // its KV came lossily coded over a transfer

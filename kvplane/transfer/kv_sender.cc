@@ -16,6 +16,7 @@ class CoreSendSession final : public SendSession {
     core_->PostLayer(transfer_, layer, first_token, tokens);
   }
   void PostFirstToken(FirstToken token) override { core_->PostFirstToken(transfer_, std::move(token)); }
+  void LowerQuality(uint16_t thousandths) override { core_->LowerQuality(transfer_, thousandths); }
   base::Status UseStrategy(size_t number) override { return core_->UseStrategy(transfer_, number); }
   void Cancel(std::string_view reason) override { core_->Cancel(transfer_, reason); }
 

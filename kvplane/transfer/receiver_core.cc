@@ -155,6 +155,7 @@ void ReceiverCore::MaybeCompleteLocked(const std::shared_ptr<RecvTransfer>& tran
   TransferTimes& times = transfer->outcome.times;
   times.encode = transfer->done->encode;
   times.send = transfer->done->send;
+  transfer->outcome.kv_quality = transfer->done->kv_quality;
   // The sender's clock up to DONE, ours from there to the last tile (often before it).
   const base::Duration after_done = transfer->last_decode - transfer->done_at;
   times.exposed = std::max(transfer->done->since_prefill + after_done, base::Duration::zero());

@@ -161,6 +161,11 @@ void SenderCore::PostFirstToken(const std::shared_ptr<SendTransfer>& transfer, F
   MaybeDoneLocked(transfer);
 }
 
+void SenderCore::LowerQuality(const std::shared_ptr<SendTransfer>& transfer, uint16_t thousandths) {
+  base::MutexLock lock(mutex_);
+  transfer->kv_quality = std::min(transfer->kv_quality, thousandths);
+}
+
 base::Status SenderCore::UseStrategy(const std::shared_ptr<SendTransfer>& transfer, size_t number) {
   if (number >= transfer->strategies.size()) {
     return base::InvalidArgument("strategy {} of a transfer that has {}", number,
@@ -232,6 +237,7 @@ void SenderCore::MaybeDoneLocked(const std::shared_ptr<SendTransfer>& transfer) 
   done.encode = transfer->encode;
   done.send = transfer->send;
   done.since_prefill = Now() - transfer->prefill_end;
+  done.kv_quality = transfer->kv_quality;
   PushLocked(transfer->link, EncodeFrame(transfer->stream, done), transfer);
 }
 
@@ -291,6 +297,7 @@ void SenderCore::QueueCallbackLocked(const std::shared_ptr<SendTransfer>& transf
   TransferOutcome& outcome = transfer->outcome;
   // A transfer that ended before its first tile names what it would have begun with.
   outcome.strategy = DescribeUsed(transfer->strategy_texts, std::max<uint32_t>(transfer->used_strategies, 1));
+  outcome.kv_quality = transfer->kv_quality;
   outcome.bytes_raw = transfer->bytes_raw;
   // An acknowledgement has already filled in what both ends agreed on.
   if (!outcome.status.ok()) outcome.bytes_wire = transfer->bytes_wire;

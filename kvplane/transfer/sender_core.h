@@ -48,6 +48,8 @@ class SenderCore {
                  uint32_t tokens) KVPLANE_EXCLUDES(mutex_);
   void PostFirstToken(const std::shared_ptr<SendTransfer>& transfer, FirstToken token)
       KVPLANE_EXCLUDES(mutex_);
+  void LowerQuality(const std::shared_ptr<SendTransfer>& transfer, uint16_t thousandths)
+      KVPLANE_EXCLUDES(mutex_);
   base::Status UseStrategy(const std::shared_ptr<SendTransfer>& transfer, size_t number)
       KVPLANE_EXCLUDES(mutex_);
   void Cancel(const std::shared_ptr<SendTransfer>& transfer, std::string_view reason)

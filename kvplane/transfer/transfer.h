@@ -44,6 +44,10 @@ struct KvDescriptor {
 // SHA-256 over the token ids as little-endian int32.
 Digest HashTokens(std::span<const int32_t> tokens);
 
+// Quality of KV relative to what the model computes, in thousandths: what was lost before a transfer, for
+// instance in a store it was loaded from. 0: it was coded with loss, and nobody has measured how much.
+constexpr uint16_t kExactKv = 1000;
+
 // The token the prefill node sampled after the prompt, sent ahead of queued tiles so that the client sees it
 // early.
 struct FirstToken {
@@ -69,6 +73,7 @@ struct TransferOutcome {
   uint64_t bytes_wire = 0;  // everything on the wire for it: payload, tile headers, frames, retries
   uint32_t tiles = 0;
   uint32_t tiles_retried = 0;
+  uint16_t kv_quality = kExactKv;  // of the KV before `strategy` coded it
   TransferTimes times;
 };
 

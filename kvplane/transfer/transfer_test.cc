@@ -431,6 +431,20 @@ TEST(TransferUnit, ThePlanMayChangeInMidTransfer) {
   }
 }
 
+// KV that was lossy before the transfer stays so on the other side, whatever codes it on the way.
+TEST(TransferUnit, TheReceiverHearsWhatTheKvHadLostBefore) {
+  auto transport = transport::CreateInprocTransport();
+  Ends ends(*transport, kInproc);
+  TestTransfer transfer(Geometry(1, 2, 64), 64);
+  auto session = *ends.sender->Offer(transfer.MakeOffer("a"));
+  session->LowerQuality(0);
+  session->LowerQuality(kExactKv);
+  auto pulled = *ends.receiver->Pull(transfer.MakePull(ends.sender->endpoint(), "a"));
+  transfer.PostAll(*session);
+  EXPECT_EQ(transfer.receiver_done.Wait().kv_quality, 0);
+  EXPECT_EQ(transfer.sender_done.Wait().kv_quality, 0);
+}
+
 TEST(TransferSafety, EveryStrategyOfAnOfferMustBeWelcome) {
   auto transport = transport::CreateInprocTransport();
   Ends ends(*transport, kInproc);

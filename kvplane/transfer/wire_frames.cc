@@ -238,6 +238,7 @@ void Append(const DoneFrame& frame, base::ByteWriter& out) {
   PutDuration(frame.encode, out);
   PutDuration(frame.send, out);
   PutDuration(frame.since_prefill, out);
+  out.Put(frame.kv_quality);
 }
 
 base::Result<DoneFrame> ParseDone(std::span<const std::byte> head) {
@@ -248,6 +249,8 @@ base::Result<DoneFrame> ParseDone(std::span<const std::byte> head) {
   frame.encode = GetDuration(in, "DONE encode time");
   frame.send = GetDuration(in, "DONE send time");
   frame.since_prefill = GetDuration(in, "DONE time since prefill");
+  // A peer of minor version 1 ends here: it has computed all it sends.
+  if (in.remaining() > 0) frame.kv_quality = std::min(in.Get<uint16_t>("DONE quality"), kExactKv);
   KVPLANE_RETURN_IF_ERROR(in.status());
   return frame;
 }

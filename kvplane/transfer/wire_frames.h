@@ -126,6 +126,8 @@ struct DoneFrame {
   base::Duration encode{};
   base::Duration send{};
   base::Duration since_prefill{};  // from the last PostLayer() to this frame
+  // Since minor version 2: KvQuality of the KV before it was coded for this transfer.
+  uint16_t kv_quality = kExactKv;
 };
 
 struct AckFrame {

@@ -74,7 +74,7 @@ std::vector<std::vector<std::byte>> SampleFrames() {
           EncodeFrame(1, tile, 1000),
           EncodeFrame(1, FirstTokenFrame{{5, -1.0f, {{5, -1.0f}, {6, -2.0f}}}}),
           EncodeFrame(0, CreditFrame{1 << 20}),
-          EncodeFrame(1, DoneFrame{8, 1, base::Duration(5), base::Duration(6), base::Duration(7)}),
+          EncodeFrame(1, DoneFrame{8, 1, base::Duration(5), base::Duration(6), base::Duration(7), 940}),
           EncodeFrame(1, AckFrame{12345, base::Duration(5), base::Duration(6), base::Duration(7)}),
           EncodeFrame(1, nack),
           EncodeFrame(1, AbortFrame{base::Cancelled("the client left")}),
@@ -188,6 +188,9 @@ TEST(WireFramesUnit, EndFramesRoundTrip) {
   ASSERT_TRUE(done.ok());
   EXPECT_EQ(done->tiles_sent, 8u);
   EXPECT_EQ(done->since_prefill, base::Duration(7));
+  EXPECT_EQ(done->kv_quality, 940);
+  EXPECT_EQ(ParseDone(HeadOf(SampleFrames()[6]).first(32))->kv_quality, kExactKv)
+      << "as version 1.1 wrote it";
   const auto ack = ParseAck(HeadOf(SampleFrames()[7]));
   ASSERT_TRUE(ack.ok());
   EXPECT_EQ(ack->bytes_wire, 12345u);
@@ -221,6 +224,7 @@ TEST(WireFramesSafety, EveryTruncationIsAnErrorAndLaterFieldsAreNot) {
     const size_t whole_too = type == FrameType::kHello  ? head.size() - 33
                              : type == FrameType::kOpen ? head.size() - 16
                              : type == FrameType::kPull ? head.size() - 8
+                             : type == FrameType::kDone ? head.size() - 2
                                                         : head.size();
     for (size_t size = 0; size < head.size(); ++size) {
       if (size == whole_too) continue;

@@ -140,7 +140,9 @@ class Completion {
     }
     if (state_->count == 0) {
       ADD_FAILURE() << "on_complete never came";
-      return {base::Internal("hang"), "", 0, 0, 0, 0, {}};
+      TransferOutcome hang;
+      hang.status = base::Internal("hang");
+      return hang;
     }
     return state_->outcome;
   }
