@@ -120,7 +120,8 @@ std::vector<RedisClient::Group> RedisClient::GroupByNode(std::span<Route> routes
 }
 
 void RedisClient::RunGroups(std::vector<Group>& groups, base::TimePoint deadline) {
-  // One order for all callers: who holds a connection to one node may wait for one to a later node.
+  // One order for all callers: who holds a connection to one node may wait for one to a later node, never to
+  // an earlier one. Hence nothing is sent again before every connection has been given back.
   std::sort(groups.begin(), groups.end(),
             [](const Group& a, const Group& b) { return a.node->address() < b.node->address(); });
   uint64_t bytes = 0;
@@ -132,9 +133,15 @@ void RedisClient::RunGroups(std::vector<Group>& groups, base::TimePoint deadline
   if (groups.size() > 1 && bytes > kMaxInterleavedBytes) return RunInThreads(groups, deadline);
   std::vector<Exchange> exchanges;
   for (const Group& group : groups) exchanges.push_back({.node = group.node.get(), .rest = group.routes});
-  for (Exchange& exchange : exchanges) Send(exchange, deadline);
-  for (Exchange& exchange : exchanges) {
-    while (Receive(exchange, deadline)) Send(exchange, deadline);
+  std::vector<Exchange*> unfinished;
+  for (Exchange& exchange : exchanges) unfinished.push_back(&exchange);
+  while (!unfinished.empty()) {
+    for (Exchange* const exchange : unfinished) Send(*exchange, deadline);
+    std::vector<Exchange*> more;
+    for (Exchange* const exchange : unfinished) {
+      if (Receive(*exchange, deadline)) more.push_back(exchange);
+    }
+    unfinished = std::move(more);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "kvplane/base/endian.h"
@@ -234,6 +235,35 @@ TEST_F(RedisClusterTest, AFrozenNodeIsLeftAloneByHurriedCallersSafety) {
   EXPECT_TRUE(std::find(codes.begin(), codes.end(), StatusCode::kUnavailable) != codes.end());
   cluster_->node(0).Unfreeze();
   EXPECT_TRUE(Eventually([&] { return Holds(number, 1000); }));
+}
+
+// One connection per node and calls of several batches: a second batch must not wait for the connection that
+// another caller holds while that one waits for ours.
+TEST_F(RedisClusterTest, CallersOfManyBatchesDoNotWaitForEachOtherSafety) {
+  Start({});
+  if (IsSkipped()) return;
+  options_.connections_per_node = 1;
+  RedisClient client(options_, *transport_);
+  std::vector<std::string> names;
+  for (uint64_t i = 0; i < 2 * 3 * kMaxPipelinedRequests; ++i) names.push_back(NameOf(i));
+  std::atomic<size_t> failed{0};
+  const auto call = [&] {
+    for (int round = 0; round < 8; ++round) {
+      std::vector<RedisRequest> requests;
+      for (const std::string& name : names) {
+        requests.emplace_back(RedisSlot(name), std::move(RespCommand(2).Arg("EXISTS").Arg(name)),
+                              RespLimits{.max_bulk_bytes = 0});
+      }
+      client.Execute(requests, Soon());
+      failed += static_cast<size_t>(
+          std::ranges::count_if(requests, [](const RedisRequest& request) { return !request.reply.ok(); }));
+      if (failed != 0) return;
+    }
+  };
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i) callers.emplace_back(call);
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(failed, 0u);
 }
 
 TEST_F(RedisClusterTest, ShutdownWakesACallThatWaitsSafety) {
