@@ -144,6 +144,15 @@ base::Status ChunkDb::EraseEntries(std::span<const StoreKey> keys) {
   return FromRocks(rocks_->db->Write(WithoutLog(), &batch), "erasing entries");
 }
 
+base::Status ChunkDb::EraseTenant(uint64_t tenant) {
+  const auto first = EncodeEntryKey({.tenant = tenant});
+  std::array<char, kEntryKeyBytes + 1> end;  // above every key of the tenant
+  end.fill(static_cast<char>(0xff));
+  std::copy_n(first.begin(), sizeof(tenant), end.begin());
+  return FromRocks(rocks_->db->DeleteRange(WithoutLog(), rocks_->entries, View(first), View(end)),
+                   "erasing a tenant's entries");
+}
+
 struct ChunkDb::Reader::State {
   const Rocks& rocks;
   rocksdb::PinnableSlice chunk;

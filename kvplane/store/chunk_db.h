@@ -41,7 +41,9 @@ constexpr uint32_t kChunkBytes = 256 << 10;
 
 struct ChunkDbOptions {
   std::string folder;
-  bool create = true;             // false: kNotFound where there is none
+  // False: kNotFound where there is none, kCorrupt where there is one that cannot be opened.
+  bool create = true;
+  bool read_only = false;         // no file of the database changes; requires: create is false
   uint64_t budget_bytes = 0;      // of the chunk files; checked after every flush
   size_t write_buffer_bytes = 0;  // also the size of a file
   base::Duration ttl{};           // older files go; zero: never. Whole seconds.
@@ -74,7 +76,8 @@ class ChunkDb {
  public:
   // `on_change` is called from RocksDB's threads when files were dropped or writing has failed: it must only
   // take a note. kFailedPrecondition: another process (or store) has the folder open. Damaged files lose
-  // their entries; a folder that cannot be read at all is moved aside (without its chunks) and begun anew.
+  // their entries; a folder that cannot be read at all is moved aside (without its chunks) and begun anew,
+  // unless options.create is false.
   static base::Result<std::unique_ptr<ChunkDb>> Open(const ChunkDbOptions& options, ChunkDbContents& contents,
                                                      std::function<void()> on_change);
   ~ChunkDb();
@@ -84,6 +87,8 @@ class ChunkDb {
   base::Status WriteChunk(uint64_t sequence, uint32_t chunk, std::span<const std::byte> bytes);
   base::Status WriteEntry(const ChunkedObject& object);
   base::Status EraseEntries(std::span<const StoreKey> keys);
+  // All entries of a tenant, known or not.
+  base::Status EraseTenant(uint64_t tenant);
 
   // Keeps the chunk that was read last: neighbouring ranges mostly share it.
   class Reader {

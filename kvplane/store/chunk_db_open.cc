@@ -171,8 +171,10 @@ base::Status ChunkDb::Rocks::OpenDatabase() {
   families.emplace_back(rocksdb::kDefaultColumnFamilyName, ChunkOptions(options, cache));
   families.emplace_back(kEntriesName, EntryOptions(options, cache));
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
-  const rocksdb::Status status =
-      rocksdb::DB::Open(DatabaseOptions(options, on_change), database(), families, &handles, &db);
+  const rocksdb::DBOptions with = DatabaseOptions(options, on_change);
+  const rocksdb::Status status = options.read_only
+                                     ? rocksdb::DB::OpenForReadOnly(with, database(), families, &handles, &db)
+                                     : rocksdb::DB::Open(with, database(), families, &handles, &db);
   if (!status.ok()) {
     db = nullptr;
     return FromRocks(status, "opening " + database());
@@ -311,6 +313,7 @@ base::Status ChunkDb::Rocks::Open(ChunkDbContents& contents) {
   std::error_code error;
   const bool current = std::filesystem::exists(database() + "/CURRENT", error);
   if (!current && HasTables(database())) {
+    if (!options.create) return base::Corrupt("{}: it has files, but no CURRENT", database());
     KVPLANE_RETURN_IF_ERROR(MoveAside("it has files, but no CURRENT", contents));
   } else if (!current && !options.create) {
     return base::NotFound("{}: no store is here", options.folder);
@@ -325,8 +328,11 @@ base::Status ChunkDb::Rocks::Open(ChunkDbContents& contents) {
   KVPLANE_RETURN_IF_ERROR(ScanEntries(contents, damaged));
   std::ranges::sort(contents.objects, {}, &ChunkedObject::sequence);
   if (damaged) {
-    contents.damage = "damaged entries are lost; the others have been written anew";
-    KVPLANE_RETURN_IF_ERROR(RewriteEntries(contents));
+    contents.damage = "damaged entries are lost";
+    if (!options.read_only) {
+      contents.damage += "; the others have been written anew";
+      KVPLANE_RETURN_IF_ERROR(RewriteEntries(contents));
+    }
   }
   FindNextSequence(contents);
   DropLost(contents);

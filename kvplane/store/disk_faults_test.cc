@@ -166,6 +166,19 @@ class DamagedFolder : public ::testing::Test {
     file.put(static_cast<char>(byte ^ 0x10));
   }
 
+  // Files of entries hold record headers; the first block of one of them is hit.
+  void DamageEntries() {
+    for (const fs::path& path : Files(".sst")) {
+      std::ifstream file(path, std::ios::binary);
+      const std::string content(std::istreambuf_iterator<char>(file), {});
+      const size_t at = content.find("KVPR");
+      if (at == std::string::npos) continue;
+      Flip(path, at + 20);
+      return;
+    }
+    FAIL() << "no file of entries";
+  }
+
   // Opens what is left: every object is right or gone, and stays gone. Returns how many are right.
   size_t CountIntact() {
     const auto store = OpenAt(folder_.path(), options_);
@@ -270,17 +283,7 @@ TEST_F(DamagedFolder, ADamagedEndOfAFileCostsItsEntriesSafety) {
 }
 
 TEST_F(DamagedFolder, DamagedEntriesAreLeftOutOnceSafety) {
-  size_t damaged = 0;
-  for (const fs::path& path : Files(".sst")) {
-    std::ifstream file(path, std::ios::binary);
-    const std::string content(std::istreambuf_iterator<char>(file), {});
-    // Files of entries hold record headers; the first block of one of them is hit.
-    const size_t at = content.find("KVPR");
-    if (at == std::string::npos || damaged != 0) continue;
-    Flip(path, at + 20);
-    ++damaged;
-  }
-  ASSERT_EQ(damaged, 1u);
+  DamageEntries();
   const size_t intact = CountIntact();
   EXPECT_LT(intact, kObjects);
   EXPECT_GT(corrupt_, 0u);
@@ -302,6 +305,71 @@ TEST_F(DamagedFolder, ALostCurrentFileIsSaidSafety) {
   fs::remove(folder_.path() + "/rocksdb/CURRENT");
   EXPECT_EQ(CountIntact(), 0u);
   EXPECT_NE(damage_, "");
+}
+
+// Who only looks, however damaged the folder is, leaves every file of the database as it was.
+class LookedAtFolder : public DamagedFolder {
+ protected:
+  std::map<std::string, std::string> Contents() {
+    std::map<std::string, std::string> contents;
+    for (const fs::path& path : Files("")) {
+      const std::string name = path.filename().string();
+      if (name.starts_with("LOG")) continue;  // RocksDB's own notes, for people
+      std::ifstream file(path, std::ios::binary);
+      contents[name] = std::string(std::istreambuf_iterator<char>(file), {});
+    }
+    return contents;
+  }
+  base::Result<std::unique_ptr<DiskStore>> Look() {
+    return DiskStore::Open(
+        {.folder = folder_.path(), .capacity_bytes = 1ull << 60, .create = false, .read_only = true});
+  }
+  // Twice: what was found must be there to be found again.
+  void ExpectLossFoundAndNothingChanged() {
+    const auto before = Contents();
+    for (int round = 0; round < 2; ++round) {
+      const auto store = Look();
+      ASSERT_TRUE(store.ok()) << store.status().ToString();
+      const StoreStats stats = (*store)->stats();
+      EXPECT_GT(stats.corrupt, 0u);
+      EXPECT_LT(stats.entries, kObjects);
+      EXPECT_NE((*store)->opening_damage(), "");
+      const auto report = (*store)->Scrub({.repair = false});
+      ASSERT_TRUE(report.ok()) << report.status().ToString();
+      EXPECT_EQ(report->entries, stats.entries);
+      EXPECT_EQ((*store)->Scrub({.repair = true}).status().code(), StatusCode::kFailedPrecondition);
+      EXPECT_EQ(PutNumbered(**store, kObjects + 1, 4).code(), StatusCode::kFailedPrecondition);
+      EXPECT_EQ((*store)->Erase(NumberedKey(0), Soon()).code(), StatusCode::kFailedPrecondition);
+      EXPECT_EQ((*store)->EraseTenant(0, Soon()).status().code(), StatusCode::kFailedPrecondition);
+      EXPECT_TRUE((*store)->Flush(Soon()).ok());
+    }
+    EXPECT_TRUE(Contents() == before);
+  }
+};
+
+TEST_F(LookedAtFolder, KeepsTheEntriesOfLostFilesSafety) {
+  const auto files = Files(".sst", 1 << 18);
+  ASSERT_GE(files.size(), 8u);
+  fs::remove(files[1]);
+  fs::resize_file(files[3], fs::file_size(files[3]) / 2);
+  ExpectLossFoundAndNothingChanged();
+}
+
+TEST_F(LookedAtFolder, KeepsDamagedEntriesSafety) {
+  DamageEntries();
+  ExpectLossFoundAndNothingChanged();
+}
+
+TEST_F(LookedAtFolder, KeepsWhatLiesBesideALostCurrentFileSafety) {
+  fs::remove(folder_.path() + "/rocksdb/CURRENT");
+  const auto before = Contents();
+  EXPECT_EQ(Look().status().code(), StatusCode::kCorrupt);
+  DiskStoreOptions repairing = options_;
+  repairing.folder = folder_.path();
+  repairing.create = false;
+  EXPECT_EQ(DiskStore::Open(repairing).status().code(), StatusCode::kCorrupt);
+  EXPECT_TRUE(Contents() == before);
+  EXPECT_FALSE(fs::exists(folder_.path() + "/damaged"));
 }
 
 // Anything anywhere: the store opens, serves only what is right, and works.
@@ -340,6 +408,29 @@ TEST_F(FullDisk, ABudgetAboveTheDiskIsCutToItSafety) {
   const auto store = OpenAt(folder_.path(), {.folder = {}, .capacity_bytes = 1ull << 40});
   ASSERT_NE(store, nullptr);
   EXPECT_LT(store->stats().capacity_bytes, 48u << 20);
+}
+
+TEST_F(FullDisk, LookingIntoAFullOneDropsNothingSafety) {
+  constexpr uint64_t kObjects = 40;
+  {
+    const auto store = OpenAt(folder_.path(), {.folder = {}, .capacity_bytes = 256 << 20});
+    ASSERT_NE(store, nullptr);
+    for (uint64_t i = 0; i < kObjects; ++i) ASSERT_TRUE(PutNumbered(*store, i, 64, true).ok());
+  }
+  const fs::space_info space = fs::space(folder_.path());
+  FillWith(space.available - (1 << 20));
+  for (const bool read_only : {true, false}) {
+    for (int round = 0; round < 2; ++round) {
+      const auto store =
+          OpenAt(folder_.path(),
+                 {.folder = {}, .capacity_bytes = 1ull << 60, .create = false, .read_only = read_only});
+      ASSERT_NE(store, nullptr);
+      EXPECT_TRUE(store->Flush(Soon()).ok());
+      EXPECT_EQ(store->stats().capacity_bytes, 1ull << 60);
+      EXPECT_EQ(store->stats().entries, kObjects);
+      for (uint64_t i = 0; i < kObjects; ++i) EXPECT_TRUE(ReadNumbered(*store, i).ok()) << i;
+    }
+  }
 }
 
 TEST_F(FullDisk, TheOldestGoWhenTheDiskIsSmallerThanTheBudgetSafety) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "kvplane/base/log.h"
@@ -42,6 +43,20 @@ base::Result<uint64_t> DiskStore::State::VerifyEntry(const StoreKey& key, std::v
   return entry.bytes;
 }
 
+// From the medium first: what fails is found again by the next round.
+base::Status DiskStore::State::EraseDamaged(const StoreKey& key, base::TimePoint deadline) {
+  const auto result = std::make_shared<base::Status>();
+  KVPLANE_RETURN_IF_ERROR(writer->Run(
+      [this, result, key](const std::atomic<bool>&) {
+        *result = db->EraseEntries(std::span(&key, 1));
+        if (!result->ok()) return;
+        base::MutexLock lock(mutex);
+        counters.corrupt += index.Erase(key);
+      },
+      deadline));
+  return *result;
+}
+
 bool DiskStore::State::PauseUntil(base::TimePoint when) {
   base::MutexLock lock(keeper_mutex);
   while (!keeper_stopped && base::Clock::System().Now() < when) flushed.WaitUntil(keeper_mutex, when);
@@ -49,6 +64,7 @@ bool DiskStore::State::PauseUntil(base::TimePoint when) {
 }
 
 base::Result<ScrubReport> DiskStore::Scrub(const ScrubOptions& options) {
+  if (options.repair) KVPLANE_RETURN_IF_ERROR(state_->CheckWritable());
   const base::Clock& clock = base::Clock::System();
   ScrubReport report;
   std::vector<std::byte> buffer;
@@ -71,7 +87,9 @@ base::Result<ScrubReport> DiskStore::Scrub(const ScrubOptions& options) {
     report.unreadable += !bytes.ok() && code != base::StatusCode::kCorrupt;
     if (!bytes.ok() && report.named.size() < options.max_named)
       report.named.push_back(Describe(*at, bytes.status()));
-    if (code == base::StatusCode::kCorrupt && options.repair) Quarantine(*at);
+    if (code == base::StatusCode::kCorrupt && options.repair) {
+      KVPLANE_RETURN_IF_ERROR(state_->EraseDamaged(*at, options.deadline));
+    }
     if (options.bytes_per_s == 0) continue;
     next = std::max(next, clock.Now()) +
            base::FromSeconds(static_cast<double>(buffer.size()) / static_cast<double>(options.bytes_per_s));
@@ -83,8 +101,11 @@ base::Result<ScrubReport> DiskStore::Scrub(const ScrubOptions& options) {
 void DiskStore::KeepScrubbing() {
   for (;;) {
     const auto report = Scrub({.repair = true, .bytes_per_s = state_->options.scrub_bytes_per_s});
-    if (!report.ok()) return;
-    if (report->damaged + report->unreadable != 0) {
+    if (report.status().code() == base::StatusCode::kCancelled) return;
+    if (!report.ok()) {
+      base::Log(base::LogLevel::kWarn, "disk store {}: scrubbing ended early: {}", state_->options.folder,
+                report.status().ToString());
+    } else if (report->damaged + report->unreadable != 0) {
       base::Log(base::LogLevel::kWarn, "disk store {}: scrubbed {} entries: {} damaged, {} unreadable",
                 state_->options.folder, report->entries, report->damaged, report->unreadable);
     }

@@ -37,6 +37,7 @@ struct DiskStore::State {
 
   uint64_t NowUnixMs() const;
   base::Status CheckRunning() const;
+  base::Status CheckWritable() const;
   // The entry, unless it is not there or has expired (then it goes).
   DiskEntry* FindLive(const StoreKey& key) KVPLANE_REQUIRES(mutex);
   // A use: an entry near its end is written again.
@@ -54,7 +55,7 @@ struct DiskStore::State {
   base::Status CopyChunks(const DiskEntry& from, uint64_t sequence);
   // Erases entries on the medium that the index has no more.
   base::Status EraseStale(std::span<const StoreKey> keys);
-  base::Result<uint64_t> EraseTenant(uint64_t tenant, const std::atomic<bool>& abandoned);
+  base::Result<uint64_t> EraseTenant(uint64_t tenant);
   // After a failed write nothing is tried until the keeper has resumed the database.
   void NoteWrite(const base::Status& status);
 
@@ -74,6 +75,8 @@ struct DiskStore::State {
 
   // Any thread. VerifyEntry(): kCorrupt when it is damaged, kNotFound when it went meanwhile.
   base::Result<uint64_t> VerifyEntry(const StoreKey& key, std::vector<std::byte>& buffer);
+  // Counts a damaged entry and erases it, on the medium as well when it returns OK.
+  base::Status EraseDamaged(const StoreKey& key, base::TimePoint deadline);
   // False: the store was shut down.
   bool PauseUntil(base::TimePoint when);
 

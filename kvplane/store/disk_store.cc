@@ -30,6 +30,9 @@ base::Status CheckOptions(const DiskStoreOptions& options) {
     return base::InvalidArgument("{} read threads, not 1 to {}", options.read_threads, kMaxReadThreads);
   }
   if (options.ttl < base::Duration::zero()) return base::InvalidArgument("a negative time to live");
+  if (options.read_only && (options.create || options.scrub_bytes_per_s != 0)) {
+    return base::InvalidArgument("a disk tier that only reads can neither create nor scrub");
+  }
   return base::Status::Ok();
 }
 
@@ -45,7 +48,7 @@ DiskStore::State::~State() {
   if (keeper.joinable()) keeper.join();
   readers.reset();
   writer.reset();
-  if (db == nullptr || !options.flush_on_close) return;
+  if (db == nullptr || !options.flush_on_close || options.read_only) return;
   if (const base::Status status = db->Flush(); !status.ok()) {
     base::Log(base::LogLevel::kWarn, "disk store {}: what was put last is lost: {}", options.folder,
               status.ToString());
@@ -60,12 +63,11 @@ void DiskStore::State::FitToDisk() {
   const FolderSpace space = MeasureFolder(options.folder);
   const uint64_t kept_free = kWriteBuffersKeptFree * buffer(capacity_bytes);
   const uint64_t room = space.used_bytes + (space.free_bytes > kept_free ? space.free_bytes - kept_free : 0);
-  if (room < capacity_bytes) {
+  // A cut budget drops files. Only who serves the folder may; who looks into it must not.
+  if (options.create && room < capacity_bytes) {
     capacity_bytes = std::max(room, kMinFileBudgetBuffers * kMinWriteBufferBytes);
-    if (options.create) {
-      base::Log(base::LogLevel::kWarn, "disk store {}: {} bytes are more than the disk has, using {}",
-                options.folder, options.capacity_bytes, capacity_bytes);
-    }
+    base::Log(base::LogLevel::kWarn, "disk store {}: {} bytes are more than the disk has, using {}",
+              options.folder, options.capacity_bytes, capacity_bytes);
   }
   write_buffer_bytes = buffer(capacity_bytes);
   min_free_bytes =
@@ -77,6 +79,7 @@ base::Status DiskStore::State::Open() {
   const uint64_t buffers = kWriteBuffersKeptFree * write_buffer_bytes;
   ChunkDbOptions chunk_options{.folder = options.folder,
                                .create = options.create,
+                               .read_only = options.read_only,
                                .budget_bytes = std::max(capacity_bytes - std::min(capacity_bytes, buffers),
                                                         kMinFileBudgetBuffers * write_buffer_bytes),
                                .write_buffer_bytes = write_buffer_bytes,
@@ -112,7 +115,7 @@ base::Status DiskStore::State::Open() {
     }
   }
   index.EvictTo(capacity_bytes, stale);
-  return db->EraseEntries(stale);
+  return options.read_only ? base::Status::Ok() : db->EraseEntries(stale);
 }
 
 void DiskStore::State::Start() {
@@ -137,6 +140,12 @@ base::Status DiskStore::State::CheckRunning() const {
   return stopping.load() ? base::Cancelled("the store was shut down") : base::Status::Ok();
 }
 
+base::Status DiskStore::State::CheckWritable() const {
+  KVPLANE_RETURN_IF_ERROR(CheckRunning());
+  if (options.read_only) return base::FailedPrecondition("{} was opened to be read only", options.folder);
+  return base::Status::Ok();
+}
+
 DiskEntry* DiskStore::State::FindLive(const StoreKey& key) {
   DiskEntry* entry = index.Find(key);
   if (entry == nullptr || !entry->Expired(NowUnixMs())) return entry;
@@ -147,7 +156,7 @@ DiskEntry* DiskStore::State::FindLive(const StoreKey& key) {
 }
 
 void DiskStore::State::Use(const StoreKey& key, DiskEntry& entry) {
-  if (entry.refreshing || refreshes >= kMaxRefreshes) return;
+  if (options.read_only || entry.refreshing || refreshes >= kMaxRefreshes) return;
   if (index.AgeBytes(entry) < capacity_bytes - capacity_bytes / kLatePart) return;
   if (!writer->Post([this, key, sequence = entry.sequence] { WriteAgain(key, sequence); })) return;
   entry.refreshing = true;
@@ -214,7 +223,7 @@ base::Status DiskStore::Pin(const StoreKey&, base::Duration, base::TimePoint) {
 
 base::Status DiskStore::Flush(base::TimePoint deadline) {
   KVPLANE_RETURN_IF_ERROR(state_->CheckRunning());
-  return state_->WaitDurable(deadline);
+  return state_->options.read_only ? base::Status::Ok() : state_->WaitDurable(deadline);
 }
 
 StoreStats DiskStore::stats() const {

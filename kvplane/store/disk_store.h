@@ -48,8 +48,13 @@ constexpr base::Duration kMaxResumePause = std::chrono::seconds(30);
 struct DiskStoreOptions {
   std::string folder;
   uint64_t capacity_bytes = 200ull * 1000 * 1000 * 1000;
-  base::Duration ttl{};     // default and upper bound of entries' TTLs; zero: none
-  bool create = true;       // false: kNotFound where no store is
+  base::Duration ttl{};  // default and upper bound of entries' TTLs; zero: none
+  // False: kNotFound where no store is; a database that cannot be opened is kCorrupt and stays as it is, and
+  // the capacity is not cut to what the disk has.
+  bool create = true;
+  // The database's files stay as they are: what is damaged, stale or expired is left out, not erased. Puts
+  // and erasures are kFailedPrecondition. Not together with create or scrubbing.
+  bool read_only = false;
   size_t read_threads = 4;  // ranges in flight; disks like several
   // Puts are refused while the file system has less free; zero: three write buffers.
   uint64_t min_free_bytes = 0;
@@ -97,7 +102,8 @@ class DiskStore final : public Store {
   void Shutdown() override;
 
   // Reads every entry and verifies the checksums of its blocks and of the object in it. Runs in the caller's
-  // thread and waits for the disk. kDeadlineExceeded, kCancelled: the report would be partial.
+  // thread and waits for the disk. kDeadlineExceeded, kCancelled, or the failure of an erasure: the
+  // report would be partial.
   base::Result<ScrubReport> Scrub(const ScrubOptions& options);
   // What opening the folder had to give up, for people; empty: nothing.
   const std::string& opening_damage() const;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <latch>
 #include <thread>
@@ -205,6 +206,56 @@ TEST_F(DiskStoreTest, AnErasedTenantStaysErasedAfterACrashUnit) {
   EXPECT_EQ(store_->stats().entries, 0u);
 }
 
+// Holds up the first thread that asks for the time after Arm(), until Release().
+class GateClock final : public base::Clock {
+ public:
+  base::TimePoint Now() const override { return base::Clock::System().Now(); }
+  void SleepUntil(base::TimePoint when) override { base::Clock::System().SleepUntil(when); }
+  double UnixSeconds() const override {
+    if (armed_.exchange(false)) {
+      held_.count_down();
+      released_.wait();
+    }
+    return base::Clock::System().UnixSeconds();
+  }
+  void Arm() { armed_ = true; }
+  void AwaitHeld() { held_.wait(); }
+  void Release() { released_.count_down(); }
+
+ private:
+  mutable std::atomic<bool> armed_{false};
+  mutable std::latch held_{1};
+  mutable std::latch released_{1};
+};
+
+// A repair that still waits behind a put is not done, and must not be called so: the process may end now.
+TEST_F(DiskStoreTest, ARepairThatReturnsIsDoneUnit) {
+  GateClock clock;
+  DiskStoreOptions options = this->options();
+  options.clock = &clock;
+  options.flush_on_close = false;
+  auto opened = DiskStore::Open(options);
+  ASSERT_TRUE(opened.ok()) << opened.status().ToString();
+  store_ = *std::move(opened);
+  ASSERT_TRUE(Put(1, 1000, true).ok()) << "bytes that are no object";
+  clock.Arm();
+  std::thread put([&] { EXPECT_TRUE(Put(2, 1000, false, std::chrono::hours(1)).ok()); });
+  clock.AwaitHeld();  // on the writer's thread, which takes the time for the time to live
+  EXPECT_EQ(store_->Scrub({.repair = true, .deadline = base::Clock::System().Now() + std::chrono::seconds(1)})
+                .status()
+                .code(),
+            StatusCode::kDeadlineExceeded);
+  clock.Release();
+  put.join();
+  const auto report = store_->Scrub({.repair = true});
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  store_.reset();
+  opened = DiskStore::Open(options);
+  ASSERT_TRUE(opened.ok()) << opened.status().ToString();
+  EXPECT_EQ((*opened)->stats().entries, 0u);
+}
+
 TEST_F(DiskStoreTest, AnErasedEntryStaysErasedAfterACrashUnit) {
   options_.flush_on_close = false;
   options_.capacity_bytes = 4 << 20;
@@ -309,6 +360,41 @@ TEST(DeadlinePoolTest, StopEndsWaitsSafety) {
   release.count_down();
   EXPECT_EQ(pool.Run([](const std::atomic<bool>&) {}, Soon()).code(), StatusCode::kCancelled);
   EXPECT_FALSE(pool.Post([] {}));
+}
+
+TEST(ChunkDbTest, ATenantIsErasedWhollyAndAloneUnit) {
+  constexpr uint64_t kLast = ~uint64_t{0};
+  const TempFolder folder;
+  const ChunkDbOptions options{
+      .folder = folder.path(), .budget_bytes = 64 << 20, .write_buffer_bytes = 1 << 20};
+  const auto open = [&](ChunkDbContents& contents) {
+    auto db = ChunkDb::Open(options, contents, [] {});
+    KVPLANE_CHECK(db.ok());
+    return *std::move(db);
+  };
+  {
+    ChunkDbContents contents;
+    const auto db = open(contents);
+    uint64_t sequence = 0;
+    for (const uint64_t tenant : {uint64_t{0}, uint64_t{6}, uint64_t{7}, uint64_t{8}, kLast}) {
+    for (const uint8_t fill : {uint8_t{0}, uint8_t{0x7f}, uint8_t{0xff}}) {
+        StoreKey key{.tenant = tenant};
+        key.chain.fill(std::byte{fill});
+        ASSERT_TRUE(db->WriteChunk(++sequence, 0, {}).ok());
+        ASSERT_TRUE(db->WriteEntry({.header = {.key = key}, .sequence = sequence}).ok());
+      }
+    }
+    ASSERT_TRUE(db->Flush().ok());
+    ASSERT_TRUE(db->EraseTenant(7).ok());
+    ASSERT_TRUE(db->EraseTenant(kLast).ok());
+    ASSERT_TRUE(db->Flush().ok());
+  }
+  ChunkDbContents contents;
+  open(contents);
+  std::vector<uint64_t> left;
+  for (const ChunkedObject& object : contents.objects) left.push_back(object.header.key.tenant);
+  EXPECT_EQ(left, (std::vector<uint64_t>{0, 0, 0, 6, 6, 6, 8, 8, 8}));
+  EXPECT_EQ(contents.damaged_entries, 0u);
 }
 
 TEST(ChunkDbTest, KeysAndValuesUnit) {

@@ -12,7 +12,7 @@ namespace {
 
 // Of an object to the capacity: a larger one would push out most of the rest, or itself.
 constexpr uint64_t kLargestPart = 2;
-constexpr size_t kEraseAtOnce = 4096;  // entries erased between two looks at the clock, the lock let go
+constexpr size_t kEraseAtOnce = 4096;  // entries erased at once; then the lock is let go
 
 }  // namespace
 
@@ -170,6 +170,7 @@ void DiskStore::State::WriteAgain(const StoreKey& key, uint64_t sequence) {
 }
 
 base::Status DiskStore::State::EraseStale(std::span<const StoreKey> keys) {
+  if (options.read_only) return base::Status::Ok();
   std::vector<StoreKey> gone;
   {
     base::MutexLock lock(mutex);
@@ -180,18 +181,17 @@ base::Status DiskStore::State::EraseStale(std::span<const StoreKey> keys) {
   return gone.empty() ? base::Status::Ok() : db->EraseEntries(gone);
 }
 
-base::Result<uint64_t> DiskStore::State::EraseTenant(uint64_t tenant, const std::atomic<bool>& abandoned) {
+// The medium may hold entries that the index has no more, because erasing them failed: they go as well.
+base::Result<uint64_t> DiskStore::State::EraseTenant(uint64_t tenant) {
   uint64_t erased = 0;
   std::vector<StoreKey> gone;
   do {
     gone.clear();
-    {
-      base::MutexLock lock(mutex);
-      index.EraseTenant(tenant, kEraseAtOnce, gone);
-    }
-    KVPLANE_RETURN_IF_ERROR(db->EraseEntries(gone));
+    base::MutexLock lock(mutex);
+    index.EraseTenant(tenant, kEraseAtOnce, gone);
     erased += gone.size();
-  } while (gone.size() == kEraseAtOnce && !abandoned.load() && !stopping.load());
+  } while (gone.size() == kEraseAtOnce);
+  KVPLANE_RETURN_IF_ERROR(db->EraseTenant(tenant));
   return erased;
 }
 
@@ -207,7 +207,7 @@ base::Status DiskStore::Put(const StoreKey& key, const EntryMeta& meta, Slice ob
     ++state_->counters.puts_refused;
     return status;
   }
-  KVPLANE_RETURN_IF_ERROR(state_->CheckRunning());
+  KVPLANE_RETURN_IF_ERROR(state_->CheckWritable());
   KVPLANE_RETURN_IF_ERROR(CheckDeadline(deadline));
   const auto result = std::make_shared<base::Status>();
   status = state_->writer->Run(
@@ -224,7 +224,7 @@ base::Status DiskStore::Put(const StoreKey& key, const EntryMeta& meta, Slice ob
 }
 
 base::Status DiskStore::Erase(const StoreKey& key, base::TimePoint deadline) {
-  KVPLANE_RETURN_IF_ERROR(state_->CheckRunning());
+  KVPLANE_RETURN_IF_ERROR(state_->CheckWritable());
   KVPLANE_RETURN_IF_ERROR(CheckDeadline(deadline));
   const auto result = std::make_shared<base::Status>();
   KVPLANE_RETURN_IF_ERROR(state_->writer->Run(
@@ -241,14 +241,13 @@ base::Status DiskStore::Erase(const StoreKey& key, base::TimePoint deadline) {
 }
 
 base::Result<uint64_t> DiskStore::EraseTenant(uint64_t tenant, base::TimePoint deadline) {
-  KVPLANE_RETURN_IF_ERROR(state_->CheckRunning());
+  KVPLANE_RETURN_IF_ERROR(state_->CheckWritable());
   KVPLANE_RETURN_IF_ERROR(CheckDeadline(deadline));
   const auto result = std::make_shared<base::Result<uint64_t>>(uint64_t{0});
-  KVPLANE_RETURN_IF_ERROR(state_->writer->Run(
-      [state = state_.get(), result, tenant](const std::atomic<bool>& abandoned) {
-        *result = state->EraseTenant(tenant, abandoned);
-      },
-      deadline));
+  KVPLANE_RETURN_IF_ERROR(
+      state_->writer->Run([state = state_.get(), result,
+                           tenant](const std::atomic<bool>&) { *result = state->EraseTenant(tenant); },
+                          deadline));
   KVPLANE_RETURN_IF_ERROR(result->status());
   KVPLANE_RETURN_IF_ERROR(state_->WaitDurable(deadline));
   return **result;

@@ -68,6 +68,34 @@ def test_damage_is_found_named_and_erased(folder, tmp_path):
     assert sorted(found) == [0, 0, 0, 0, 4]
 
 
+def tables(folder):
+    return {path.name: path.read_bytes() for path in (folder / "rocksdb").glob("*.sst")}
+
+
+def test_what_is_lost_at_opening_is_said_and_nothing_changes(folder):
+    table = max((folder / "rocksdb").glob("*.sst"), key=lambda path: path.stat().st_size)
+    table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
+    before = tables(folder)
+    for _ in range(2):
+        done, report = verify(folder)
+        assert done.returncode == 3 and "--repair" in done.stderr
+        assert report["lost_at_opening"] > 0 and report["entries"] + report["lost_at_opening"] == 5
+    assert tables(folder) == before
+    done, report = verify(folder, "--repair")
+    assert done.returncode == 0 and report["lost_at_opening"] > 0, done.stderr
+    done, report = verify(folder)
+    assert done.returncode == 0 and report["lost_at_opening"] == 0, done.stderr
+
+
+def test_a_database_that_cannot_be_opened_is_left_alone(folder):
+    (folder / "rocksdb" / "CURRENT").unlink()
+    before = tables(folder)
+    for flags in ([], ["--repair"]):
+        done, _ = verify(folder, *flags)
+        assert done.returncode == 3 and "CURRENT" in done.stderr
+    assert tables(folder) == before
+
+
 def test_a_folder_in_use_is_left_alone(folder, tmp_path):
     server = serve(folder, tmp_path)
     done = run("verify", folder)

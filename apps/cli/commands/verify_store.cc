@@ -14,6 +14,7 @@ namespace {
 constexpr uint64_t kNoBudget = 1ull << 60;
 
 nlohmann::ordered_json ToJson(const store::ScrubReport& report, const store::DiskStore& disk, bool repair) {
+  // Without repair the scrub leaves damaged entries in place, and does not count them there.
   const uint64_t lost = disk.stats().corrupt - (repair ? report.damaged : 0);
   return {{"folder", disk.name()},
           {"entries", report.entries},
@@ -32,6 +33,7 @@ base::Status VerifyStore(const VerifyStoreArgs& args) {
   options.folder = args.folder;
   options.capacity_bytes = kNoBudget;
   options.create = false;
+  options.read_only = !args.repair;
   KVPLANE_ASSIGN_OR_RETURN(const auto disk, store::DiskStore::Open(options));
   KVPLANE_ASSIGN_OR_RETURN(const store::ScrubReport report, disk->Scrub({.repair = args.repair}));
   if (args.repair) KVPLANE_RETURN_IF_ERROR(disk->Flush(base::kNoDeadline));
@@ -48,9 +50,10 @@ base::Status VerifyStore(const VerifyStoreArgs& args) {
   }
   if (report.unreadable != 0)
     return base::Unavailable("{}: {} objects cannot be read", args.folder, report.unreadable);
-  if (report.damaged != 0 && !args.repair) {
-    return base::Corrupt("{}: {} of {} objects are damaged; --repair erases them", args.folder,
-                         report.damaged, report.entries);
+  const uint64_t lost = described["lost_at_opening"].get<uint64_t>();
+  if (report.damaged + lost != 0 && !args.repair) {
+    return base::Corrupt("{}: {} of {} objects are damaged, {} more are lost; --repair erases them",
+                         args.folder, report.damaged, report.entries, lost);
   }
   return base::Status::Ok();
 }

@@ -10,11 +10,12 @@ namespace kvplane::cli {
 
 struct VerifyStoreArgs {
   std::string folder;
-  bool repair = false;  // without it nothing in the folder changes, except that a lost file's entries go
+  bool repair = false;  // without it nothing in the database changes
   bool json = false;
 };
 
-// kCorrupt when something was damaged and is still there; kFailedPrecondition while a process serves it.
+// kCorrupt when something is damaged or lost and was not repaired, also when the database cannot be opened at
+// all (which --repair leaves alone); kFailedPrecondition while a process serves it.
 base::Status VerifyStore(const VerifyStoreArgs& args);
 
 }  // namespace kvplane::cli
