@@ -100,6 +100,7 @@ class LockedDramStore final : public DramStore {
   base::Status Flush(base::TimePoint /*deadline*/) override { return base::Status::Ok(); }
   StoreStats stats() const override;
   void Shutdown() override;
+  size_t EraseWorse(std::span<const StoreKey> keys, uint16_t min_quality) override;
   uint64_t detached_bytes() const override;
   uint64_t pinned_bytes() const override;
 
@@ -423,6 +424,16 @@ base::Result<uint64_t> LockedDramStore::EraseTenant(uint64_t tenant, base::TimeP
     freed.push_back(Take(entries_.find(next->key)->second));
   }
   return uint64_t{freed.size()};
+}
+
+size_t LockedDramStore::EraseWorse(std::span<const StoreKey> keys, uint16_t min_quality) {
+  std::vector<HeldPtr> freed;
+  base::MutexLock lock(mutex_);
+  for (const StoreKey& key : keys) {
+    const auto at = entries_.find(key);
+    if (at != entries_.end() && at->second.meta.quality < min_quality) freed.push_back(Take(at->second));
+  }
+  return freed.size();
 }
 
 void LockedDramStore::Quarantine(const StoreKey& key) {

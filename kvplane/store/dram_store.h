@@ -53,6 +53,10 @@ class DramStore : public Store {
   // kInvalidArgument: a share outside [0, 1], negative times, no capacity.
   static base::Result<std::unique_ptr<DramStore>> Create(const DramOptions& options);
 
+  // Erases those of `keys` that are here in a quality below `min_quality`, and says how many. No use of the
+  // others, and no look-up in the counters.
+  virtual size_t EraseWorse(std::span<const StoreKey> keys, uint16_t min_quality) = 0;
+
   // Bytes that left the store and are still held by readers.
   virtual uint64_t detached_bytes() const = 0;
   virtual uint64_t pinned_bytes() const = 0;

@@ -14,6 +14,9 @@ namespace {
 // A look-up goes through the tiers again when a slower one filled a gap of a faster one. Chains with more
 // gaps than this are cut: each round costs the slower tiers a call.
 constexpr int kMaxRounds = 4;
+// Keys that a tier is asked for at once when worse copies are looked for: a call ends at the first that the
+// tier lacks, so a long list would mostly be sent for nothing.
+constexpr size_t kProbedKeys = 64;
 // Quarantine() has no deadline of its own.
 constexpr base::Duration kQuarantineWait = std::chrono::seconds(1);
 
@@ -87,9 +90,21 @@ class StackedStore final : public TieredStore {
   uint64_t pinned_bytes() const override { return dram_->pinned_bytes(); }
 
  private:
-  // Keys of `keys` from `from` on that the tier has; none when it fails or is left out.
+  // The longest prefix of `keys` that the tier has; nothing when it fails or is left out. `cut`: the chain
+  // must end there, as a faster tier keeps a worse copy of the next key, and reads would get that one.
   std::vector<EntryInfo> LookupLower(size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
-                                     base::TimePoint deadline);
+                                     base::TimePoint deadline, bool& cut);
+  // These rid tiers faster than `index` of copies of `keys` below `min_quality`, and leave good ones alone.
+  // They return for how many keys, from the first on, that went well. First: all tiers; then memory and the
+  // queues alone; one slow tier, `at`; one copy of it.
+  size_t RemoveWorse(size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
+                     base::TimePoint deadline) KVPLANE_EXCLUDES(order_);
+  size_t RemoveWorseQueued(size_t index, std::span<const StoreKey> keys, uint16_t min_quality)
+      KVPLANE_REQUIRES(order_);
+  size_t RemoveWorseOf(size_t at, size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
+                       base::TimePoint deadline) KVPLANE_EXCLUDES(order_);
+  bool RemoveCopy(size_t at, size_t index, const StoreKey& key, uint16_t min_quality,
+                  base::TimePoint deadline) KVPLANE_EXCLUDES(order_);
   // Tries the requests at `missing` in one tier; what is answered for good leaves `missing`.
   void ReadLower(Lower& lower, std::span<const ReadRequest> requests, base::TimePoint deadline,
                  std::vector<size_t>& missing, std::vector<base::Result<Slice>>& out);
@@ -142,7 +157,7 @@ void StackedStore::Judge(Lower& lower, base::StatusCode code, bool own_budget) {
 }
 
 std::vector<EntryInfo> StackedStore::LookupLower(size_t index, std::span<const StoreKey> keys,
-                                                 uint16_t min_quality, base::TimePoint deadline) {
+                                                 uint16_t min_quality, base::TimePoint deadline, bool& cut) {
   Lower& lower = *lowers_[index];
   if (!lower.breaker.Allow(clock_.Now())) {
     ++lower.left_out;
@@ -152,30 +167,84 @@ std::vector<EntryInfo> StackedStore::LookupLower(size_t index, std::span<const S
   auto found = lower.tier.store->Lookup(keys, min_quality, std::min(deadline, budget));
   Judge(lower, found.status().code(), budget <= deadline);
   if (!found.ok()) return {};
-  lower.hits += found->size();
-  for (size_t i = 0; i < found->size(); ++i) {
-    promoter_->Found(keys[i], (*found)[i]);
-    if (min_quality == 0) continue;
-    // A faster tier may have it in a worse quality, and a read would get that one.
-    (void)dram_->Erase(keys[i], deadline);
-    for (size_t faster = 0; faster < index; ++faster) {
-      if (lowers_[faster]->breaker.open()) continue;
-      (void)lowers_[faster]->tier.store->Erase(keys[i], std::min(deadline, budget));
-    }
+  if (min_quality > 0) {
+    const size_t good = RemoveWorse(index, keys.first(found->size()), min_quality, deadline);
+    cut = good < found->size();
+    found->resize(good);
   }
+  lower.hits += found->size();
+  for (size_t i = 0; i < found->size(); ++i) promoter_->Found(keys[i], (*found)[i]);
   return *std::move(found);
+}
+
+size_t StackedStore::RemoveWorse(size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
+                                 base::TimePoint deadline) {
+  size_t good = 0;
+  {
+    base::MutexLock lock(order_);
+    good = RemoveWorseQueued(index, keys, min_quality);
+  }
+  for (size_t at = 0; at < index && good > 0; ++at) {
+    if (lowers_[at]->breaker.open()) continue;  // reads leave it out as well
+    good = RemoveWorseOf(at, index, keys.first(good), min_quality, deadline);
+  }
+  return good;
+}
+
+size_t StackedStore::RemoveWorseQueued(size_t index, std::span<const StoreKey> keys, uint16_t min_quality) {
+  // A copy of what memory had may be on its way up again.
+  if (dram_->EraseWorse(keys, min_quality) > 0) ++epoch_;
+  size_t good = keys.size();
+  for (size_t at = 0; at < index; ++at) good = lowers_[at]->writes->DropWorse(keys.first(good), min_quality);
+  return good;
+}
+
+size_t StackedStore::RemoveWorseOf(size_t at, size_t index, std::span<const StoreKey> keys,
+                                   uint16_t min_quality, base::TimePoint deadline) {
+  Lower& lower = *lowers_[at];
+  const base::TimePoint budget = base::Clock::System().Now() + lower.tier.lookup_budget;
+  const base::TimePoint end = std::min(deadline, budget);
+  size_t good = 0;
+  while (good < keys.size()) {
+    const auto probed = keys.subspan(good, std::min(kProbedKeys, keys.size() - good));
+    const auto found = lower.tier.store->Lookup(probed, 0, end);
+    Judge(lower, found.status().code(), budget <= deadline);
+    if (!found.ok()) return good;
+    for (size_t i = 0; i < found->size(); ++i, ++good) {
+      if ((*found)[i].quality < min_quality && !RemoveCopy(at, index, probed[i], min_quality, end)) {
+        return good;
+      }
+    }
+    if (found->size() < probed.size()) ++good;  // the tier does not have this one
+  }
+  return good;
+}
+
+bool StackedStore::RemoveCopy(size_t at, size_t index, const StoreKey& key, uint16_t min_quality,
+                              base::TimePoint deadline) {
+  const ErasureScope scope{.tenant = key.tenant, .key = key};
+  bool gone = false;
+  {
+    base::MutexLock lock(order_);
+    BeginErasure(scope);
+    gone = RemoveWorseQueued(index, std::span(&key, 1), min_quality) == 1;
+  }
+  gone = gone && lowers_[at]->tier.store->Erase(key, deadline).ok();
+  EndErasure(scope);
+  return gone;
 }
 
 base::Result<std::vector<EntryInfo>> StackedStore::Lookup(std::span<const StoreKey> keys,
                                                           uint16_t min_quality, base::TimePoint deadline) {
   std::vector<EntryInfo> out;
-  for (int round = 0; round < kMaxRounds; ++round) {
+  bool cut = false;
+  for (int round = 0; round < kMaxRounds && !cut; ++round) {
     KVPLANE_ASSIGN_OR_RETURN(const std::vector<EntryInfo> fast,
                              dram_->Lookup(keys.subspan(out.size()), min_quality, deadline));
     out.insert(out.end(), fast.begin(), fast.end());
     const size_t before = out.size();
-    for (size_t tier = 0; tier < lowers_.size() && out.size() < keys.size(); ++tier) {
-      const auto found = LookupLower(tier, keys.subspan(out.size()), min_quality, deadline);
+    for (size_t tier = 0; tier < lowers_.size() && out.size() < keys.size() && !cut; ++tier) {
+      const auto found = LookupLower(tier, keys.subspan(out.size()), min_quality, deadline, cut);
       out.insert(out.end(), found.begin(), found.end());
     }
     if (out.size() == before || out.size() == keys.size()) break;

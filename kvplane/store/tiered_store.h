@@ -2,10 +2,12 @@
 // kvplane store, Redis). To its caller it is one Store.
 //
 // Look-ups give the longest prefix over all tiers; each tier is asked only for what the faster ones lack.
-// Reads go to the fastest tier that has the entry. A put is taken by memory at once (or refused) and written
-// to the slower tiers behind the caller's back (write_behind.h); a durable put waits for the durable tiers.
-// So a request never waits for a slow tier longer than that tier's small budgets, and not at all for one that
-// fails: each failure is a miss and an error counter, several in a row leave the tier out for a while
+// With a least quality they also erase copies below it from tiers faster than the one that has it good
+// enough, for a read gets the fastest; where such a copy cannot be erased the prefix ends. Reads go to the
+// fastest tier that has the entry. A put is taken by memory at once (or refused) and written to the slower
+// tiers behind the caller's back (write_behind.h); a durable put waits for the durable tiers. So a request
+// never waits for a slow tier longer than that tier's small budgets, and not at all for one that fails: each
+// failure is a miss and an error counter, several in a row leave the tier out for a while
 // (circuit_breaker.h).
 //
 // Movement between tiers: an object of a slower tier that was read whole and in order goes up to memory

@@ -530,6 +530,82 @@ TEST_F(TieredStoreTest, ABetterObjectBelowIsTheOneThatIsReadUnit) {
   EXPECT_EQ(Read(0)->size(), kObject);
 }
 
+// The head of a chain left memory, the rest of it is as good as asked for and stays.
+TEST_F(TieredStoreTest, GoodCopiesStayWhereTheyAreUnit) {
+  Make({.tiers = 2});
+  for (uint64_t i = 0; i < 10; ++i) PutBelow(1, i, kLossless);
+  for (uint64_t i = 3; i < 6; ++i) PutBelow(0, i, kLossless);
+  for (uint64_t i = 1; i < 10; ++i) ASSERT_TRUE(Put(i, false, kLossless).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  for (uint64_t i = 6; i < 10; ++i) ASSERT_TRUE(inner_[0]->Erase(Key(i), Soon()).ok());
+  EXPECT_EQ(Lookup(Keys(0, 10), kLossless).size(), 10u);
+  for (uint64_t i = 1; i < 10; ++i) EXPECT_TRUE(InMemory(i)) << i;
+  EXPECT_TRUE(Holds(*inner_[0], 4));
+  EXPECT_EQ(lower_[0]->erase_calls(), 0u);
+}
+
+TEST_F(TieredStoreTest, OnlyWorseCopiesOfFasterTiersGiveWayUnit) {
+  Make({.tiers = 2});
+  for (uint64_t i = 0; i < 100; ++i) PutBelow(1, i, kLossless);
+  // One tier up: some with gaps between them, two of them worse, the last beyond a full probe.
+  for (const uint64_t i : {1u, 2u, 3u, 5u}) PutBelow(0, i, i == 2 ? 500 : kLossless);
+  for (uint64_t i = 10; i < 90; ++i) PutBelow(0, i, i == 85 ? 999 : kLossless);
+  EXPECT_EQ(Lookup(Keys(0, 100), kLossless).size(), 100u);
+  EXPECT_EQ(lower_[0]->erase_calls(), 2u);
+  for (const uint64_t i : {1u, 3u, 5u, 10u, 84u, 86u, 89u}) EXPECT_TRUE(Holds(*inner_[0], i)) << i;
+  for (const uint64_t i : {2u, 85u}) EXPECT_FALSE(Holds(*inner_[0], i)) << i;
+}
+
+TEST_F(TieredStoreTest, AWorseCopyThatStaysEndsTheChainSafety) {
+  Make({.tiers = 2});
+  for (uint64_t i = 0; i < 5; ++i) PutBelow(1, i, kLossless);
+  PutBelow(0, 2, 500);
+  lower_[0]->FailErasures(base::Unavailable("read only"));
+  EXPECT_EQ(Lookup(Keys(0, 5), kLossless).size(), 2u);
+  EXPECT_EQ(lower_[0]->erase_calls(), 1u) << "tried once in a look-up";
+  EXPECT_EQ(Lookup(Keys(0, 5)).size(), 5u);
+  lower_[0]->FailErasures({});
+  EXPECT_EQ(Lookup(Keys(0, 5), kLossless).size(), 5u);
+  EXPECT_FALSE(Holds(*inner_[0], 2));
+}
+
+// The tier says nothing of it yet, but will have it when the read comes.
+TEST_F(TieredStoreTest, AWorseCopyOnItsWayToAFasterTierIsNotReadSafety) {
+  Make({.tiers = 2});
+  PutBelow(1, 0, kLossless);
+  PutBelow(1, 1, kLossless);
+  lower_[0]->BeforePut([&] {
+    EXPECT_TRUE(Put(1, false, 500).ok());
+    EXPECT_EQ(Lookup(Keys(1, 1), kLossless).size(), 1u) << "it waited in the queue and is dropped";
+    EXPECT_TRUE(Lookup(Keys(0, 1), kLossless).empty()) << "it is being written";
+  });
+  ASSERT_TRUE(Put(0, false, 500).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_FALSE(Holds(*inner_[0], 1));
+  EXPECT_TRUE(Holds(*inner_[0], 0));
+  EXPECT_EQ(Lookup(Keys(0, 2), kLossless).size(), 2u);
+  EXPECT_FALSE(Holds(*inner_[0], 0));
+}
+
+// Nobody need wait for it: a quarantine gives up after a while.
+TEST(WriteBehindSafety, WhatIsDroppedDuringItsWriteIsErasedBehindIt) {
+  base::ManualClock clock;
+  CircuitBreaker breaker({});
+  const std::shared_ptr<DramStore> inner = Memory(1 << 20, clock);
+  FaultyStore tier(inner);
+  const auto writes = WriteBehind::Create(tier, breaker, clock, {});
+  const auto keys = Keys(0, 1);
+  for (const bool tenant : {false, true}) {
+    tier.BeforePut([&] { tenant ? writes->DropTenant(1) : writes->Drop(keys[0]); });
+    writes->Enqueue({.key = keys[0], .meta = {}, .object = Slice::Own(Content(0, kObject))});
+    ASSERT_TRUE(writes->Drain(Soon()).ok());
+    EXPECT_EQ(inner->Lookup(keys, 0, Soon())->size(), 0u) << tenant;
+  }
+  writes->Enqueue({.key = keys[0], .meta = {}, .object = Slice::Own(Content(0, kObject))});
+  ASSERT_TRUE(writes->Drain(Soon()).ok());
+  EXPECT_EQ(inner->Lookup(keys, 0, Soon())->size(), 1u) << "the next write stays";
+}
+
 TEST_F(TieredStoreTest, QueuedWritesKeepTheirTimeToLiveUnit) {
   Make({});
   lower_[0]->Close();

@@ -32,6 +32,13 @@ struct Queued {
   std::shared_ptr<Ticket> ticket;  // null: nobody waits
 };
 
+// The write that the thread is at.
+struct InFlight {
+  StoreKey key{};
+  uint16_t quality = 0;
+  bool dropped = false;  // meanwhile: what was written must go again
+};
+
 class ThreadedWriteBehind final : public WriteBehind {
  public:
   ThreadedWriteBehind(Store& tier, CircuitBreaker& breaker, base::Clock& clock,
@@ -46,6 +53,7 @@ class ThreadedWriteBehind final : public WriteBehind {
   base::Status WriteDurable(Job job, base::TimePoint deadline) override;
   void Drop(const StoreKey& key) override;
   void DropTenant(uint64_t tenant) override;
+  size_t DropWorse(std::span<const StoreKey> keys, uint16_t min_quality) override;
   base::Status AwaitKey(const StoreKey& key, base::TimePoint deadline) override;
   base::Status AwaitTenant(uint64_t tenant, base::TimePoint deadline) override;
   base::Status Drain(base::TimePoint deadline) override;
@@ -59,11 +67,19 @@ class ThreadedWriteBehind final : public WriteBehind {
   // False: the queue has no room for it, even without all that nobody waits for.
   bool MakeRoom(uint64_t bytes) KVPLANE_REQUIRES(mutex_);
   Queued Unlink(Queue& queue, Queue::iterator at) KVPLANE_REQUIRES(mutex_);
+  bool DropWorseOne(const StoreKey& key, uint16_t min_quality) KVPLANE_REQUIRES(mutex_);
+  bool Writes(const StoreKey& key) const KVPLANE_REQUIRES(mutex_) {
+    return in_flight_.has_value() && in_flight_->key == key;
+  }
+  bool WritesOf(uint64_t tenant) const KVPLANE_REQUIRES(mutex_) {
+    return in_flight_.has_value() && in_flight_->key.tenant == tenant;
+  }
   void Link(Queue& queue, Queued queued) KVPLANE_REQUIRES(mutex_);
   void Run();
   // The next write; nothing when it is over.
   std::optional<Queued> Next();
   base::Status Write(const Queued& queued, bool* sent);
+  void EraseIfDropped(const StoreKey& key);
   void Finish(const Queued& queued, const base::Status& status, bool sent);
 
   Store& tier_;
@@ -77,7 +93,7 @@ class ThreadedWriteBehind final : public WriteBehind {
   Queue durable_ KVPLANE_GUARDED_BY(mutex_);  // somebody waits; oldest in front
   Queue relaxed_ KVPLANE_GUARDED_BY(mutex_);
   std::unordered_map<StoreKey, Queue::iterator, StoreKeyHash> relaxed_index_ KVPLANE_GUARDED_BY(mutex_);
-  std::optional<StoreKey> in_flight_ KVPLANE_GUARDED_BY(mutex_);
+  std::optional<InFlight> in_flight_ KVPLANE_GUARDED_BY(mutex_);
   WriteBehindStats stats_ KVPLANE_GUARDED_BY(mutex_);
   std::thread thread_;  // last: it uses everything above
 };
@@ -148,6 +164,7 @@ base::Status ThreadedWriteBehind::WriteDurable(Job job, base::TimePoint deadline
 
 void ThreadedWriteBehind::Drop(const StoreKey& key) {
   base::MutexLock lock(mutex_);
+  if (Writes(key)) in_flight_->dropped = true;
   if (const auto at = relaxed_index_.find(key); at != relaxed_index_.end()) Unlink(relaxed_, at->second);
   for (auto at = durable_.begin(); at != durable_.end();) {
     const auto next = std::next(at);
@@ -162,6 +179,7 @@ void ThreadedWriteBehind::Drop(const StoreKey& key) {
 
 void ThreadedWriteBehind::DropTenant(uint64_t tenant) {
   base::MutexLock lock(mutex_);
+  if (WritesOf(tenant)) in_flight_->dropped = true;
   for (Queue* const queue : {&relaxed_, &durable_}) {
     for (auto at = queue->begin(); at != queue->end();) {
       const auto next = std::next(at);
@@ -177,10 +195,27 @@ void ThreadedWriteBehind::DropTenant(uint64_t tenant) {
   changed_.NotifyAll();
 }
 
+bool ThreadedWriteBehind::DropWorseOne(const StoreKey& key, uint16_t min_quality) {
+  const auto at = relaxed_index_.find(key);
+  if (at != relaxed_index_.end() && at->second->job.meta.quality < min_quality) Unlink(relaxed_, at->second);
+  if (Writes(key) && in_flight_->quality < min_quality) return false;
+  return std::ranges::none_of(durable_, [&](const Queued& queued) {
+    return queued.job.key == key && queued.job.meta.quality < min_quality;
+  });
+}
+
+size_t ThreadedWriteBehind::DropWorse(std::span<const StoreKey> keys, uint16_t min_quality) {
+  base::MutexLock lock(mutex_);
+  size_t rid = 0;
+  while (rid < keys.size() && DropWorseOne(keys[rid], min_quality)) ++rid;
+  changed_.NotifyAll();
+  return rid;
+}
+
 base::Status ThreadedWriteBehind::AwaitKey(const StoreKey& key, base::TimePoint deadline) {
   base::MutexLock lock(mutex_);
-  while (in_flight_ == key) {
-    if (!changed_.WaitUntil(mutex_, deadline) && in_flight_ == key) {
+  while (Writes(key)) {
+    if (!changed_.WaitUntil(mutex_, deadline) && Writes(key)) {
       return base::DeadlineExceeded("{} is still writing the entry", tier_.name());
     }
   }
@@ -189,9 +224,9 @@ base::Status ThreadedWriteBehind::AwaitKey(const StoreKey& key, base::TimePoint 
 
 base::Status ThreadedWriteBehind::AwaitTenant(uint64_t tenant, base::TimePoint deadline) {
   base::MutexLock lock(mutex_);
-  while (in_flight_.has_value() && in_flight_->tenant == tenant) {
-    const StoreKey seen = *in_flight_;
-    if (!changed_.WaitUntil(mutex_, deadline) && in_flight_ == seen) {
+  while (WritesOf(tenant)) {
+    const StoreKey seen = in_flight_->key;
+    if (!changed_.WaitUntil(mutex_, deadline) && Writes(seen)) {
       return base::DeadlineExceeded("{} is still writing an entry of the tenant", tier_.name());
     }
   }
@@ -238,7 +273,7 @@ std::optional<Queued> ThreadedWriteBehind::Next() {
       Queued next = Unlink(queue, queue.begin());
       stats_.queued_bytes += next.job.object.size();  // still held until written
       ++stats_.queued_entries;
-      in_flight_ = next.job.key;
+      in_flight_ = {.key = next.job.key, .quality = next.job.meta.quality};
       return next;
     }
   }
@@ -262,6 +297,16 @@ base::Status ThreadedWriteBehind::Write(const Queued& queued, bool* sent) {
   return tier_.Put(queued.job.key, meta, queued.job.object, {.durable = durable}, deadline);
 }
 
+// Who dropped it may be gone: Quarantine() does not wait for ever. Also after a write that failed, which may
+// have reached the medium all the same.
+void ThreadedWriteBehind::EraseIfDropped(const StoreKey& key) {
+  {
+    base::MutexLock lock(mutex_);
+    if (!in_flight_->dropped) return;
+  }
+  (void)tier_.Erase(key, base::Clock::System().Now() + options_.budget);
+}
+
 void ThreadedWriteBehind::Finish(const Queued& queued, const base::Status& status, bool sent) {
   if (IsTierFailure(status.code())) {
     breaker_.Failed(clock_.Now());
@@ -283,6 +328,7 @@ void ThreadedWriteBehind::Run() {
   while (const std::optional<Queued> queued = Next()) {
     bool sent = false;
     const base::Status status = Write(*queued, &sent);
+    EraseIfDropped(queued->job.key);
     Finish(*queued, status, sent);
   }
 }

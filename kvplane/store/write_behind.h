@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
@@ -50,9 +51,13 @@ class WriteBehind {
   // deadline passes first the write stays queued.
   virtual base::Status WriteDurable(Job job, base::TimePoint deadline) = 0;
 
-  // Takes queued writes out. What is being written at the moment goes on: Await...() waits for its end.
+  // Takes queued writes out. What is being written at the moment goes on and is erased from the tier as soon
+  // as it ends; Await...() waits for that.
   virtual void Drop(const StoreKey& key) = 0;
   virtual void DropTenant(uint64_t tenant) = 0;
+  // Takes queued writes of a quality below `min_quality` out. Returns how many of `keys`, from the first on,
+  // are rid of them: it ends at one that is being written, or that somebody waits for.
+  virtual size_t DropWorse(std::span<const StoreKey> keys, uint16_t min_quality) = 0;
   virtual base::Status AwaitKey(const StoreKey& key, base::TimePoint deadline) = 0;
   virtual base::Status AwaitTenant(uint64_t tenant, base::TimePoint deadline) = 0;
   // Until the queue is empty.

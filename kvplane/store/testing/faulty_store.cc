@@ -9,6 +9,11 @@ void FaultyStore::Fail(base::Status status) {
   failure_ = std::move(status);
 }
 
+void FaultyStore::FailErasures(base::Status status) {
+  base::MutexLock lock(mutex_);
+  erasure_failure_ = std::move(status);
+}
+
 void FaultyStore::Close() {
   base::MutexLock lock(mutex_);
   closed_ = true;
@@ -30,13 +35,25 @@ void FaultyStore::BeforeErasure(std::function<void()> hook) {
   erasure_hook_ = std::move(hook);
 }
 
-void FaultyStore::CallErasureHook() {
-  std::function<void()> hook;
+void FaultyStore::BeforePut(std::function<void()> hook) {
+  base::MutexLock lock(mutex_);
+  put_hook_ = std::move(hook);
+}
+
+void FaultyStore::Call(std::function<void()>& hook) {
+  std::function<void()> called;
   {
     base::MutexLock lock(mutex_);
-    hook = std::exchange(erasure_hook_, nullptr);
+    called = std::exchange(hook, nullptr);
   }
-  if (hook != nullptr) hook();
+  if (called != nullptr) called();
+}
+
+base::Status FaultyStore::EnterErasure(base::TimePoint deadline) {
+  Call(erasure_hook_);
+  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  base::MutexLock lock(mutex_);
+  return erasure_failure_;
 }
 
 uint64_t FaultyStore::calls() const {
@@ -47,6 +64,11 @@ uint64_t FaultyStore::calls() const {
 uint64_t FaultyStore::put_calls() const {
   base::MutexLock lock(mutex_);
   return put_calls_;
+}
+
+uint64_t FaultyStore::erase_calls() const {
+  base::MutexLock lock(mutex_);
+  return erase_calls_;
 }
 
 base::Status FaultyStore::Enter(base::TimePoint deadline, bool put) {
@@ -82,6 +104,7 @@ std::vector<base::Result<Slice>> FaultyStore::Read(std::span<const ReadRequest> 
 
 base::Status FaultyStore::Put(const StoreKey& key, const EntryMeta& meta, Slice object,
                               const PutOptions& options, base::TimePoint deadline) {
+  Call(put_hook_);
   KVPLANE_RETURN_IF_ERROR(Enter(deadline, true));
   return inner_->Put(key, meta, std::move(object), options, deadline);
 }
@@ -97,19 +120,21 @@ base::Status FaultyStore::Pin(const StoreKey& key, base::Duration max_age, base:
 }
 
 base::Status FaultyStore::Erase(const StoreKey& key, base::TimePoint deadline) {
-  CallErasureHook();
-  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  {
+    base::MutexLock lock(mutex_);
+    ++erase_calls_;
+  }
+  KVPLANE_RETURN_IF_ERROR(EnterErasure(deadline));
   return inner_->Erase(key, deadline);
 }
 
 base::Result<uint64_t> FaultyStore::EraseTenant(uint64_t tenant, base::TimePoint deadline) {
-  CallErasureHook();
-  KVPLANE_RETURN_IF_ERROR(Enter(deadline));
+  KVPLANE_RETURN_IF_ERROR(EnterErasure(deadline));
   return inner_->EraseTenant(tenant, deadline);
 }
 
 void FaultyStore::Quarantine(const StoreKey& key) {
-  CallErasureHook();
+  Call(erasure_hook_);
   inner_->Quarantine(key);
 }
 

@@ -18,6 +18,8 @@ class FaultyStore final : public Store {
 
   // Every call from now on ends with this status; OK: as usual.
   void Fail(base::Status status);
+  // Only Erase() and EraseTenant() end so.
+  void FailErasures(base::Status status);
   // Calls wait at the door until Open(), their deadline or Shutdown().
   void Close();
   void Open();
@@ -26,8 +28,11 @@ class FaultyStore final : public Store {
   // Called once, without locks, by the next erasure or quarantine before it does anything: what others do in
   // that moment.
   void BeforeErasure(std::function<void()> hook);
+  // The same of Put().
+  void BeforePut(std::function<void()> hook);
   uint64_t calls() const;
   uint64_t put_calls() const;
+  uint64_t erase_calls() const;  // of Erase()
 
   TierKind kind() const override { return TierKind::kDisk; }
   std::string name() const override { return "faulty " + inner_->name(); }
@@ -49,18 +54,22 @@ class FaultyStore final : public Store {
  private:
   // Waits at the door and says how the call ends if not as usual.
   base::Status Enter(base::TimePoint deadline, bool put = false);
-  void CallErasureHook() KVPLANE_EXCLUDES(mutex_);
+  base::Status EnterErasure(base::TimePoint deadline);
+  void Call(std::function<void()>& hook) KVPLANE_EXCLUDES(mutex_);
 
   const std::shared_ptr<Store> inner_;
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   base::Status failure_ KVPLANE_GUARDED_BY(mutex_);
-  std::function<void()> erasure_hook_ KVPLANE_GUARDED_BY(mutex_);
+  base::Status erasure_failure_ KVPLANE_GUARDED_BY(mutex_);
+  std::function<void()> erasure_hook_;  // these two change under mutex_
+  std::function<void()> put_hook_;
   bool closed_ KVPLANE_GUARDED_BY(mutex_) = false;
   bool shut_down_ KVPLANE_GUARDED_BY(mutex_) = false;
   uint64_t blocked_puts_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint64_t calls_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint64_t put_calls_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  uint64_t erase_calls_ KVPLANE_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace kvplane::store
