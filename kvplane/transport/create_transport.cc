@@ -7,6 +7,7 @@
 #include "kvplane/transport/inproc_transport.h"
 #include "kvplane/transport/shaped_transport.h"
 #include "kvplane/transport/tcp_transport.h"
+#include "kvplane/transport/ucx_transport.h"
 
 namespace kvplane::transport {
 namespace {
@@ -64,8 +65,12 @@ base::Result<std::unique_ptr<Transport>> Create(std::string_view spec, const Tra
                                                 int depth) {
   if (spec == "tcp") return Protect(CreateTcpTransport(), security);
   if (spec == "inproc") return CreateInprocTransport();
+  if (spec == "ucx") {
+    KVPLANE_ASSIGN_OR_RETURN(std::unique_ptr<Transport> ucx, CreateUcxTransport());
+    return Protect(std::move(ucx), security);
+  }
   if (!spec.starts_with(kShaped) || !spec.ends_with(')') || depth >= kMaxDepth) {
-    return base::InvalidArgument("transport \"{}\"; known are tcp, inproc and shaped(INNER,...)", spec);
+    return base::InvalidArgument("transport \"{}\"; known are tcp, inproc, ucx and shaped(INNER,...)", spec);
   }
   const std::string_view arguments = spec.substr(kShaped.size(), spec.size() - kShaped.size() - 1);
   const size_t end = EndOfInner(arguments);

@@ -2,6 +2,7 @@
 //
 //     tcp
 //     inproc
+//     ucx                                                   where it is built in (ucx_transport.h)
 //     shaped(INNER,rate=200Mbit/s,latency_us=500,jitter_us=50,burst=256kB,seed=1)   parameters may be left
 //     out
 //

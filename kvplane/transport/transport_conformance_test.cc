@@ -21,6 +21,7 @@
 #include "kvplane/transport/testing/test_certificates.h"
 #include "kvplane/transport/tls_transport.h"
 #include "kvplane/transport/token_transport.h"
+#include "kvplane/transport/ucx_transport.h"
 
 namespace kvplane::transport {
 namespace {
@@ -404,6 +405,21 @@ TEST_P(TransportConformance, TwoListenersDoNotShareAnEndpointUnit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TransportConformance, ::testing::ValuesIn(kTransports),
+                         [](const auto& tested) { return std::string(tested.param.name); });
+
+// Nothing where UCX is not built in (ucx_transport_absent_test.cc covers that).
+std::vector<TransportCase> UcxTransports() {
+  if (!UcxIsBuilt()) return {};
+  return {
+      {"tcp", "ucx://127.0.0.1:0", "ucx://127.0.0.1:1", [] { return *CreateUcxTransport({.tls = "tcp"}); }},
+      {"shared_memory", "ucx://127.0.0.1:0", "ucx://127.0.0.1:1",
+       [] { return *CreateUcxTransport({.tls = "tcp,posix,cma,self"}); }},
+      {"its_own_choice", "ucx://localhost:0", "ucx://localhost:1", [] { return *CreateTransport("ucx"); }},
+      {"tls", "ucx://127.0.0.1:0", "ucx://127.0.0.1:1", [] { return WithToken("ucx", true); }},
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(Ucx, TransportConformance, ::testing::ValuesIn(UcxTransports()),
                          [](const auto& tested) { return std::string(tested.param.name); });
 
 }  // namespace
