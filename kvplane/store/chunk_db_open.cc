@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -116,6 +117,24 @@ rocksdb::ColumnFamilyOptions EntryOptions(const ChunkDbOptions& options,
   return out;
 }
 
+// The column family of the entries; a number tells what they were rewritten to.
+std::string EntriesName(uint64_t generation) {
+  return generation == 0 ? kEntriesName : fmt::format("{}.{}", kEntriesName, generation);
+}
+
+// Of every column family of entries, in order. Usually one; nothing for another name.
+std::vector<uint64_t> EntryGenerations(const std::vector<std::string>& names) {
+  std::vector<uint64_t> found;
+  for (const std::string& name : names) {
+    uint64_t generation = 0;
+    const size_t dot = name.find('.');
+    if (dot != name.npos) std::from_chars(name.data() + dot + 1, name.data() + name.size(), generation);
+    if (name == EntriesName(generation)) found.push_back(generation);
+  }
+  std::ranges::sort(found);
+  return found;
+}
+
 bool HasTables(const std::filesystem::path& folder) {
   std::error_code ignored;
   for (const auto& file : std::filesystem::directory_iterator(folder, ignored)) {
@@ -169,9 +188,16 @@ base::Status ChunkDb::Rocks::OpenDatabase() {
   const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
   families.emplace_back(rocksdb::kDefaultColumnFamilyName, ChunkOptions(options, cache));
-  families.emplace_back(kEntriesName, EntryOptions(options, cache));
-  std::vector<rocksdb::ColumnFamilyHandle*> handles;
   const rocksdb::DBOptions with = DatabaseOptions(options, on_change);
+  std::vector<std::string> names;
+  // A new or damaged database has none to list; opening it says which.
+  const rocksdb::Status listed = rocksdb::DB::ListColumnFamilies(with, database(), &names);
+  std::vector<uint64_t> generations = EntryGenerations(listed.ok() ? names : std::vector<std::string>());
+  if (generations.empty()) generations.push_back(0);
+  for (const uint64_t generation : generations) {
+    families.emplace_back(EntriesName(generation), EntryOptions(options, cache));
+  }
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
   const rocksdb::Status status = options.read_only
                                      ? rocksdb::DB::OpenForReadOnly(with, database(), families, &handles, &db)
                                      : rocksdb::DB::Open(with, database(), families, &handles, &db);
@@ -181,7 +207,24 @@ base::Status ChunkDb::Rocks::OpenDatabase() {
   }
   chunks = handles[0];
   entries = handles[1];
-  return base::Status::Ok();
+  entries_generation = generations[0];
+  // A crash in the middle of rewriting leaves a later generation that may be incomplete beside the one that
+  // it was made from.
+  base::Status dropped;
+  for (size_t i = 2; i < handles.size(); ++i) {
+    if (!options.read_only && dropped.ok()) {
+      dropped = DropFamily(handles[i]);
+    } else {
+      db->DestroyColumnFamilyHandle(handles[i]);
+    }
+  }
+  return dropped;
+}
+
+base::Status ChunkDb::Rocks::DropFamily(rocksdb::ColumnFamilyHandle*& family) {
+  const rocksdb::Status status = db->DropColumnFamily(family);
+  db->DestroyColumnFamilyHandle(std::exchange(family, nullptr));
+  return FromRocks(status, "dropping damaged entries");
 }
 
 base::Status ChunkDb::Rocks::MoveAside(const std::string& why, ChunkDbContents& contents) {
@@ -288,25 +331,32 @@ void ChunkDb::Rocks::DropLost(ChunkDbContents& contents) {
 }
 
 // What was read is written to a new column family in place of the damaged one: otherwise its files would be
-// met again with every opening and compaction.
+// met again with every opening and compaction. The damaged one is there until the new one is durable.
 base::Status ChunkDb::Rocks::RewriteEntries(const ChunkDbContents& contents) {
-  KVPLANE_RETURN_IF_ERROR(FromRocks(db->DropColumnFamily(entries), "dropping damaged entries"));
-  db->DestroyColumnFamilyHandle(entries);
-  entries = nullptr;
   const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes / 4);
+  rocksdb::ColumnFamilyHandle* damaged = nullptr;
   KVPLANE_RETURN_IF_ERROR(FromRocks(
-      db->CreateColumnFamily(EntryOptions(options, cache), kEntriesName, &entries), "rewriting entries"));
+      db->CreateColumnFamily(EntryOptions(options, cache), EntriesName(entries_generation + 1), &damaged),
+      "rewriting entries"));
+  std::swap(entries, damaged);
   rocksdb::WriteOptions write;
   write.disableWAL = true;
+  base::Status status;
   for (const ChunkedObject& object : contents.objects) {
+    if (!status.ok()) break;
     const auto key = EncodeEntryKey(object.header.key);
     const auto value = EncodeEntryValue(object);
-    KVPLANE_RETURN_IF_ERROR(
-        FromRocks(db->Put(write, entries, rocksdb::Slice(key.data(), key.size()),
-                          rocksdb::Slice(reinterpret_cast<const char*>(value.data()), value.size())),
-                  "rewriting entries"));
+    status = FromRocks(db->Put(write, entries, rocksdb::Slice(key.data(), key.size()),
+                               rocksdb::Slice(reinterpret_cast<const char*>(value.data()), value.size())),
+                       "rewriting entries");
   }
-  return FromRocks(db->Flush({}, {chunks, entries}), "rewriting entries");
+  if (status.ok()) status = FromRocks(db->Flush({}, {chunks, entries}), "rewriting entries");
+  if (!status.ok()) {
+    db->DestroyColumnFamilyHandle(damaged);
+    return status;
+  }
+  ++entries_generation;
+  return DropFamily(damaged);
 }
 
 base::Status ChunkDb::Rocks::Open(ChunkDbContents& contents) {

@@ -70,6 +70,7 @@ struct ChunkDb::Rocks {
   std::string database() const { return options.folder + "/rocksdb"; }
   base::Status Open(ChunkDbContents& contents);
   base::Status OpenDatabase();
+  base::Status DropFamily(rocksdb::ColumnFamilyHandle*& family);
   // Keeps what may tell why, not the chunks: a second copy of a budget of bytes would fill the disk.
   base::Status MoveAside(const std::string& why, ChunkDbContents& contents);
   // Sequences whose file is gone or was cut: [first, last] pairs.
@@ -86,6 +87,7 @@ struct ChunkDb::Rocks {
   rocksdb::DB* db = nullptr;
   rocksdb::ColumnFamilyHandle* chunks = nullptr;
   rocksdb::ColumnFamilyHandle* entries = nullptr;
+  uint64_t entries_generation = 0;  // how often the entries have been rewritten
 };
 
 }  // namespace kvplane::store

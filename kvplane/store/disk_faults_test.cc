@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <rocksdb/db.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mount.h>
@@ -290,6 +291,34 @@ TEST_F(DamagedFolder, DamagedEntriesAreLeftOutOnceSafety) {
   EXPECT_NE(damage_, "");
   EXPECT_EQ(CountIntact(), intact);
   EXPECT_EQ(damage_, "") << "what is left was written anew";
+}
+
+// The same again and again, and a process that dies before the entries it rewrites are all there.
+TEST_F(DamagedFolder, RewritingEntriesThatWasInterruptedIsBegunAgainSafety) {
+  DamageEntries();
+  const size_t intact = CountIntact();
+  EXPECT_NE(damage_, "");
+  {
+    rocksdb::ColumnFamilyOptions as_it_is;
+    as_it_is.disable_auto_compactions = true;
+    rocksdb::DB* db = nullptr;
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    const auto opened = rocksdb::DB::Open({}, folder_.path() + "/rocksdb",
+                                          {{"default", as_it_is}, {"entries.1", as_it_is}}, &handles, &db);
+    ASSERT_TRUE(opened.ok()) << opened.ToString();
+    handles.emplace_back();
+    ASSERT_TRUE(db->CreateColumnFamily(as_it_is, "entries.2", &handles.back()).ok());
+    for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
+    delete db;
+  }
+  EXPECT_EQ(CountIntact(), intact);
+  EXPECT_EQ(damage_, "");
+  DamageEntries();
+  const size_t left = CountIntact();
+  EXPECT_LT(left, intact);
+  EXPECT_NE(damage_, "");
+  EXPECT_EQ(CountIntact(), left);
+  EXPECT_EQ(damage_, "");
 }
 
 TEST_F(DamagedFolder, AnUnreadableDatabaseIsBegunAnewSafety) {

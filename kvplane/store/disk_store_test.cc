@@ -377,7 +377,7 @@ TEST(ChunkDbTest, ATenantIsErasedWhollyAndAloneUnit) {
     const auto db = open(contents);
     uint64_t sequence = 0;
     for (const uint64_t tenant : {uint64_t{0}, uint64_t{6}, uint64_t{7}, uint64_t{8}, kLast}) {
-    for (const uint8_t fill : {uint8_t{0}, uint8_t{0x7f}, uint8_t{0xff}}) {
+      for (const uint8_t fill : {uint8_t{0}, uint8_t{0x7f}, uint8_t{0xff}}) {
         StoreKey key{.tenant = tenant};
         key.chain.fill(std::byte{fill});
         ASSERT_TRUE(db->WriteChunk(++sequence, 0, {}).ok());
