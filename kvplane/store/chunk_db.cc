@@ -259,8 +259,9 @@ FolderSpace MeasureFolder(const std::string& folder) {
   FolderSpace space;
   std::error_code error;
   for (const auto& file : fs::directory_iterator(folder + "/rocksdb", error)) {
-    std::error_code ignored;
-    if (file.path().extension() == ".sst") space.used_bytes += file.file_size(ignored);
+    if (file.path().extension() != ".sst") continue;
+    std::error_code gone;  // it may just be deleted
+    if (const uint64_t size = file.file_size(gone); !gone) space.used_bytes += size;
   }
   fs::path at = fs::absolute(folder, error);
   while (!fs::exists(at, error) && at.has_parent_path() && at != at.parent_path()) at = at.parent_path();
