@@ -101,6 +101,7 @@ base::Status MeasureOverlap(Setting& setting, const codec::Strategy& strategy, O
   }
   setting.pair->SetRate(out.rate);
   KVPLANE_ASSIGN_OR_RETURN(const TransferTiming timing, RunOne(setting, Whole(setting, strategy)));
+  // What the token bucket takes for these bytes: no time of its own is added to the serial sum.
   const double wire_s = static_cast<double>(timing.outcome.bytes_wire) * 8 / out.rate;
   const double serial_s = serial.encode_s + wire_s + serial.decode_s;
   out.encode_s.push_back(serial.encode_s);

@@ -1,5 +1,6 @@
-// SerialStages: the same work as a transfer, one stage after the other on one thread each: encode all tiles,
-// write them all, decode them all. The sum is what a transfer without overlap would take.
+// SerialStages: the codec stages of a transfer, one after the other on one thread: encode all tiles, then
+// decode them all. With the time the wire needs for the bytes (bytes over the shaped link's rate) they sum to
+// what a transfer without overlap would take.
 //
 // Thread safety: none.
 #pragma once
@@ -9,13 +10,11 @@
 #include "apps/cli/kv_sample.h"
 #include "kvplane/base/status.h"
 #include "kvplane/codec/codec_cache.h"
-#include "kvplane/transport/shaped_transport.h"
 
 namespace kvplane::cli {
 
 struct SerialTimes {
   double encode_s = 0;
-  double wire_s = 0;  // 0 where it was not measured
   double decode_s = 0;
   uint64_t bytes = 0;  // coded
 };
