@@ -365,7 +365,9 @@ TEST(EnginePrefixSafety, ADamagedPrefixOrShortRangeIsComputed) {
   ServeDamaged(
       {"short", LoadError::kCorrupt, 1, true},
       [](auto requests, HookedStore::Slices& slices) {
-        if (!ReadsPrefixes(requests)) slices[0] = slices[0]->Sub(0, slices[0]->size() - 1);
+        // The first short layer drops the run from memory: a read that comes later finds nothing to cut.
+        if (ReadsPrefixes(requests) || !slices[0].ok()) return;
+        slices[0] = slices[0]->Sub(0, slices[0]->size() - 1);
       },
       LoadPolicy::kAlways);
 }
