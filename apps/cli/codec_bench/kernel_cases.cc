@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "apps/cli/codec_bench/codec_arena.h"
@@ -11,6 +12,7 @@
 #include "apps/cli/codec_bench/generator_profile.h"
 #include "apps/cli/codec_bench/kernel_bars.h"
 #include "apps/cli/codec_bench/synthetic_kv.h"
+#include "apps/cli/page_memory.h"
 #include "kvplane/base/check.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/codec/tile_codec.h"
@@ -101,13 +103,20 @@ class LevelStreams {
   std::array<std::span<const std::byte>, kernel::kRansMaxStreams> in_{};
 };
 
-// Tiles of bf16 in DRAM, [kMemoryTiles, 64, heads, head_dim], and as much for what comes back.
+// Tiles of bf16 in DRAM, [kMemoryTiles, 64, heads, head_dim], and as much for what comes back: the same
+// memory for memcpy and for every codec, laid out as in a node.
 struct MemoryTiles {
-  std::vector<uint16_t> in;
-  std::vector<uint16_t> out;
+  PageMemory in_pages;
+  PageMemory out_pages;
+  std::span<uint16_t> in;
+  std::span<uint16_t> out;
 
   static constexpr size_t kTileValues = size_t{tensor::kTileTokens} * kChannels;
-  explicit MemoryTiles(base::Rng rng) : in(kMemoryTiles * kTileValues), out(in.size()) {
+  explicit MemoryTiles(base::Rng rng)
+      : in_pages(kMemoryTiles * kTileValues),
+        out_pages(in_pages.values().size()),
+        in(in_pages.values()),
+        out(out_pages.values()) {
     // A few tiles of fresh values, repeated: drawing all would take longer than measuring.
     constexpr size_t kFresh = 16 * kTileValues;
     for (size_t i = 0; i < in.size(); ++i) {
@@ -119,7 +128,7 @@ struct MemoryTiles {
       in[i] = tensor::FloatToBf16(static_cast<float>(GroupRatio(group) * rng.Normal()));
     }
   }
-  double bytes() const { return static_cast<double>(in.size() * sizeof(uint16_t)); }
+  double bytes() const { return static_cast<double>(in.size_bytes()); }
   const uint16_t* tile(size_t i) const { return in.data() + i * kTileValues; }
   uint16_t* target(size_t i) { return out.data() + i * kTileValues; }
 };
@@ -228,10 +237,15 @@ class ChainTiles {
   std::vector<size_t> sizes_;
 };
 
-// Transforms of rows of 128 in the caches: 64 tokens of 64 heads.
+// Transforms of rows of 128 in the caches, aligned like a codec's workspace: 64 tokens of 64 heads.
 class RowTransforms {
  public:
-  explicit RowTransforms(base::Rng rng) : in_(kValues), out_(kValues), gains_(kHeadDim) {
+  explicit RowTransforms(base::Rng rng)
+      : in_pages_(kValues),
+        out_pages_(kValues),
+        in_(in_pages_.values()),
+        out_(out_pages_.values()),
+        gains_(kHeadDim) {
     for (uint16_t& value : in_) value = tensor::FloatToBf16(static_cast<float>(rng.Normal()));
     std::vector<uint16_t> matrix(size_t{kHeadDim} * kHeadDim);
     for (uint16_t& value : matrix) value = tensor::FloatToBf16(static_cast<float>(rng.Normal()) / 11.3f);
@@ -264,7 +278,8 @@ class RowTransforms {
  private:
   static constexpr size_t kRows = 64 * 64;
   static constexpr size_t kValues = kRows * kHeadDim;
-  std::vector<uint16_t> in_, out_;
+  PageMemory in_pages_, out_pages_;
+  std::span<uint16_t> in_, out_;
   std::vector<const uint16_t*> rows_;
   std::vector<float> gains_;
   kernel::PackedMatrix matrix_;
@@ -353,10 +368,9 @@ std::vector<KernelCase> CodecKernelCases(uint64_t seed) {
   base::Rng rng(seed);
   std::vector<KernelCase> cases;
   const auto tiles = std::make_shared<MemoryTiles>(rng.Split());
-  cases.push_back(
-      {kMemcpy, "GB/s", tiles->bytes(),
-       [tiles] { std::memcpy(tiles->out.data(), tiles->in.data(), tiles->in.size() * sizeof(uint16_t)); },
-       std::nullopt});
+  cases.push_back({kMemcpy, "GB/s", tiles->bytes(),
+                   [tiles] { std::memcpy(tiles->out.data(), tiles->in.data(), tiles->in.size_bytes()); },
+                   std::nullopt});
   AddLevelCases(cases, rng);
   const auto fused = std::make_shared<FusedStreams>(tiles);
   cases.push_back({"fused encode, bf16 in DRAM to bytes", "GB/s", tiles->bytes(),

@@ -4,12 +4,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kvplane/kernel/prefetch.h"
 #include "kvplane/kernel/project/project_tables.h"
 
 namespace kvplane::kernel::internal {
 namespace {
 
 constexpr uint32_t kRowsPerBlock = 6;
+// Of longer rows the hardware fetches the rest ahead.
+constexpr uint32_t kPrefetchedDepth = 256;
 
 struct Sums {
   __m512 v;
@@ -52,52 +55,87 @@ KVPLANE_TARGET_AVX512 inline void AddPair(const uint16_t* const (&x)[kRows], uin
   }
 }
 
-KVPLANE_TARGET_AVX512 inline void Store(__m512 sums, __mmask16 mask, float* y) {
-  _mm512_mask_storeu_ps(y, mask, sums);
+// The columns of one row from its vectors of sums; `last` masks the lanes of the last vector. Two vectors of
+// bf16 fill one register.
+template <uint32_t kVectors>
+KVPLANE_TARGET_AVX512 inline void StoreRow(const Sums (&sums)[kVectors], __mmask16 last, float* y) {
+#pragma GCC unroll 4
+  for (uint32_t j = 0; j + 1 < kVectors; ++j) _mm512_storeu_ps(y + 16 * j, sums[j].v);
+  _mm512_mask_storeu_ps(y + 16 * (kVectors - 1), last, sums[kVectors - 1].v);
 }
-KVPLANE_TARGET_AVX512 inline void Store(__m512 sums, __mmask16 mask, uint16_t* y) {
-  _mm256_mask_storeu_epi16(y, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sums)));
+template <uint32_t kVectors>
+KVPLANE_TARGET_AVX512 inline void StoreRow(const Sums (&sums)[kVectors], __mmask16 last, uint16_t* y) {
+#pragma GCC unroll 2
+  for (uint32_t j = 0; j + 2 < kVectors; j += 2) {
+    _mm512_storeu_si512(y + 16 * j, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(sums[j + 1].v, sums[j].v)));
+  }
+  const __m512 top = sums[kVectors - 1].v;
+  if constexpr (kVectors % 2 == 0) {
+    const __mmask32 mask = static_cast<__mmask32>(last) << 16 | 0xffffu;
+    _mm512_mask_storeu_epi16(y + 16 * (kVectors - 2), mask,
+                             reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(top, sums[kVectors - 2].v)));
+  } else {
+    _mm256_mask_storeu_epi16(y + 16 * (kVectors - 1), last,
+                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(top)));
+  }
 }
 
+// What all blocks of a panel share.
+struct PanelPlace {
+  const uint16_t* m;  // packed pairs of matrix rows
+  size_t pair_step;   // from one pair to the next
+  __mmask16 last;     // columns that exist of the last vector
+  bool prefetch;      // the rows of x have not been read yet
+};
+
+// Rows [token, token + kRows) of a panel. y: their first column of it.
 template <bool kDot, uint32_t kRows, uint32_t kVectors, typename Element>
-KVPLANE_TARGET_AVX512 void Block(const Projection& p, uint32_t token, uint32_t first, uint32_t columns,
-                                 const uint16_t* m, Element* y, size_t y_stride) {
+KVPLANE_TARGET_AVX512 void Block(const Projection& p, uint32_t token, const PanelPlace& panel, Element* y,
+                                 size_t y_stride) {
   const uint16_t* x[kRows];
   Sums sums[kRows][kVectors];
+#pragma GCC unroll 6
   for (uint32_t i = 0; i < kRows; ++i) {
     x[i] = p.x + (token + i) * p.x_stride;
+#pragma GCC unroll 4
     for (uint32_t j = 0; j < kVectors; ++j) sums[i][j].v = _mm512_setzero_ps();
   }
-  const size_t step = size_t{2} * p.matrix->PanelWidth(first);
-  uint32_t k = 0;
-  for (; k + 2 <= p.depth; k += 2, m += step) AddPair<kDot>(x, k, true, m, sums);
-  if (k < p.depth) AddPair<kDot>(x, k, false, m, sums);
-  for (uint32_t i = 0; i < kRows; ++i) {
-    for (uint32_t j = 0; j < kVectors; ++j) {
-      const uint32_t left = columns - 16 * j;
-      const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffffu : (1u << left) - 1u);
-      Store(sums[i][j].v, mask, y + (token + i) * y_stride + first + 16 * j);
+  // A block is more work than the reorder window holds.
+  if (panel.prefetch) {
+    const uint32_t next = std::min(token + 2 * kRows, p.tokens);
+    for (uint32_t t = token + kRows; t < next; ++t) {
+      PrefetchRow(p.x + t * p.x_stride, std::min(p.depth, kPrefetchedDepth));
     }
   }
+  const __mmask16 last = panel.last;  // y could be anywhere, as far as the compiler knows
+  const uint16_t* m = panel.m;
+  uint32_t k = 0;
+  for (; k + 2 <= p.depth; k += 2, m += panel.pair_step) AddPair<kDot>(x, k, true, m, sums);
+  if (k < p.depth) AddPair<kDot>(x, k, false, m, sums);
+#pragma GCC unroll 6
+  for (uint32_t i = 0; i < kRows; ++i) StoreRow(sums[i], last, y + (token + i) * y_stride);
 }
 
 template <bool kDot, uint32_t kVectors, typename Element>
 KVPLANE_TARGET_AVX512 void Panel(const Projection& p, uint32_t first, uint32_t columns, Element* y,
                                  size_t y_stride) {
-  const uint16_t* m = p.matrix->Panel(first);
+  const uint32_t last = columns - 16 * (kVectors - 1);
+  const PanelPlace panel = {p.matrix->Panel(first), size_t{2} * p.matrix->PanelWidth(first),
+                            static_cast<__mmask16>((1u << last) - 1u), first == 0};
+  y += first;
   uint32_t t = 0;
   for (; t + kRowsPerBlock <= p.tokens; t += kRowsPerBlock) {
-    Block<kDot, kRowsPerBlock, kVectors>(p, t, first, columns, m, y, y_stride);
+    Block<kDot, kRowsPerBlock, kVectors>(p, t, panel, y, y_stride);
   }
   if (p.tokens - t >= 4) {
-    Block<kDot, 4, kVectors>(p, t, first, columns, m, y, y_stride);
+    Block<kDot, 4, kVectors>(p, t, panel, y, y_stride);
     t += 4;
   }
   if (p.tokens - t >= 2) {
-    Block<kDot, 2, kVectors>(p, t, first, columns, m, y, y_stride);
+    Block<kDot, 2, kVectors>(p, t, panel, y, y_stride);
     t += 2;
   }
-  if (t < p.tokens) Block<kDot, 1, kVectors>(p, t, first, columns, m, y, y_stride);
+  if (t < p.tokens) Block<kDot, 1, kVectors>(p, t, panel, y, y_stride);
 }
 
 template <bool kDot, typename Element>
