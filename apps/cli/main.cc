@@ -84,6 +84,8 @@ void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
   verb->add_option("--tile-retries", args.tile_retries, "Times a damaged tile is asked for again");
   verb->add_option("--transfer-timeout-s", args.transfer_timeout_s,
                    "A transfer not complete by then is recomputed");
+  verb->add_option("--offer-lease-s", args.offer_lease_s,
+                   "Computed KV that no decode node has asked for is dropped after this long");
   verb->add_option("--stall-timeout-s", args.stall_timeout_s,
                    "A transfer on which nothing moves is recomputed");
   verb->add_option("--link-rate", args.link_rate, "Shape what this node sends, e.g. 200Mbit/s");

@@ -167,6 +167,7 @@ base::Status NodeRuntime::CreateEngine(const RuntimeArgs& args) {
   options.eos_token_ids.assign(tokenizer_->eos_ids().begin(), tokenizer_->eos_ids().end());
   KVPLANE_ASSIGN_OR_RETURN(options.transfer_timeout,
                            SecondsFlag("--transfer-timeout-s", args.transfer_timeout_s));
+  KVPLANE_ASSIGN_OR_RETURN(options.offer_lease, SecondsFlag("--offer-lease-s", args.offer_lease_s));
   KVPLANE_ASSIGN_OR_RETURN(options.prefix, PrefixOptionsFrom(args.store, store()));
   KVPLANE_ASSIGN_OR_RETURN(engine_, engine::Engine::Create(*model_, options, sender_.get(), receiver_.get()));
   return base::Status::Ok();

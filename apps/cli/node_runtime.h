@@ -43,6 +43,7 @@ struct RuntimeArgs {
   uint32_t codec_threads = 1;
   uint32_t tile_retries = 3;
   double transfer_timeout_s = 30;
+  double offer_lease_s = 10;    // computed KV that nobody has asked for is dropped
   double stall_timeout_s = 10;  // a transfer on which nothing arrives for this long has failed
   StoreArgs store{};            // none: prefixes of prompts are computed again
   std::string link_rate;        // shape what this node sends, e.g. 200Mbit/s; empty: not shaped

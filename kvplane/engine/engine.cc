@@ -34,6 +34,7 @@ base::Status CheckOptions(const EngineOptions& options) {
   if (options.transfer_timeout <= base::Duration{}) {
     return base::InvalidArgument("transfer_timeout must be positive");
   }
+  if (options.offer_lease <= base::Duration{}) return base::InvalidArgument("offer_lease must be positive");
   return base::Status::Ok();
 }
 
@@ -135,6 +136,10 @@ class ThreadedEngine final : public Engine {
   }
 
   base::Result<base::RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) override;
+  base::Result<transfer::Withdrawal> WithdrawOffer(std::string_view transfer_id) override {
+    if (sender_ == nullptr) return base::FailedPrecondition("this node has no KV sender");
+    return sender_->Withdraw(transfer_id);
+  }
   void Cancel(base::RequestId id) override { inbox_->Post(CancelMessage{id}); }
   void Drain(base::TimePoint deadline) override;
   EngineStats stats() const override {

@@ -50,6 +50,10 @@ struct EngineOptions {
   // An offer or a pull fails after this long (or at the request's deadline, whichever is earlier). A failed
   // pull is recomputed.
   base::Duration transfer_timeout = std::chrono::seconds(30);
+  // Computed KV that no decode node has asked for is dropped after this long: its decode node died, or the
+  // request went elsewhere and nobody said so. What passes in health is one round trip of a proxy and the
+  // decode node's queue; what is dropped too early is recomputed there.
+  base::Duration offer_lease = std::chrono::seconds(10);
   codec::Strategy default_strategy{};  // of offers that name none
   // Of this model: the first is what this node codes with where a strategy needs one, all may be decoded with
   // (KvReceiverOptions holds the same).
@@ -141,6 +145,7 @@ struct EngineStats {
   uint64_t requests_submitted = 0, requests_finished = 0, requests_failed = 0, requests_cancelled = 0;
   uint64_t prompt_tokens = 0, generated_tokens = 0, steps = 0;
   uint64_t transfers_sent = 0, transfers_received = 0, transfers_failed = 0, recomputes = 0;
+  uint64_t offers_withdrawn = 0, offers_expired = 0;  // KV nobody wanted any more, or asked for in time
   uint64_t tiles_retried = 0;
   uint64_t kv_bytes_raw = 0, kv_bytes_wire = 0;  // sent and received
   uint32_t queued = 0, running = 0, transferring = 0, loading = 0;
@@ -167,6 +172,11 @@ class Engine {
   // limit), kFailedPrecondition (a remote without the sender or receiver for it), kUnavailable (draining).
   virtual base::Result<base::RequestId> Submit(Request request, std::shared_ptr<EventSink> sink) = 0;
   virtual void Cancel(base::RequestId id) = 0;  // thread-safe, idempotent; the sink still gets OnFinish
+
+  // Nobody will fetch the KV of this transfer (KvSender::Withdraw). A request that still computes it goes on,
+  // for its first token; one that is still queued is cancelled when its turn comes. Thread-safe.
+  // kInvalidArgument: not a transfer id; kFailedPrecondition: this engine has no sender.
+  virtual base::Result<transfer::Withdrawal> WithdrawOffer(std::string_view transfer_id) = 0;
 
   // Refuses new requests and waits for the running ones, and for what they push to the store, until
   // `deadline`, then cancels the rest.

@@ -111,6 +111,8 @@ void EngineLoop::Handle(TransferDoneMessage& message) {
     base::Log(base::LogLevel::kWarn, "request {}: KV transfer failed: {}", request->id.value,
               outcome.status.ToString());
   }
+  if (outcome.offer_end == transfer::OfferEnd::kWithdrawn) ++stats_.offers_withdrawn;
+  if (outcome.offer_end == transfer::OfferEnd::kLeaseExpired) ++stats_.offers_expired;
   if (outcome.status.ok()) ++(request->send ? stats_.transfers_sent : stats_.transfers_received);
   if (request->finished()) {
     RetireUnlessFenced(*request);

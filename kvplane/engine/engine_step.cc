@@ -116,8 +116,11 @@ void EngineLoop::Start(RequestState& request) {
     return;
   }
   if (request.request.remote_decode) {
-    if (base::Status status = transfers_.Offer(request, deadline); !status.ok()) {
-      Finish(request, FinishReason::kFailed, status.Annotate("offering the KV"));
+    base::Status status = transfers_.Offer(request, deadline, options_.offer_lease);
+    if (!status.ok()) {
+      const bool withdrawn = status.code() == base::StatusCode::kCancelled;
+      Finish(request, withdrawn ? FinishReason::kCancelled : FinishReason::kFailed,
+             status.Annotate("offering the KV"));
       return;
     }
   }

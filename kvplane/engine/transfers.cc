@@ -26,13 +26,14 @@ transfer::OnComplete Transfers::PostCompletion(base::RequestId id) const {
   };
 }
 
-base::Status Transfers::Offer(RequestState& request, base::TimePoint deadline) {
+base::Status Transfers::Offer(RequestState& request, base::TimePoint deadline, base::Duration lease) {
   auto session = sender_->Offer({.transfer_id = request.request.remote_decode->transfer_id,
                                  .descriptor = Describe(request),
                                  .strategy = request.strategy,
                                  .profile = request.profile,
                                  .layers = request.pages->layers(),
                                  .deadline = deadline,
+                                 .lease = lease,
                                  .on_complete = PostCompletion(request.id)});
   if (!session.ok()) return session.status();
   request.send = *std::move(session);

@@ -26,7 +26,7 @@ class Transfers {
 
   // Offers the prompt's KV, whose pages exist; layers are posted later. On success transfer_open is set and
   // one TransferDoneMessage will come.
-  base::Status Offer(RequestState& request, base::TimePoint deadline);
+  base::Status Offer(RequestState& request, base::TimePoint deadline, base::Duration lease);
   // Asks for the prompt's KV, whose pages exist. On success transfer_open is set; at most one
   // FirstTokenMessage and then one TransferDoneMessage will come.
   base::Status Pull(RequestState& request, base::TimePoint deadline);

@@ -324,6 +324,17 @@ ApiResult<ApiRequest> ParseApiRequest(ApiKind kind, std::string_view body) {
   return request;
 }
 
+ApiResult<std::string> ParseWithdrawRequest(std::string_view body) {
+  const ApiResult<json> object = ParseJsonObject(body);
+  if (!object) return tl::make_unexpected(object.error());
+  std::string id;
+  JsonFields fields(*object);
+  if (fields.Find("transfer_id") == nullptr) fields.Fail("transfer_id", "is required");
+  fields.String("transfer_id", id);
+  if (!fields.ok()) return tl::make_unexpected(*fields.error());
+  return id;
+}
+
 ApiResult<TokenizeRequest> ParseTokenizeRequest(std::string_view body) {
   const ApiResult<json> object = ParseJsonObject(body);
   if (!object) return tl::make_unexpected(object.error());

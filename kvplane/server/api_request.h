@@ -69,6 +69,9 @@ struct ApiRequest {
 // `body` is the request's JSON text.
 ApiResult<ApiRequest> ParseApiRequest(ApiKind kind, std::string_view body);
 
+// {"transfer_id": string}: the id.
+ApiResult<std::string> ParseWithdrawRequest(std::string_view body);
+
 // {"prompt"| "text": string, "add_special_tokens": bool}
 struct TokenizeRequest {
   std::string text;

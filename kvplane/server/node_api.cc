@@ -15,6 +15,20 @@ using json = nlohmann::ordered_json;
 
 std::string Dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
 
+std::string_view NameOf(transfer::Withdrawal found) {
+  switch (found) {
+    case transfer::Withdrawal::kWithdrawn:
+      return "withdrawn";
+    case transfer::Withdrawal::kAborted:
+      return "aborted";
+    case transfer::Withdrawal::kEnded:
+      return "ended";
+    case transfer::Withdrawal::kUnknown:
+      return "unknown";
+  }
+  return "unknown";
+}
+
 }  // namespace
 
 NodeApi::NodeApi(NodeContext& node, ApiAuth auth, std::function<size_t()> connections)
@@ -30,6 +44,7 @@ std::vector<Route> NodeApi::Routes() {
       {"POST", "/v1/chat/completions", false, [this](const Ptr& e) { Complete(ApiKind::kChat, e); }},
       {"GET", "/v1/models", false, [this](const Ptr& e) { Models(e); }},
       {"GET", "/v1/kv/endpoint", false, [this](const Ptr& e) { KvEndpoint(e); }},
+      {"POST", "/v1/kv/withdraw", false, [this](const Ptr& e) { WithdrawKv(e); }},
       {"GET", "/metrics", false, [this](const Ptr& e) { Metrics(e); }},
       {"POST", "/tokenize", false, [this](const Ptr& e) { Tokenize(e); }},
       {"POST", "/detokenize", false, [this](const Ptr& e) { Detokenize(e); }},
@@ -101,6 +116,15 @@ void NodeApi::KvEndpoint(const std::shared_ptr<Exchange>& exchange) {
     body["kv_port"] = node_.info.kv_port;
   }
   Answer(exchange, JsonResponse(Dump(body)));
+}
+
+// Also while draining: what is withdrawn need not be waited for.
+void NodeApi::WithdrawKv(const std::shared_ptr<Exchange>& exchange) {
+  const ApiResult<std::string> id = ParseWithdrawRequest(exchange->request().body);
+  if (!id) return Answer(exchange, ErrorResponse(id.error()));
+  const base::Result<transfer::Withdrawal> found = node_.engine.WithdrawOffer(*id);
+  if (!found.ok()) return Answer(exchange, ErrorResponse(BadField("transfer_id", found.status().message())));
+  Answer(exchange, JsonResponse(Dump({{"transfer_id", *id}, {"result", NameOf(*found)}})));
 }
 
 void NodeApi::Metrics(const std::shared_ptr<Exchange>& exchange) {

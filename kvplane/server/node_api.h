@@ -32,6 +32,7 @@ class NodeApi {
   void Ready(const std::shared_ptr<Exchange>& exchange);
   void Models(const std::shared_ptr<Exchange>& exchange);
   void KvEndpoint(const std::shared_ptr<Exchange>& exchange);
+  void WithdrawKv(const std::shared_ptr<Exchange>& exchange);
   void Metrics(const std::shared_ptr<Exchange>& exchange);
   void Tokenize(const std::shared_ptr<Exchange>& exchange);
   void Detokenize(const std::shared_ptr<Exchange>& exchange);

@@ -366,6 +366,76 @@ TEST(NodeApiSafety, TokensGuardTheApi) {
   EXPECT_EQ(Call(node.port(), "GET", "/v1/models", "", "Authorization: Bearer wrong\r\n").status, 401);
   EXPECT_EQ(Call(node.port(), "GET", "/v1/models", "", "Authorization: Bearer secret\r\n").status, 200);
   EXPECT_EQ(Call(node.port(), "GET", "/health").status, 200);
+  EXPECT_EQ(Call(node.port(), "POST", "/v1/kv/withdraw", R"({"transfer_id": "t"})").status, 401);
+}
+
+// Nothing but the withdrawal can end these offers within the test's patience.
+DemoNodeOptions PatientPrefill() {
+  DemoNodeOptions options;
+  options.role = "prefill";
+  options.engine.transfer_timeout = std::chrono::minutes(10);
+  options.engine.offer_lease = std::chrono::minutes(10);
+  return options;
+}
+
+bool BecomesIdle(DemoNode& node) {
+  for (int i = 0; i < 6000 && node.engine().stats().blocks_used > 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return node.engine().stats().blocks_used == 0;
+}
+
+constexpr std::string_view kPrefillOnly =
+    R"({"prompt": "Once upon a time", "kv_transfer_params": {"do_remote_decode": true, "transfer_id": "t1"}})";
+
+TEST(NodeApiWithdrawUnit, WithdrawnKvFreesItsBlocks) {
+  DemoNode node(PatientPrefill());
+  PostJson(node.port(), "/v1/completions", kPrefillOnly);
+  EXPECT_GT(node.engine().stats().blocks_used, 0u);
+  EXPECT_EQ(PostJson(node.port(), "/v1/kv/withdraw", R"({"transfer_id": "t1"})"),
+            (json{{"transfer_id", "t1"}, {"result", "withdrawn"}}));
+  EXPECT_TRUE(BecomesIdle(node));
+  EXPECT_EQ(node.engine().stats().offers_withdrawn, 1u);
+  EXPECT_EQ(node.engine().stats().transfers_failed, 0u);
+  EXPECT_EQ(PostJson(node.port(), "/v1/kv/withdraw", R"({"transfer_id": "t1"})")["result"], "ended");
+  EXPECT_EQ(PostJson(node.port(), "/v1/kv/withdraw", R"({"transfer_id": "t2"})")["result"], "unknown");
+  const std::string metrics = Call(node.port(), "GET", "/metrics").body;
+  EXPECT_NE(metrics.find("\nkvplane_offers_dropped_total{reason=\"withdrawn\"} 1\n"), std::string::npos);
+  EXPECT_NE(metrics.find("\nkvplane_offers_dropped_total{reason=\"lease\"} 0\n"), std::string::npos);
+}
+
+// The order of a request and its withdrawal is not known where they take two connections.
+TEST(NodeApiWithdrawUnit, ARequestWithdrawnBeforeItCameIsCancelled) {
+  DemoNode node(PatientPrefill());
+  EXPECT_EQ(PostJson(node.port(), "/v1/kv/withdraw", R"({"transfer_id": "t1"})")["result"], "unknown");
+  PostJson(node.port(), "/v1/completions", kPrefillOnly, 499);
+  EXPECT_TRUE(BecomesIdle(node));
+  EXPECT_EQ(node.engine().stats().requests_cancelled, 1u);
+  EXPECT_EQ(node.engine().stats().requests_failed, 0u);
+}
+
+TEST(NodeApiWithdrawUnit, KvThatNobodyAsksForIsDroppedAndCounted) {
+  DemoNodeOptions options = PatientPrefill();
+  options.engine.offer_lease = std::chrono::milliseconds(1);
+  DemoNode node(options);
+  PostJson(node.port(), "/v1/completions", kPrefillOnly);
+  EXPECT_TRUE(BecomesIdle(node));
+  EXPECT_EQ(node.engine().stats().offers_expired, 1u);
+  EXPECT_EQ(node.engine().stats().transfers_failed, 1u);
+}
+
+TEST_F(NodeApiUnit, WithdrawalsThatMakeNoSense) {
+  DemoNode prefill(PatientPrefill());
+  const auto refused = [](uint16_t port, std::string_view body) {
+    return PostJson(port, "/v1/kv/withdraw", body, 400)["error"]["param"];
+  };
+  EXPECT_EQ(refused(port(), R"({"transfer_id": "t"})"), "transfer_id") << "this node serves no KV";
+  EXPECT_EQ(refused(prefill.port(), "{}"), "transfer_id");
+  EXPECT_EQ(refused(prefill.port(), R"({"transfer_id": 7})"), "transfer_id");
+  EXPECT_EQ(refused(prefill.port(), R"({"transfer_id": ""})"), "transfer_id");
+  EXPECT_EQ(refused(prefill.port(), fmt::format(R"({{"transfer_id": "{}"}})", std::string(129, 'x'))),
+            "transfer_id");
+  EXPECT_EQ(Call(prefill.port(), "GET", "/v1/kv/withdraw").status, 405);
 }
 
 TEST(NodeApiSafety, BodiesAreNotReadWithoutAToken) {

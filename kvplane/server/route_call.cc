@@ -20,10 +20,36 @@ constexpr size_t kMaxUnsentBytes = 256 << 10;
 // Prefill nodes tried for one request.
 constexpr uint32_t kMaxPrefillFailures = 2;
 
+// A prefill node that does not take an id back in this time drops the KV when its lease ends.
+constexpr base::Duration kWithdrawTimeout = std::chrono::seconds(2);
+
+// How an answer says that its KV did not come from the prefill node. Quotes inside text are escaped, so this
+// is never part of what was generated.
+constexpr std::string_view kRecomputedMark = R"("source":"recompute")";
+
+// Finds the mark in an answer that comes in pieces.
+class RecomputeWatch {
+ public:
+  void Feed(std::string_view piece) {
+    tail_ += piece;
+    seen_ = seen_ || tail_.find(kRecomputedMark) != std::string::npos;
+    if (tail_.size() >= kRecomputedMark.size()) tail_.erase(0, tail_.size() - kRecomputedMark.size() + 1);
+  }
+  bool seen() const { return seen_; }
+
+ private:
+  std::string tail_;
+  bool seen_ = false;
+};
+
 base::TimePoint Now() { return base::Clock::System().Now(); }
 
 // Another node may well answer where this one refuses for want of room or a fault of its own.
 bool IsRetryable(int status) { return status == 429 || status >= 500; }
+
+bool IsWithdrawalResult(std::string_view text) {
+  return text == "withdrawn" || text == "aborted" || text == "ended" || text == "unknown";
+}
 
 // The error that a node answers between its SIGTERM and its end (api_error.h).
 bool IsDraining(const std::string& body) {
@@ -104,12 +130,15 @@ asio::awaitable<RouteCall::Outcome> RouteCall::Attempt(const NodeChoice& choice)
   decode_lease_.emplace(router_.pool, *choice.decode, choice.prefill ? 0 : prefill_bytes_);
   decode_ = router_.client.NewCall(router_.pool.node(*choice.decode).endpoint);
   prefill_ = nullptr;
+  kv_fetched_ = false;
   std::string body = request_.plain_body();
   if (choice.prefill) {
     const PoolNode& source = router_.pool.node(*choice.prefill);
     const std::string transfer_id = RandomHex(kTransferIdBytes);
     body = request_.DecodeBody({transfer_id, source.engine_id, source.kv_host, source.kv_port});
     prefill_ = std::make_shared<PrefillTry>();
+    prefill_->node = *choice.prefill;
+    prefill_->transfer_id = transfer_id;
     prefill_->call = router_.client.NewCall(source.endpoint);
     asio::co_spawn(
         router_.loop.context(),
@@ -122,17 +151,58 @@ asio::awaitable<RouteCall::Outcome> RouteCall::Attempt(const NodeChoice& choice)
   router_.metrics.CountPlacement(choice.prefill ? "split" : "plain");
   const Outcome outcome = co_await Decode(*choice.decode, body);
   decode_lease_.reset();
-  // Whatever the prefill node still does for this attempt is of no use without its decode node.
-  if (prefill_ && !prefill_->ended && outcome != Outcome::kAnswered) prefill_->call->Abort();
+  if (prefill_ && !prefill_->failed && !kv_fetched_) GiveUpPrefill();
   if (outcome == Outcome::kDecodeFailed && prefill_ && prefill_->failed) co_return Outcome::kPrefillFailed;
   co_return outcome;
+}
+
+void RouteCall::GiveUpPrefill() {
+  prefill_->given_up = true;
+  if (!prefill_->ended) prefill_->call->Abort();
+  // The node may have offered the KV all the same, or may be about to: it has finished, or reads the request
+  // before it sees its connection close.
+  asio::co_spawn(
+      router_.loop.context(),
+      [self = shared_from_this(), node = prefill_->node,
+       id = prefill_->transfer_id]() -> asio::awaitable<void> { co_await self->WithdrawKv(node, id); },
+      asio::detached);
+}
+
+asio::awaitable<void> RouteCall::WithdrawKv(size_t node, std::string transfer_id) {
+  const std::string body = nlohmann::json{{"transfer_id", transfer_id}}.dump();
+  const HttpRequest request = NodeRequest("/v1/kv/withdraw", body);
+  const base::TimePoint deadline = Now() + kWithdrawTimeout;
+  const std::shared_ptr<HttpCall> call = router_.client.NewCall(router_.pool.node(node).endpoint);
+  base::Status status = co_await call->Start(request, deadline, /*repeatable=*/true);
+  std::string result = "failed";
+  if (status.ok()) {
+    const base::Result<std::string> answer = co_await call->ReadAll(deadline);
+    status = answer.status();
+    if (status.ok()) {
+      const auto fields = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
+      const bool understood = call->status() == 200 && fields.is_object() && fields.contains("result") &&
+                              fields["result"].is_string();
+      if (understood) {
+        result = fields["result"].get<std::string>();
+      } else {
+        status = base::Unavailable("answered {}", call->status());
+      }
+    }
+  }
+  // A hostile node must not make the router keep arbitrary names.
+  if (!IsWithdrawalResult(result)) result = "failed";
+  router_.metrics.CountWithdrawal(result);
+  if (!status.ok()) {
+    base::Log(base::LogLevel::kWarn, "{} keeps KV that nobody will fetch, until its lease ends: {}",
+              router_.pool.node(node).endpoint.Authority(), status.ToString());
+  }
 }
 
 asio::awaitable<void> RouteCall::Prefill(size_t node, uint64_t bytes, std::string body,
                                          std::shared_ptr<PrefillTry> prefill,
                                          std::shared_ptr<HttpCall> decode) {
   const NodeLease lease(router_.pool, node, bytes);
-  const HttpRequest request = NodeRequest(std::move(body));
+  const HttpRequest request = NodeRequest(exchange_->request().path(), std::move(body));
   base::Status status = co_await prefill->call->Start(request, deadline_, /*repeatable=*/true);
   if (status.ok()) {
     const base::Result<std::string> answer = co_await prefill->call->ReadAll(deadline_);
@@ -150,7 +220,7 @@ asio::awaitable<void> RouteCall::Prefill(size_t node, uint64_t bytes, std::strin
     router_.pool.MarkDown(node, status.message());
   }
   prefill->ended = true;
-  if (status.ok() || exchange_->gone()) co_return;
+  if (status.ok() || exchange_->gone() || prefill->given_up) co_return;
   prefill->failed = true;
   last_error_ = status;
   // The decode node waits for KV that will not come. Unless it is past that, start it over without.
@@ -158,7 +228,7 @@ asio::awaitable<void> RouteCall::Prefill(size_t node, uint64_t bytes, std::strin
 }
 
 asio::awaitable<RouteCall::Outcome> RouteCall::Decode(size_t node, const std::string& body) {
-  const HttpRequest request = NodeRequest(body);
+  const HttpRequest request = NodeRequest(exchange_->request().path(), body);
   // A generation may be sent twice: the node sees the first connection close and stops.
   const base::Status started = co_await decode_->Start(request, deadline_, /*repeatable=*/true);
   if (!started.ok()) {
@@ -192,6 +262,7 @@ asio::awaitable<RouteCall::Outcome> RouteCall::PassWhole(size_t node) {
     refusal_ = std::move(response);
     co_return Outcome::kDecodeFailed;
   }
+  kv_fetched_ = response.status == 200 && response.body.find(kRecomputedMark) == std::string::npos;
   first_byte_ = Now();
   Finish(std::move(response));
   co_return Outcome::kAnswered;
@@ -203,8 +274,10 @@ asio::awaitable<RouteCall::Outcome> RouteCall::PassStream() {
   first_byte_ = Now();
   decode_lease_->EndPrefill();
   exchange_->BeginStream(CopyHead());
+  RecomputeWatch watch;
   while (piece.ok() && !piece->empty() && !exchange_->gone()) {
     exchange_->Write(*piece);
+    watch.Feed(*piece);
     while (exchange_->buffered_bytes() > kMaxUnsentBytes && !exchange_->gone() && Now() < deadline_) {
       co_await wake_.WaitUntil(deadline_);
     }
@@ -220,16 +293,17 @@ asio::awaitable<RouteCall::Outcome> RouteCall::PassStream() {
     exchange_->Write(SseEvent(ErrorJson(error)));
     RecordAnswer(error.status);
   } else {
+    kv_fetched_ = !watch.seen();
     RecordAnswer(200);
   }
   exchange_->End();
   co_return Outcome::kAnswered;
 }
 
-HttpRequest RouteCall::NodeRequest(std::string body) const {
+HttpRequest RouteCall::NodeRequest(std::string_view target, std::string body) const {
   HttpRequest request;
   request.method = "POST";
-  request.target = exchange_->request().path();
+  request.target = target;
   request.headers.Set("Content-Type", "application/json");
   const std::string& token = router_.pool.token();
   if (!token.empty()) {

@@ -41,9 +41,12 @@ class RouteCall : public std::enable_shared_from_this<RouteCall> {
 
   // The prefill half of one attempt.
   struct PrefillTry {
+    size_t node = 0;
+    std::string transfer_id;
     std::shared_ptr<HttpCall> call;
     bool ended = false;
     bool failed = false;
+    bool given_up = false;  // by this call: its end tells nothing
   };
 
   asio::awaitable<void> Run();
@@ -52,11 +55,14 @@ class RouteCall : public std::enable_shared_from_this<RouteCall> {
   void LeaveOut(Outcome outcome, const NodeChoice& choice, ChoiceRequest& wanted);
   asio::awaitable<void> Prefill(size_t node, uint64_t bytes, std::string body,
                                 std::shared_ptr<PrefillTry> prefill, std::shared_ptr<HttpCall> decode);
+  // What the prefill node computes or holds for the attempt that is over is of no use to anybody.
+  void GiveUpPrefill();
+  asio::awaitable<void> WithdrawKv(size_t node, std::string transfer_id);
   asio::awaitable<Outcome> Decode(size_t node, const std::string& body);
   asio::awaitable<Outcome> PassWhole(size_t node);
   asio::awaitable<Outcome> PassStream();
   Outcome DecodeLost(const base::Status& status);
-  HttpRequest NodeRequest(std::string body) const;
+  HttpRequest NodeRequest(std::string_view target, std::string body) const;
   HttpResponse CopyHead() const;
   void Finish(HttpResponse response);
   void RecordAnswer(int status);
@@ -71,6 +77,7 @@ class RouteCall : public std::enable_shared_from_this<RouteCall> {
   std::shared_ptr<HttpCall> decode_;
   std::optional<NodeLease> decode_lease_;
   std::shared_ptr<PrefillTry> prefill_;
+  bool kv_fetched_ = false;     // this attempt's: the whole answer is here and was made from it
   uint64_t prefill_bytes_ = 0;  // that this attempt's prefill has to compute
   uint32_t prefill_failures_ = 0;
   uint32_t decode_failures_ = 0;

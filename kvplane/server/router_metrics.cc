@@ -42,12 +42,17 @@ struct RouterMetrics::State {
   State()
       : http(AddCounter("kvplane_http_requests_total", "HTTP requests answered, by route and status")),
         retries(AddCounter("kvplane_router_retries_total", "Attempts given up, by reason")),
+        withdrawals(AddCounter("kvplane_router_withdrawals_total",
+                               "KV withdrawn from prefill nodes, by what they found")),
         placements(AddCounter("kvplane_router_placements_total",
                               "Attempts started: split over two nodes, or plain on one")),
         prompt_bytes(AddCounter("kvplane_router_prompt_bytes_total",
                                 "Prompt bytes placed, by whether the node had got their prefix before")),
         first_byte(AddHistogram("kvplane_router_first_byte_seconds", "Request to first byte of the answer")),
         total(AddHistogram("kvplane_router_total_seconds", "Request to end of the answer")) {
+    for (const char* result : {"withdrawn", "aborted", "ended", "unknown", "failed"}) {
+      withdrawals.Add({{"result", result}});
+    }
     const BuildInfo build = CurrentBuild();
     prometheus::BuildGauge()
         .Name("kvplane_build_info")
@@ -71,6 +76,7 @@ struct RouterMetrics::State {
   prometheus::Registry registry;
   prometheus::Family<prometheus::Counter>& http;
   prometheus::Family<prometheus::Counter>& retries;
+  prometheus::Family<prometheus::Counter>& withdrawals;
   prometheus::Family<prometheus::Counter>& placements;
   prometheus::Family<prometheus::Counter>& prompt_bytes;
   prometheus::Histogram& first_byte;
@@ -86,6 +92,10 @@ void RouterMetrics::CountHttp(std::string_view route, int status) {
 
 void RouterMetrics::CountRetry(std::string_view reason) {
   state_->retries.Add({{"reason", std::string(reason)}}).Increment();
+}
+
+void RouterMetrics::CountWithdrawal(std::string_view result) {
+  state_->withdrawals.Add({{"result", std::string(result)}}).Increment();
 }
 
 void RouterMetrics::CountPlacement(std::string_view placement) {

@@ -29,6 +29,8 @@ class RouterMetrics {
   void CountHttp(std::string_view route, int status);
   // Why an attempt was given up: "prefill_failed", "decode_failed".
   void CountRetry(std::string_view reason);
+  // KV taken back from a prefill node, by what the node found, or "failed".
+  void CountWithdrawal(std::string_view result);
   // "split" or "plain".
   void CountPlacement(std::string_view placement);
   // Prompt bytes placed, and how many of them the node is expected to hold already.

@@ -192,6 +192,10 @@ TEST_F(RouterUnit, SplitGenerationEqualsTheGoldenOne) {
   EXPECT_NE(stream.body.find("\"source\":\"transfer\""), std::string::npos);
   EXPECT_NE(stream.body.find("affine(bits=8"), std::string::npos) << stream.body;
   EXPECT_EQ(MetricsOf(router_, "kvplane_router_placements_total{placement=\"split\"}"), 2);
+  for (const std::string result : {"withdrawn", "aborted", "ended", "unknown", "failed"}) {
+    EXPECT_EQ(MetricsOf(router_, fmt::format("kvplane_router_withdrawals_total{{result=\"{}\"}}", result)), 0)
+        << "what was delivered is not withdrawn";
+  }
 }
 
 TEST_F(RouterUnit, WhatCannotBeSplitRunsOnTheDecodeNode) {
@@ -248,6 +252,139 @@ TEST_F(RouterUnit, ClientsThatLeaveAreCancelledOnBothNodes) {
     std::this_thread::sleep_for(milliseconds(5));
   }
   EXPECT_EQ(decode_.engine().stats().requests_cancelled, 1u);
+}
+
+// A prefill node whose offers end only when they are withdrawn or delivered, with a decode node of the test's
+// that is asked for its answer when the prefill node has given its own.
+class RouterWithdraws : public ::testing::Test {
+ protected:
+  RouterWithdraws() : prefill_(PatientPrefill()) {}
+
+  static testing::DemoNodeOptions PatientPrefill() {
+    testing::DemoNodeOptions options = NodeOptions("prefill", 0);
+    options.engine.transfer_timeout = std::chrono::minutes(10);
+    options.engine.offer_lease = std::chrono::minutes(10);
+    return options;
+  }
+  // Until the prefill node holds KV and nothing runs on it. False after a minute.
+  bool AwaitOffer() {
+    return Eventually([&] { return prefill_.engine().stats().requests_finished == 1; });
+  }
+  ScriptedNode::Script WhenOffered(const ScriptedNode::Script& then) {
+    return [this, then](const std::shared_ptr<Exchange>& exchange) {
+      EXPECT_TRUE(AwaitOffer());
+      then(exchange);
+    };
+  }
+  static bool Eventually(const std::function<bool()>& condition) {
+    for (int i = 0; i < 12'000 && !condition(); ++i) std::this_thread::sleep_for(milliseconds(5));
+    return condition();
+  }
+  RouterOptions Options(const ScriptedNode& decode) {
+    RouterOptions options;
+    options.prefill = {prefill_.url()};
+    options.decode = {decode.url()};
+    return options;
+  }
+  void ExpectWithdrawn(const RunningRouter& router) {
+    EXPECT_TRUE(Eventually([&] { return prefill_.engine().stats().blocks_used == 0; }));
+    EXPECT_EQ(prefill_.engine().stats().offers_withdrawn, 1u);
+    EXPECT_TRUE(Eventually(
+        [&] { return MetricsOf(router, R"(kvplane_router_withdrawals_total{result="withdrawn"})") == 1; }));
+  }
+
+  DemoNode prefill_;
+};
+using RouterWithdrawsSafety = RouterWithdraws;
+using RouterWithdrawsUnit = RouterWithdraws;
+
+TEST_F(RouterWithdrawsSafety, KvThatADecodeNodeRefused) {
+  ScriptedNode decode(WhenOffered(Busy));
+  RunningRouter router(Options(decode));
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 429);
+  ExpectWithdrawn(router);
+}
+
+TEST_F(RouterWithdrawsSafety, KvThatADyingDecodeNodeDidNotFetch) {
+  ScriptedNode decode(WhenOffered(Die));
+  RunningRouter router(Options(decode));
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 503);
+  ExpectWithdrawn(router);
+}
+
+TEST_F(RouterWithdrawsSafety, KvOfAnAnswerThatBrokeOff) {
+  ScriptedNode decode(WhenOffered(DieInMidStream));
+  RunningRouter router(Options(decode));
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  Call(router.port(), "POST", "/v1/completions", R"({"prompt": "x", "max_tokens": 4, "stream": true})");
+  ExpectWithdrawn(router);
+}
+
+TEST_F(RouterWithdrawsSafety, KvOfAClientThatLeft) {
+  ScriptedNode decode(Hang);
+  RunningRouter router(Options(decode));
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  RawClient client(router.port());
+  client.Send(fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
+                          kBody.size(), kBody));
+  ASSERT_TRUE(AwaitOffer());
+  client.Close();
+  ExpectWithdrawn(router);
+}
+
+TEST_F(RouterWithdrawsUnit, KvThatTheDecodeNodeComputedItself) {
+  ScriptedNode decode(WhenOffered([](const std::shared_ptr<Exchange>& exchange) {
+    exchange->Respond(
+        JsonResponse(R"({"kvplane":{"source":"recompute","recompute_reason":"no way there"}})"));
+  }));
+  RunningRouter router(Options(decode));
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 200);
+  ExpectWithdrawn(router);
+}
+
+TEST_F(RouterWithdrawsUnit, KvThatTheDecodeNodeComputedItselfAndSaysSoInPieces) {
+  ScriptedNode decode(WhenOffered([](const std::shared_ptr<Exchange>& exchange) {
+    HttpResponse head;
+    head.headers.Set("Content-Type", "text/event-stream");
+    exchange->BeginStream(std::move(head));
+    exchange->Write(R"(data: {"kvplane":{"source":"recom)");
+    exchange->OnDrained([weak = std::weak_ptr<Exchange>(exchange), last = false]() mutable {
+      const auto alive = weak.lock();
+      if (alive == nullptr || std::exchange(last, true)) return;
+      alive->Write("pute\"}}\n\n");
+      alive->End();
+    });
+  }));
+  RunningRouter router(Options(decode));
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  const RawResponse answer =
+      Call(router.port(), "POST", "/v1/completions", R"({"prompt": "x", "max_tokens": 4, "stream": true})");
+  EXPECT_EQ(answer.body, "data: {\"kvplane\":{\"source\":\"recompute\"}}\n\n");
+  ExpectWithdrawn(router);
+}
+
+TEST(RouterSafety, APrefillNodeThatDoesNotTakeKvBackCostsNothing) {
+  ScriptedNode prefill(AnswerOk, /*serves_kv=*/true);
+  ScriptedNode decode([&prefill](const std::shared_ptr<Exchange>& exchange) {
+    while (prefill.calls() == 0) std::this_thread::sleep_for(milliseconds(1));
+    Busy(exchange);
+  });
+  RouterOptions options;
+  options.prefill = {prefill.url()};
+  options.decode = {decode.url()};
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 429);
+  for (int i = 0; i < 12'000 && prefill.calls() < 2; ++i) std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_EQ(prefill.calls(), 2) << "once, whatever it says";
+  for (int i = 0; i < 12'000; ++i) {
+    if (MetricsOf(router, R"(kvplane_router_withdrawals_total{result="failed"})") == 1) break;
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_EQ(MetricsOf(router, R"(kvplane_router_withdrawals_total{result="failed"})"), 1);
 }
 
 TEST(RouterSafety, WithoutPrefillNodeTheDecodeNodeDoesAll) {

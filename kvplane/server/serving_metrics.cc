@@ -66,6 +66,10 @@ void AddEngineTotals(FamilyList& list, const engine::EngineStats& stats) {
             {{{"direction", "received"}}, double(stats.transfers_received)}});
   list.Counter("kvplane_transfers_failed_total", "KV transfers that failed, both directions",
                double(stats.transfers_failed));
+  list.Add(MetricType::Counter, "kvplane_offers_dropped_total",
+           "KV offered and never delivered: withdrawn by who asked for it, or not asked for within its lease",
+           {{{{"reason", "withdrawn"}}, double(stats.offers_withdrawn)},
+            {{{"reason", "lease"}}, double(stats.offers_expired)}});
   list.Add(
       MetricType::Counter, "kvplane_kv_bytes_total",
       "Bytes of KV moved: raw as bf16, wire as sent with all overhead",

@@ -34,6 +34,9 @@ class CoreKvSender final : public KvSender {
     KVPLANE_ASSIGN_OR_RETURN(auto transfer, core_->Offer(std::move(offer)));
     return std::shared_ptr<SendSession>(std::make_shared<CoreSendSession>(core_, std::move(transfer)));
   }
+  base::Result<Withdrawal> Withdraw(std::string_view transfer_id) override {
+    return core_->Withdraw(transfer_id);
+  }
   base::Status CheckStrategy(const codec::Strategy& strategy,
                              std::shared_ptr<const codec::ModelProfile> profile) override {
     return core_->CheckStrategy(strategy, std::move(profile));

@@ -5,9 +5,10 @@
 // prompt and posts layers while the forward pass runs; a decode node connects and PULLs the same id, before
 // or after; tiles are encoded on codec threads, ordered on the shared link by (deadline, layer) and written
 // under the receiver's byte credits; the receiver's ACK (or a NACK, timeout, disconnect or Cancel) ends it.
-// Because the decode node pulls, the same path serves a router that starts both nodes at once (layers stream
-// while later layers are computed) and a vLLM-style proxy that calls the nodes one after the other (the KV
-// waits, until the offer's deadline).
+// KV that nobody will fetch ends earlier: who drives the request withdraws it by its id, and where nobody
+// does, its lease runs out. Because the decode node pulls, the same path serves a router that starts both
+// nodes at once (layers stream while later layers are computed) and a vLLM-style proxy that calls the nodes
+// one after the other (the KV waits, until the offer's deadline).
 //
 // Ownership: the caller keeps pages alive and unmodified from PostLayer() until `on_complete`, which is
 // called exactly once per offer, on a thread of the sender, after the last access to the pages. Thread
@@ -18,7 +19,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvplane/base/clock.h"
@@ -53,6 +56,9 @@ struct KvOffer {
   std::span<const tensor::LayerPages> layers;  // [layers]; copied (addresses, not pages)
   uint32_t first_page_head = 0;                // the head of the pages where the descriptor's begin
   base::TimePoint deadline;                    // the transfer fails with kDeadlineExceeded at this time
+  // How long complete KV (every layer posted, and the first token where one is expected) waits for a decode
+  // node to ask for it. None: until the deadline.
+  std::optional<base::Duration> lease{};
   OnComplete on_complete;
   // The transfer is complete only after PostFirstToken(), so that the token is never lost behind a fast
   // acknowledgement. False for transfers without one.
@@ -78,6 +84,18 @@ class SendSession {
   virtual void Cancel(std::string_view reason) = 0;
 };
 
+// What Withdraw() found.
+enum class Withdrawal : uint8_t {
+  kWithdrawn,  // offered, and nobody had asked for it
+  kAborted,    // a decode node was fetching it, and has been told that the rest will not come
+  kEnded,      // it was over already: delivered, failed or withdrawn
+  kUnknown,    // not offered here, as far as is remembered
+};
+
+// How long a withdrawn id is refused to later offers: what was on its way to this node when its driver gave
+// it up (a request queued, or still in a socket) comes within that time or finds its client gone.
+constexpr base::Duration kWithdrawnMemory = std::chrono::seconds(60);
+
 class KvSender {
  public:
   virtual ~KvSender() = default;  // cancels what is open, joins its threads
@@ -86,8 +104,15 @@ class KvSender {
 
   // kInvalidArgument (bad id, duplicate id, pages that do not fit the descriptor), kUnimplemented (dtype or
   // strategy), kFailedPrecondition (the strategy needs a profile: none given, or of another model),
-  // kResourceExhausted (max_offers). `on_complete` comes only for an offer that was taken.
+  // kResourceExhausted (max_offers), kCancelled (withdrawn before it was offered). `on_complete` comes only
+  // for an offer that was taken.
   virtual base::Result<std::shared_ptr<SendSession>> Offer(KvOffer offer) = 0;
+
+  // Nobody wants the KV of this transfer any more: it ends with kCancelled, `on_complete` follows as ever
+  // after the last access to the pages, and pulls of it, waiting or to come, are refused. A fetch that is
+  // under way is aborted: who withdraws has given up the decode node that fetches. Idempotent; offers of the
+  // id are refused for kWithdrawnMemory. kInvalidArgument: not a transfer id.
+  virtual base::Result<Withdrawal> Withdraw(std::string_view transfer_id) = 0;
 
   // What Offer() would say of this strategy; a strategy asked for once is ready for later offers.
   virtual base::Status CheckStrategy(const codec::Strategy& strategy,

@@ -9,9 +9,6 @@
 namespace kvplane::transfer {
 namespace {
 
-// Ends of transfers remembered for late PULLs.
-constexpr size_t kMaxEnded = 1024;
-
 // Frames of the connection itself waiting for the wire; a peer that causes more without reading is cut off.
 constexpr size_t kMaxControlFrames = 16384;
 
@@ -101,6 +98,7 @@ base::Result<std::shared_ptr<SendTransfer>> SenderCore::Offer(KvOffer offer) {
   transfer->id = std::move(offer.transfer_id);
   transfer->descriptor = offer.descriptor;
   transfer->deadline = offer.deadline;
+  transfer->lease = offer.lease;
   transfer->expects_first_token = offer.expects_first_token;
   transfer->on_complete = std::move(offer.on_complete);
   transfer->posted.resize(offer.descriptor.geometry.layers);
@@ -111,14 +109,15 @@ base::Result<std::shared_ptr<SendTransfer>> SenderCore::Offer(KvOffer offer) {
   if (offers_.size() >= options_.max_offers) {
     return base::ResourceExhausted("{} transfers are open, the limit of max_offers", offers_.size());
   }
+  if (const EndedTransfer* end = FindEndedLocked(transfer->id); end != nullptr) {
+    if (Now() < end->withdrawn_until) return end->status;
+    ForgetEndLocked(transfer->id);
+  }
   if (!offers_.emplace(transfer->id, transfer).second) {
     return base::InvalidArgument("transfer id \"{}\" is already offered", transfer->id);
   }
   transfer->sequence = next_sequence_++;
   deadlines_.emplace(std::pair(transfer->deadline, transfer->sequence), transfer);
-  if (ended_.erase(transfer->id) > 0) {
-    ended_order_.erase(std::find(ended_order_.begin(), ended_order_.end(), transfer->id));
-  }
   if (const auto found = waiting_.find(transfer->id); found != waiting_.end()) {
     const WaitingPull pull = found->second;
     waiting_.erase(found);
@@ -147,6 +146,7 @@ void SenderCore::PostLayer(const std::shared_ptr<SendTransfer>& transfer, uint32
   if (tokens > 0 && transfer->posted[layer] == total &&
       ++transfer->layers_posted == transfer->posted.size()) {
     transfer->prefill_end = Now();
+    StartLeaseLocked(transfer);
   }
   UpdateRunnableLocked(transfer);
 }
@@ -155,6 +155,7 @@ void SenderCore::PostFirstToken(const std::shared_ptr<SendTransfer>& transfer, F
   base::MutexLock lock(mutex_);
   if (transfer->finished || transfer->first_token.has_value()) return;
   transfer->first_token = std::move(token);
+  StartLeaseLocked(transfer);
   if (transfer->link == nullptr) return;
   PushLocked(transfer->link, EncodeFrame(transfer->stream, FirstTokenFrame{*transfer->first_token}),
              transfer);
@@ -189,6 +190,7 @@ uint64_t SenderCore::backlog_bytes() const {
 void SenderCore::AttachLocked(const std::shared_ptr<SendTransfer>& transfer,
                               const std::shared_ptr<SenderLink>& link, uint32_t stream, const PullFrame& pull,
                               uint64_t bytes_received) {
+  EndLeaseLocked(*transfer);
   transfer->link = link;
   transfer->stream = stream;
   transfer->bytes_wire += bytes_received;
@@ -267,7 +269,11 @@ void SenderCore::FinishLocked(const std::shared_ptr<SendTransfer>& transfer, bas
   TransferOutcome& outcome = transfer->outcome;
   outcome.status = std::move(status);
   if (transfer->posted_bytes > 0) outcome.times.wall = Now() - transfer->first_post;
-  RememberEndLocked(*transfer);
+  EndLeaseLocked(*transfer);
+  RememberEndLocked(
+      transfer->id,
+      {outcome.status.ok() ? base::NotFound("transfer \"{}\" has already been delivered", transfer->id)
+                           : outcome.status.Annotate("the transfer has ended")});
   offers_.erase(transfer->id);
   deadlines_.erase({transfer->deadline, transfer->sequence});
   backlog_bytes_ -= transfer->posted_bytes;
@@ -309,18 +315,6 @@ void SenderCore::QueueCallbackLocked(const std::shared_ptr<SendTransfer>& transf
   wake_housekeeper_.NotifyAll();
 }
 
-void SenderCore::RememberEndLocked(const SendTransfer& transfer) {
-  const base::Status status = transfer.outcome.status.ok()
-                                  ? base::NotFound("transfer \"{}\" has already been delivered", transfer.id)
-                                  : transfer.outcome.status.Annotate("the transfer has ended");
-  if (!ended_.emplace(transfer.id, status).second) return;
-  ended_order_.push_back(transfer.id);
-  if (ended_order_.size() > kMaxEnded) {
-    ended_.erase(ended_order_.front());
-    ended_order_.pop_front();
-  }
-}
-
 // Ends what has run out of time; returns when to look again.
 base::TimePoint SenderCore::ExpireLocked(base::TimePoint now) {
   while (!deadlines_.empty() && deadlines_.begin()->first.first <= now) {
@@ -329,8 +323,10 @@ base::TimePoint SenderCore::ExpireLocked(base::TimePoint now) {
                               "the transfer's deadline passed ({})",
                               transfer->link == nullptr ? "nobody pulled it" : "tiles still to deliver"));
   }
+  ExpireLeasesLocked(now);
   base::TimePoint next = now + kHousekeepingInterval;
   if (!deadlines_.empty()) next = std::min(next, deadlines_.begin()->first.first);
+  if (!leases_.empty()) next = std::min(next, leases_.begin()->first.first);
   for (auto at = waiting_.begin(); at != waiting_.end();) {
     const WaitingPull& pull = at->second;
     if (pull.expires > now) {

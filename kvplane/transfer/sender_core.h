@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -55,6 +56,8 @@ class SenderCore {
   void Cancel(const std::shared_ptr<SendTransfer>& transfer, std::string_view reason)
       KVPLANE_EXCLUDES(mutex_);
 
+  base::Result<Withdrawal> Withdraw(std::string_view id) KVPLANE_EXCLUDES(mutex_);
+
   std::string endpoint() const { return listener_->endpoint(); }
   uint64_t backlog_bytes() const KVPLANE_EXCLUDES(mutex_);
 
@@ -82,12 +85,20 @@ class SenderCore {
   void AbortLocked(const std::shared_ptr<SendTransfer>& transfer, base::Status status)
       KVPLANE_REQUIRES(mutex_);
   void QueueCallbackLocked(const std::shared_ptr<SendTransfer>& transfer) KVPLANE_REQUIRES(mutex_);
-  void RememberEndLocked(const SendTransfer& transfer) KVPLANE_REQUIRES(mutex_);
   void AttachLocked(const std::shared_ptr<SendTransfer>& transfer, const std::shared_ptr<SenderLink>& link,
                     uint32_t stream, const PullFrame& pull, uint64_t bytes_received) KVPLANE_REQUIRES(mutex_);
   void MaybeDoneLocked(const std::shared_ptr<SendTransfer>& transfer) KVPLANE_REQUIRES(mutex_);
   void PushLocked(const std::shared_ptr<SenderLink>& link, std::vector<std::byte> frame,
                   std::shared_ptr<SendTransfer> transfer = nullptr) KVPLANE_REQUIRES(mutex_);
+
+  // sender_unused.cc: KV that nobody fetches
+  void StartLeaseLocked(const std::shared_ptr<SendTransfer>& transfer) KVPLANE_REQUIRES(mutex_);
+  void EndLeaseLocked(SendTransfer& transfer) KVPLANE_REQUIRES(mutex_);
+  void ExpireLeasesLocked(base::TimePoint now) KVPLANE_REQUIRES(mutex_);
+  void RememberEndLocked(std::string_view id, EndedTransfer end) KVPLANE_REQUIRES(mutex_);
+  // Null: nothing is known of it.
+  const EndedTransfer* FindEndedLocked(std::string_view id) const KVPLANE_REQUIRES(mutex_);
+  void ForgetEndLocked(std::string_view id) KVPLANE_REQUIRES(mutex_);
 
   // sender_core.cc: housekeeping
   void Housekeep() KVPLANE_EXCLUDES(mutex_);
@@ -144,12 +155,16 @@ class SenderCore {
   bool stopping_ KVPLANE_GUARDED_BY(mutex_) = false;
   bool drained_ KVPLANE_GUARDED_BY(mutex_) = false;  // all other threads are gone
   uint64_t next_sequence_ KVPLANE_GUARDED_BY(mutex_) = 1;
-  std::map<std::string, std::shared_ptr<SendTransfer>> offers_ KVPLANE_GUARDED_BY(mutex_);  // by id
+  std::map<std::string, std::shared_ptr<SendTransfer>, std::less<>> offers_
+      KVPLANE_GUARDED_BY(mutex_);  // by id
   std::map<std::pair<base::TimePoint, uint64_t>, std::shared_ptr<SendTransfer>> deadlines_
       KVPLANE_GUARDED_BY(mutex_);
-  std::map<std::string, WaitingPull> waiting_ KVPLANE_GUARDED_BY(mutex_);  // by transfer id
+  // Complete, and not asked for: by the time they are dropped.
+  std::map<std::pair<base::TimePoint, uint64_t>, std::shared_ptr<SendTransfer>> leases_
+      KVPLANE_GUARDED_BY(mutex_);
+  std::map<std::string, WaitingPull, std::less<>> waiting_ KVPLANE_GUARDED_BY(mutex_);  // by transfer id
   // How recent transfers ended, so that a late PULL is answered at once.
-  std::map<std::string, base::Status> ended_ KVPLANE_GUARDED_BY(mutex_);
+  std::map<std::string, EndedTransfer, std::less<>> ended_ KVPLANE_GUARDED_BY(mutex_);
   std::deque<std::string> ended_order_ KVPLANE_GUARDED_BY(mutex_);
   std::map<TileOrder, std::shared_ptr<SendTransfer>> runnable_ KVPLANE_GUARDED_BY(mutex_);
   std::map<uint64_t, std::shared_ptr<SenderLink>> links_ KVPLANE_GUARDED_BY(mutex_);

@@ -170,8 +170,8 @@ base::Status SenderCore::HandlePullLocked(const std::shared_ptr<SenderLink>& lin
     }
     return base::Status::Ok();
   }
-  if (const auto found = ended_.find(pull.transfer_id); found != ended_.end()) {
-    RefusePullLocked(link, stream, found->second);
+  if (const EndedTransfer* end = FindEndedLocked(pull.transfer_id); end != nullptr) {
+    RefusePullLocked(link, stream, end->status);
     return base::Status::Ok();
   }
   if (waiting_.size() >= kMaxWaitingPulls || link->waiting.size() >= kMaxWaitingPullsPerLink) {

@@ -55,6 +55,7 @@ struct SendTransfer {
   TileGrid grid;
   PageTable pages;
   base::TimePoint deadline;
+  std::optional<base::Duration> lease;
   bool expects_first_token = true;
 
   // guarded: progress
@@ -72,6 +73,8 @@ struct SendTransfer {
   std::optional<FirstToken> first_token;
   base::TimePoint first_post;
   base::TimePoint prefill_end;
+
+  std::optional<base::TimePoint> lease_end;  // its key in SenderCore's leases: complete, and not asked for
 
   // guarded: the pull that attached it
   std::shared_ptr<SenderLink> link;
@@ -131,6 +134,12 @@ struct SenderLink {
   size_t staged_bytes = 0;
   uint64_t credit_limit = 0;  // body bytes that may have been sent in all
   uint64_t body_bytes_sent = 0;
+};
+
+// How a transfer ended, for who asks later.
+struct EndedTransfer {
+  base::Status status;
+  base::TimePoint withdrawn_until{};  // offers of its id are refused until then
 };
 
 struct WaitingPull {

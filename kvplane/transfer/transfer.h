@@ -66,8 +66,16 @@ struct TransferTimes {
   base::Duration exposed{};  // from the end of prefill to the last tile decoded: what the request waited
 };
 
+// How an offer ended that was never delivered, where that is known.
+enum class OfferEnd : uint8_t {
+  kOther,         // delivered, failed, cancelled
+  kWithdrawn,     // who had asked for the prefill no longer wants the KV
+  kLeaseExpired,  // the KV was complete, and nobody asked for it in time
+};
+
 struct TransferOutcome {
   base::Status status;
+  OfferEnd offer_end = OfferEnd::kOther;
   std::string strategy;     // canonical text of what ran; several, joined by " / ", when the plan changed
   uint64_t bytes_raw = 0;   // bf16 bytes of the KV
   uint64_t bytes_wire = 0;  // everything on the wire for it: payload, tile headers, frames, retries

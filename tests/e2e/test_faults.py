@@ -17,6 +17,8 @@ from kvplane_process import eventually
 from model_folder import change_one_weight, copy_model, golden
 
 SLOW = ("--link-rate", "2Mbit/s")
+# Nothing but a withdrawal frees KV that nobody fetches while the test runs.
+HELD = ("--transfer-timeout-s", 600, "--offer-lease-s", 600)
 IN_TIME_S = 30
 RECOMPUTES = "kvplane_recomputes_total"
 TILES_RETRIED = "kvplane_tiles_retried_total"
@@ -45,6 +47,19 @@ class Call(threading.Thread):
         return self._done
 
 
+@contextmanager
+def abandoned_call(client, prompt):
+    """A completion whose client is there until the `with` block ends, and then is not."""
+    body = json.dumps({"model": "demo", "prompt": prompt, "max_tokens": 16}).encode()
+    host, port = client.address.rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        yield
+
+
 def await_middle_of_transfer(prefill, decode):
     """The prompt is computed, its KV is on the slow wire. (Earlier there would be nothing to interrupt: a
     router that loses a prefill node before its answer sends the request elsewhere.)"""
@@ -68,7 +83,7 @@ def expected(unified, long_prompt):
 
 
 def test_decode_node_killed_in_mid_transfer(launch, long_prompt):
-    cluster = launch.cluster(prefill_flags=SLOW)
+    cluster = launch.cluster(prefill_flags=(*SLOW, *HELD))
     call = Call(cluster.client, long_prompt, max_tokens=16)
     await_middle_of_transfer(cluster.prefill[0], cluster.decode[0])
     cluster.prefill[0].assert_holds_kv()
@@ -77,9 +92,71 @@ def test_decode_node_killed_in_mid_transfer(launch, long_prompt):
         call.result()
     assert failed.value.status in (502, 503)
     assert failed.value.error["message"]
-    # Offered anew by a retry and never fetched, KV is held until the transfer's deadline (30 s).
-    cluster.prefill[0].assert_idle(timeout=45)
+    cluster.prefill[0].assert_idle()
     eventually(lambda: cluster.client.get("/ready").status == 503, "no decode node, not ready")
+
+
+def dropped(node, reason):
+    return node.client.metric("kvplane_offers_dropped_total", reason=reason)
+
+
+def await_unfetched_kv(prefill):
+    """The prompt is computed and answered; its KV waits."""
+    eventually(
+        lambda: prefill.ended("finished") == 1 and prefill.requests("transferring") == 1,
+        "KV waits for its decode node",
+    )
+
+
+def test_decode_node_killed_before_it_fetches(launch, long_prompt):
+    cluster = launch.cluster(prefill_flags=HELD)
+    (prefill,), (decode,) = cluster.prefill, cluster.decode
+    decode.process.signal(signal.SIGSTOP)
+    call = Call(cluster.client, long_prompt, max_tokens=16)
+    await_unfetched_kv(prefill)
+    decode.process.kill()
+    with pytest.raises(ApiError) as failed:
+        call.result()
+    assert failed.value.status == 503
+    prefill.assert_idle()
+    assert dropped(prefill, "withdrawn") == 1
+    eventually(
+        lambda: cluster.router.client.metric("kvplane_router_withdrawals_total", result="withdrawn") == 1,
+        "the router has counted it",
+    )
+
+
+def test_client_that_leaves_before_the_kv_is_fetched(launch, long_prompt):
+    cluster = launch.cluster(prefill_flags=HELD)
+    (prefill,), (decode,) = cluster.prefill, cluster.decode
+    decode.process.signal(signal.SIGSTOP)
+    try:
+        with abandoned_call(cluster.client, long_prompt):
+            await_unfetched_kv(prefill)
+        prefill.assert_idle()
+    finally:
+        decode.process.signal(signal.SIGCONT)
+    assert dropped(prefill, "withdrawn") == 1
+    cluster.assert_idle()
+
+
+def test_client_that_leaves_in_mid_prefill(launch, prose):
+    """Steps of few tokens, so that there is a middle; what was begun is cancelled on both nodes."""
+    short_steps = ("--step-tokens", 72, "--max-running", 8)
+    cluster = launch.cluster(prefill_flags=(*HELD, *short_steps))
+    (prefill,), (decode,) = cluster.prefill, cluster.decode
+    with abandoned_call(cluster.client, prose(5000)):
+        eventually(lambda: prefill.requests("running") > 0, "the prefill runs", interval=0.005)
+    cluster.assert_idle()
+    eventually(lambda: decode.ended("cancelled") == 1, "the decode node has cancelled")
+
+
+def test_kv_that_nobody_fetches_is_dropped(launch, long_prompt):
+    prefill = launch.node("--offer-lease-s", 1, role="prefill")
+    prefill.prefill_only(long_prompt)
+    prefill.assert_idle()
+    assert dropped(prefill, "lease") == 1
+    assert "nobody asked for the KV" in prefill.process.log()
 
 
 def test_decode_node_killed_in_mid_stream(launch):
@@ -281,13 +358,7 @@ def test_the_kv_endpoint_never_answers(launch, unified):
 
 def test_client_that_leaves_in_mid_transfer(launch, long_prompt):
     cluster = launch.cluster(prefill_flags=SLOW)
-    body = json.dumps({"model": "demo", "prompt": long_prompt, "max_tokens": 16}).encode()
-    host, port = cluster.client.address.rsplit(":", 1)
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-        )
+    with abandoned_call(cluster.client, long_prompt):
         await_middle_of_transfer(cluster.prefill[0], cluster.decode[0])
     cluster.assert_idle()
 
