@@ -36,16 +36,18 @@ bool Encode(const StageCall& call, const tensor::ConstTileView& in, std::byte* o
   const Layout layout(AffineConfig::Of(call), ShapeOf(in));
   for (uint32_t head = 0; head < in.heads; ++head) {
     const TileRows<const uint16_t> rows(in, head);
-    if (head + 1 < in.heads) PrefetchHead(rows, in.head_stride);
-    if (!layout.config.groups.Encode(rows, layout.config.Top(), layout.config.bits, out + layout.zeros(head),
-                                     out + layout.scales(head), out + layout.codes(head))) {
+    const size_t ahead = head + 1 < in.heads ? in.head_stride : 0;
+    if (!layout.config.groups.Encode(rows, layout.config.Top(), layout.config.bits, ahead,
+                                     out + layout.zeros(head), out + layout.scales(head),
+                                     out + layout.codes(head))) {
       return false;
     }
   }
   return true;
 }
 
-base::Status Decode(const StageCall& call, const std::byte* in, const tensor::TileView& out) {
+base::Status Decode(const StageCall& call, const std::byte* in, bool streaming_stores,
+                    const tensor::TileView& out) {
   const Layout layout(AffineConfig::Of(call), ShapeOf(out));
   const uint16_t scale_limit = kernel::AffineScaleLimit(layout.config.Top());
   if (!kernel::Quantize().params_valid(in + layout.zeros(0), in + layout.scales(0),
@@ -54,7 +56,7 @@ base::Status Decode(const StageCall& call, const std::byte* in, const tensor::Ti
   }
   for (uint32_t head = 0; head < out.heads; ++head) {
     layout.config.groups.Decode(in + layout.zeros(head), in + layout.scales(head), in + layout.codes(head),
-                                layout.config.bits, TileRows<uint16_t>(out, head));
+                                layout.config.bits, streaming_stores, TileRows<uint16_t>(out, head));
   }
   return base::Status::Ok();
 }

@@ -30,8 +30,8 @@ size_t LevelGroups::PerHead(const TileShape& shape) const {
   return 1;
 }
 
-bool LevelGroups::Encode(const TileRows<const uint16_t>& rows, uint32_t top, uint32_t bits, std::byte* zeros,
-                         std::byte* scales, std::byte* codes) const {
+bool LevelGroups::Encode(const TileRows<const uint16_t>& rows, uint32_t top, uint32_t bits, size_t ahead,
+                         std::byte* zeros, std::byte* scales, std::byte* codes) const {
   const kernel::QuantizeKernels& kernels = kernel::Quantize();
   const size_t width = kernel::QuantizeKernels::WidthIndex(bits);
   const uint32_t head_dim = rows.head_dim();
@@ -41,14 +41,15 @@ bool LevelGroups::Encode(const TileRows<const uint16_t>& rows, uint32_t top, uin
   }
   if (axis == LevelAxis::kToken) {
     return kernels.encode_tokens[width](rows.data(), rows.tokens(), head_dim,
-                                        group == 0 ? WholeRow(head_dim) : group, top, zeros, scales, codes);
+                                        group == 0 ? WholeRow(head_dim) : group, top, ahead, zeros, scales,
+                                        codes);
   }
   const size_t plane_step = head_dim * sizeof(uint16_t);
   const size_t row_bytes = kernel::PackedRowBytes(head_dim, bits);
   const uint32_t step = group == 0 ? rows.tokens() : group;
   for (uint32_t first = 0; first < rows.tokens(); first += step) {
     if (!kernels.encode_channels[width](rows.data() + first, std::min(step, rows.tokens() - first), head_dim,
-                                        top, zeros, scales, codes + first * row_bytes)) {
+                                        top, ahead, zeros, scales, codes + first * row_bytes)) {
       return false;
     }
     zeros += plane_step;
@@ -58,7 +59,7 @@ bool LevelGroups::Encode(const TileRows<const uint16_t>& rows, uint32_t top, uin
 }
 
 void LevelGroups::Decode(const std::byte* zeros, const std::byte* scales, const std::byte* codes,
-                         uint32_t bits, const TileRows<uint16_t>& rows) const {
+                         uint32_t bits, bool streaming_stores, const TileRows<uint16_t>& rows) const {
   const kernel::QuantizeKernels& kernels = kernel::Quantize();
   const size_t width = kernel::QuantizeKernels::WidthIndex(bits);
   const uint32_t head_dim = rows.head_dim();
@@ -68,18 +69,21 @@ void LevelGroups::Decode(const std::byte* zeros, const std::byte* scales, const 
     scale_of_token.fill(base::LoadLe<uint16_t>(scales));
     return kernels.decode_tokens[width](reinterpret_cast<const std::byte*>(zero_of_token.data()),
                                         reinterpret_cast<const std::byte*>(scale_of_token.data()), codes,
-                                        rows.tokens(), head_dim, WholeRow(head_dim), rows.data());
+                                        rows.tokens(), head_dim, WholeRow(head_dim), streaming_stores,
+                                        rows.data());
   }
   if (axis == LevelAxis::kToken) {
     return kernels.decode_tokens[width](zeros, scales, codes, rows.tokens(), head_dim,
-                                        group == 0 ? WholeRow(head_dim) : group, rows.data());
+                                        group == 0 ? WholeRow(head_dim) : group, streaming_stores,
+                                        rows.data());
   }
   const size_t plane_step = head_dim * sizeof(uint16_t);
   const size_t row_bytes = kernel::PackedRowBytes(head_dim, bits);
   const uint32_t step = group == 0 ? rows.tokens() : group;
   for (uint32_t first = 0; first < rows.tokens(); first += step) {
     kernels.decode_channels[width](zeros, scales, codes + first * row_bytes,
-                                   std::min(step, rows.tokens() - first), head_dim, rows.data() + first);
+                                   std::min(step, rows.tokens() - first), head_dim, streaming_stores,
+                                   rows.data() + first);
     zeros += plane_step;
     scales += plane_step;
   }

@@ -24,11 +24,12 @@ struct LevelGroups {
   size_t PerHead(const TileShape& shape) const;
 
   // Codes one head: zeros and scales [PerHead()] bf16, codes [tokens] packed rows of `bits` (2, 4, 8; tensor
-  // only 8), up to `top`. False: values that cannot be held.
-  bool Encode(const TileRows<const uint16_t>& rows, uint32_t top, uint32_t bits, std::byte* zeros,
-              std::byte* scales, std::byte* codes) const;
+  // only 8), up to `top`. False: values that cannot be held. ahead, streaming_stores: as the kernels take
+  // them (quantize.h).
+  bool Encode(const TileRows<const uint16_t>& rows, uint32_t top, uint32_t bits, size_t ahead,
+              std::byte* zeros, std::byte* scales, std::byte* codes) const;
   void Decode(const std::byte* zeros, const std::byte* scales, const std::byte* codes, uint32_t bits,
-              const TileRows<uint16_t>& rows) const;
+              bool streaming_stores, const TileRows<uint16_t>& rows) const;
 };
 
 // Fetches the first rows of the head that lies `head_stride` further: row kernels only see one head.

@@ -42,7 +42,7 @@ class LevelsQuantizer final : public HeadwiseQuantizer {
   bool EncodeHead(const TileContext& context, const TileShape& shape, uint32_t head,
                   const TileRows<const uint16_t>& rows, std::byte* side, uint8_t* symbols) const override {
     const Planes planes(*this, shape);
-    return config_.groups.Encode(rows, TopOf(context, head), 8, side + planes.zeros(head),
+    return config_.groups.Encode(rows, TopOf(context, head), 8, 0, side + planes.zeros(head),
                                  side + planes.scales(head), reinterpret_cast<std::byte*>(symbols));
   }
 
@@ -63,7 +63,7 @@ class LevelsQuantizer final : public HeadwiseQuantizer {
                   const uint8_t* symbols, const TileRows<uint16_t>& rows) const override {
     const Planes planes(*this, shape);
     config_.groups.Decode(side + planes.zeros(head), side + planes.scales(head),
-                          reinterpret_cast<const std::byte*>(symbols), 8, rows);
+                          reinterpret_cast<const std::byte*>(symbols), 8, false, rows);
   }
 
  private:

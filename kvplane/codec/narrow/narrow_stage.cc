@@ -127,13 +127,14 @@ base::Status Validate(Chain, size_t) { return base::Status::Ok(); }
 
 template <Config (*kConfigOf)(const StageCall&)>
 constexpr PackedQuantizer PackedOf() {
-  return {[](const StageCall& call, const TileShape& shape) { return PayloadBytes(kConfigOf(call), shape); },
-          [](const StageCall& call, const tensor::ConstTileView& in, std::byte* out) {
-            return EncodeTile(kConfigOf(call), in, out, out + ScaleBytes(kConfigOf(call), ShapeOf(in)));
-          },
-          [](const StageCall& call, const std::byte* in, const tensor::TileView& out) {
-            return DecodeTile(kConfigOf(call), in, in + ScaleBytes(kConfigOf(call), ShapeOf(out)), out);
-          }};
+  return {
+      [](const StageCall& call, const TileShape& shape) { return PayloadBytes(kConfigOf(call), shape); },
+      [](const StageCall& call, const tensor::ConstTileView& in, std::byte* out) {
+        return EncodeTile(kConfigOf(call), in, out, out + ScaleBytes(kConfigOf(call), ShapeOf(in)));
+      },
+      [](const StageCall& call, const std::byte* in, bool /*streaming_stores*/, const tensor::TileView& out) {
+        return DecodeTile(kConfigOf(call), in, in + ScaleBytes(kConfigOf(call), ShapeOf(out)), out);
+      }};
 }
 
 // int8 codes are shifted to be unsigned: small magnitudes then differ in few bits, and -128 is no symbol.

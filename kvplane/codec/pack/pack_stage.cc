@@ -5,6 +5,7 @@
 #include "kvplane/codec/affine/affine_stage.h"
 #include "kvplane/codec/narrow/narrow_stage.h"
 #include "kvplane/codec/pack/symbol_pack.h"
+#include "kvplane/codec/page_stores.h"
 #include "kvplane/codec/symbol_quantizer.h"
 
 namespace kvplane::codec {
@@ -51,7 +52,7 @@ base::Status Decode(Chain chain, std::span<const std::byte> in, Workspace&, cons
   if (in.size() != bytes) {
     return base::Corrupt("pack: payload of {} bytes, its shape makes {}", in.size(), bytes);
   }
-  return PackedOf(chain).decode(QuantizerOf(chain), in.data(), out);
+  return PackedOf(chain).decode(QuantizerOf(chain), in.data(), WritesAroundCaches(chain, out), out);
 }
 
 base::Result<std::unique_ptr<TileCoder>> Bind(Chain chain, tensor::Side,

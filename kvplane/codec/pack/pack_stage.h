@@ -13,8 +13,10 @@ struct PackedQuantizer {
   size_t (*payload_bytes)(const StageCall& call, const TileShape& shape);
   // Writes payload_bytes() to `out`. False: these values cannot be held faithfully.
   bool (*encode)(const StageCall& call, const tensor::ConstTileView& in, std::byte* out);
-  // Decodes payload_bytes() of `in`, all or nothing. kCorrupt.
-  base::Status (*decode)(const StageCall& call, const std::byte* in, const tensor::TileView& out);
+  // Decodes payload_bytes() of `in`, all or nothing. kCorrupt. streaming_stores: around the caches, where the
+  // kernels can.
+  base::Status (*decode)(const StageCall& call, const std::byte* in, bool streaming_stores,
+                         const tensor::TileView& out);
 };
 
 extern const StageFunctions kPackFunctions;

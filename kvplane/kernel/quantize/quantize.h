@@ -46,18 +46,24 @@ static_assert(AffineScaleLimit(3) == 0x7e2b && AffineScaleLimit(15) == 0x7d09 &&
               AffineScaleLimit(255) == 0x7b01);
 
 struct QuantizeKernels {
-  // rows[t]: [channels] bf16 of token t. top: the greatest code.
+  // rows[t]: [channels] bf16 of token t. top: the greatest code. ahead: what is encoded next lies that many
+  // elements behind each row and is fetched meanwhile; 0: nothing does.
   using EncodeChannels = bool (*)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                  uint32_t top, std::byte* zeros, std::byte* scales, std::byte* codes);
+                                  uint32_t top, size_t ahead, std::byte* zeros, std::byte* scales,
+                                  std::byte* codes);
   using EncodeTokens = bool (*)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                uint32_t group, uint32_t top, std::byte* zeros, std::byte* scales,
-                                std::byte* codes);
+                                uint32_t group, uint32_t top, size_t ahead, std::byte* zeros,
+                                std::byte* scales, std::byte* codes);
   using EncodeTensor = bool (*)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t top,
                                 std::byte* zero, std::byte* scale, std::byte* codes);
+  // streaming_stores: write around the caches where rows are whole aligned vectors. Pays for rows that nobody
+  // reads soon.
   using DecodeChannels = void (*)(const std::byte* zeros, const std::byte* scales, const std::byte* codes,
-                                  uint32_t tokens, uint32_t channels, uint16_t* const* rows);
+                                  uint32_t tokens, uint32_t channels, bool streaming_stores,
+                                  uint16_t* const* rows);
   using DecodeTokens = void (*)(const std::byte* zeros, const std::byte* scales, const std::byte* codes,
-                                uint32_t tokens, uint32_t channels, uint32_t group, uint16_t* const* rows);
+                                uint32_t tokens, uint32_t channels, uint32_t group, bool streaming_stores,
+                                uint16_t* const* rows);
 
   // One entry per width, see WidthIndex().
   EncodeChannels encode_channels[3];

@@ -122,7 +122,8 @@ KVPLANE_INLINE_AVX2 bool AllCodable(__m256i smallest, __m256i largest) {
 
 template <uint32_t kBits>
 KVPLANE_TARGET_AVX2 bool EncodeChannels(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                        uint32_t top, std::byte* zeros, std::byte* scales, std::byte* codes) {
+                                        uint32_t top, size_t /*ahead*/, std::byte* zeros, std::byte* scales,
+                                        std::byte* codes) {
   const Levels levels(top);
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   uint32_t c = 0;
@@ -157,7 +158,7 @@ KVPLANE_TARGET_AVX2 bool EncodeChannels(const uint16_t* const* rows, uint32_t to
 template <uint32_t kBits>
 KVPLANE_TARGET_AVX2 void DecodeChannels(const std::byte* zeros, const std::byte* scales,
                                         const std::byte* codes, uint32_t tokens, uint32_t channels,
-                                        uint16_t* const* rows) {
+                                        bool /*streaming_stores*/, uint16_t* const* rows) {
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   uint32_t c = 0;
   for (; c + kLanes <= channels; c += kLanes) {
@@ -231,8 +232,8 @@ KVPLANE_INLINE_AVX2 void DecodeRun(const std::byte* in, uint32_t count, float ze
 
 template <uint32_t kBits>
 KVPLANE_TARGET_AVX2 bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                      uint32_t group, uint32_t top, std::byte* zeros, std::byte* scales,
-                                      std::byte* codes) {
+                                      uint32_t group, uint32_t top, size_t /*ahead*/, std::byte* zeros,
+                                      std::byte* scales, std::byte* codes) {
   const Levels levels(top);
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   size_t param = 0;
@@ -255,7 +256,7 @@ KVPLANE_TARGET_AVX2 bool EncodeTokens(const uint16_t* const* rows, uint32_t toke
 template <uint32_t kBits>
 KVPLANE_TARGET_AVX2 void DecodeTokens(const std::byte* zeros, const std::byte* scales, const std::byte* codes,
                                       uint32_t tokens, uint32_t channels, uint32_t group,
-                                      uint16_t* const* rows) {
+                                      bool /*streaming_stores*/, uint16_t* const* rows) {
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   size_t param = 0;
   for (uint32_t t = 0; t < tokens; ++t, codes += row_bytes) {

@@ -50,19 +50,19 @@ void DecodeRun(const std::byte* in, uint32_t count, uint16_t zero, uint16_t scal
 
 template <uint32_t kBits>
 bool EncodeChannels(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t top,
-                    std::byte* zeros, std::byte* scales, std::byte* codes) {
+                    size_t /*ahead*/, std::byte* zeros, std::byte* scales, std::byte* codes) {
   return EncodeChannelsFrom<kBits>(0, rows, tokens, channels, Levels(top), zeros, scales, codes);
 }
 
 template <uint32_t kBits>
 void DecodeChannels(const std::byte* zeros, const std::byte* scales, const std::byte* codes, uint32_t tokens,
-                    uint32_t channels, uint16_t* const* rows) {
+                    uint32_t channels, bool /*streaming_stores*/, uint16_t* const* rows) {
   DecodeChannelsFrom<kBits>(0, zeros, scales, codes, tokens, channels, rows);
 }
 
 template <uint32_t kBits>
 bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint32_t group,
-                  uint32_t top, std::byte* zeros, std::byte* scales, std::byte* codes) {
+                  uint32_t top, size_t /*ahead*/, std::byte* zeros, std::byte* scales, std::byte* codes) {
   const Levels levels(top);
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   size_t param = 0;
@@ -87,7 +87,7 @@ bool EncodeTokens(const uint16_t* const* rows, uint32_t tokens, uint32_t channel
 
 template <uint32_t kBits>
 void DecodeTokens(const std::byte* zeros, const std::byte* scales, const std::byte* codes, uint32_t tokens,
-                  uint32_t channels, uint32_t group, uint16_t* const* rows) {
+                  uint32_t channels, uint32_t group, bool /*streaming_stores*/, uint16_t* const* rows) {
   const size_t row_bytes = PackedRowBytes(channels, kBits);
   size_t param = 0;
   for (uint32_t t = 0; t < tokens; ++t) {

@@ -18,19 +18,28 @@ constexpr uint32_t kBits[] = {2, 4, 8};
 
 uint16_t Bf16(float x) { return tensor::FloatToBf16(x); }
 
-// Rows of [tokens, channels] bf16 with a gap between rows, as in a page.
+// A vector of memory, which begins as what nobody writes.
+struct alignas(64) Line {
+  Line() { values.fill(0xbeef); }
+  std::array<uint16_t, 32> values;
+  bool operator==(const Line&) const = default;
+};
+
+// Rows of [tokens, channels] bf16 with a gap between rows, as in a page; aligned: each begins with a vector.
 struct Rows {
-  Rows(uint32_t tokens_in, uint32_t channels_in)
-      : tokens(tokens_in), channels(channels_in), memory(size_t{tokens_in} * (channels_in + 3), 0xbeef) {
+  Rows(uint32_t tokens_in, uint32_t channels_in, bool aligned = false)
+      : tokens(tokens_in), channels(channels_in) {
+    const size_t stride = aligned ? (size_t{channels} + 31) / 32 * 32 : channels + 3;
+    memory.resize((tokens * stride + 31) / 32);
     for (uint32_t t = 0; t < tokens; ++t) {
-      rows.push_back(memory.data() + t * (channels + 3));
+      rows.push_back(memory.data()->values.data() + t * stride);
       std::fill_n(rows.back(), channels, uint16_t{0});
     }
   }
   const uint16_t* const* read() const { return const_cast<const uint16_t* const*>(rows.data()); }
 
   uint32_t tokens, channels;
-  std::vector<uint16_t> memory;
+  std::vector<Line> memory;
   std::vector<uint16_t*> rows;
 };
 
@@ -51,22 +60,24 @@ Coded Encode(Isa isa, const Rows& in, uint32_t bits, uint32_t group, uint32_t to
   out.zeros.resize(2 * params);
   out.scales.resize(2 * params);
   out.codes.resize(in.tokens * PackedRowBytes(in.channels, bits));
-  out.ok = group == 0 ? kernels.encode_channels[width](in.read(), in.tokens, in.channels, top,
+  // What lies ahead is fetched, never used: any distance will do.
+  const size_t ahead = in.tokens % 2 == 0 ? 0 : 2048;
+  out.ok = group == 0 ? kernels.encode_channels[width](in.read(), in.tokens, in.channels, top, ahead,
                                                        out.zeros.data(), out.scales.data(), out.codes.data())
-                      : kernels.encode_tokens[width](in.read(), in.tokens, in.channels, group, top,
+                      : kernels.encode_tokens[width](in.read(), in.tokens, in.channels, group, top, ahead,
                                                      out.zeros.data(), out.scales.data(), out.codes.data());
   return out;
 }
 
-void Decode(Isa isa, const Coded& in, uint32_t bits, uint32_t group, Rows& out) {
+void Decode(Isa isa, const Coded& in, uint32_t bits, uint32_t group, Rows& out, bool streaming = false) {
   const QuantizeKernels& kernels = Quantize(isa);
   const size_t width = QuantizeKernels::WidthIndex(bits);
   if (group == 0) {
     kernels.decode_channels[width](in.zeros.data(), in.scales.data(), in.codes.data(), out.tokens,
-                                   out.channels, out.rows.data());
+                                   out.channels, streaming, out.rows.data());
   } else {
     kernels.decode_tokens[width](in.zeros.data(), in.scales.data(), in.codes.data(), out.tokens, out.channels,
-                                 group, out.rows.data());
+                                 group, streaming, out.rows.data());
   }
 }
 
@@ -176,6 +187,11 @@ TEST(QuantizeUnit, RefusesWhatItCannotHold) {
           EXPECT_FALSE(Encode(isa, in, bits, 0).ok) << Name(isa) << " " << pattern << " at " << c;
           EXPECT_FALSE(Encode(isa, in, bits, 16).ok) << Name(isa) << " " << pattern << " at " << c;
         }
+        for (uint32_t row = 0; row < 70; row += 3) {  // groups of whole vectors, in every batch of rows
+          Rows in(70, 64);
+          in.rows[row][row % 64] = pattern;
+          EXPECT_FALSE(Encode(isa, in, bits, 32).ok) << Name(isa) << " " << pattern << " in row " << row;
+        }
       }
     }
   }
@@ -205,11 +221,14 @@ TEST(QuantizeUnit, ParamsValidSeesEveryPosition) {
 TEST(QuantizeDiff, EveryIsaGivesTheSameBytes) {
   base::Rng rng(11);
   for (int round = 0; round < 1500; ++round) {
-    const auto tokens = static_cast<uint32_t>(1 + rng.Below(64));
-    const auto channels =
-        static_cast<uint32_t>(round % 5 == 0 ? 1 + rng.Below(300) : 8 * (1 + rng.Below(16)));
+    const auto tokens = static_cast<uint32_t>(1 + rng.Below(150));
+    auto channels = static_cast<uint32_t>(round % 5 == 0 ? 1 + rng.Below(300) : 8 * (1 + rng.Below(16)));
     const uint32_t bits = kBits[rng.Below(3)];
-    const auto group = static_cast<uint32_t>(8 * rng.Below(17));             // 0: by channel
+    auto group = static_cast<uint32_t>(8 * rng.Below(17));  // 0: by channel
+    if (round % 3 == 0) {                                   // whole vectors
+      group = static_cast<uint32_t>(32 * (1 + rng.Below(5)));
+      channels = static_cast<uint32_t>(group * (1 + rng.Below(6)));
+    }
     const auto top = static_cast<uint32_t>(rng.Below(uint64_t{1} << bits));  // 0: all
     Rows in(tokens, channels);
     FillRows(rng, kFills[rng.Below(std::size(kFills))], in);
@@ -223,8 +242,16 @@ TEST(QuantizeDiff, EveryIsaGivesTheSameBytes) {
       ASSERT_EQ(coded, expected) << Name(isa) << " " << tokens << "x" << channels << " bits " << bits
                                  << " group " << group << " round " << round;
       Rows out(tokens, channels);
-      Decode(isa, expected, bits, group, out);
+      Decode(isa, expected, bits, group, out, round % 3 == 0);
       ASSERT_EQ(out.memory, expected_out.memory) << Name(isa) << " round " << round;
+      for (const bool streaming : {false, true}) {
+        Rows aligned(tokens, channels, true);
+        Decode(isa, expected, bits, group, aligned, streaming);
+        for (uint32_t t = 0; t < tokens; ++t) {
+          ASSERT_TRUE(std::equal(aligned.rows[t], aligned.rows[t] + channels, expected_out.rows[t]))
+              << Name(isa) << " round " << round << " token " << t;
+        }
+      }
     }
   }
 }
@@ -259,8 +286,8 @@ TEST(QuantizeDiff, TensorsOnEveryIsa) {
     const uint16_t* row = joined.data();
     const auto group = static_cast<uint32_t>((joined.size() + 7) / 8 * 8);
     ASSERT_TRUE(Quantize(Isa::kScalar)
-                    .encode_tokens[2](&row, 1, static_cast<uint32_t>(joined.size()), group, top, zero2.data(),
-                                      scale2.data(), codes2.data()));
+                    .encode_tokens[2](&row, 1, static_cast<uint32_t>(joined.size()), group, top, 0,
+                                      zero2.data(), scale2.data(), codes2.data()));
     ASSERT_EQ(zero2, zero);
     ASSERT_EQ(scale2, scale);
     ASSERT_EQ(codes2, codes);
