@@ -14,6 +14,20 @@ namespace {
 constexpr base::Duration kStartTimeout = std::chrono::seconds(60);
 constexpr base::Duration kStopTimeout = std::chrono::seconds(10);
 
+// What makes a node protect its KV connections; with a token its API asks for it, too.
+std::vector<std::string> SecurityFlags(const transport::SecurityFiles& files) {
+  std::vector<std::string> flags;
+  if (files.tls) flags.push_back("--kv-tls");
+  const auto add = [&flags](const char* name, const std::string& path) {
+    if (!path.empty()) flags.insert(flags.end(), {name, path});
+  };
+  add("--auth-token-file", files.auth_token_file);
+  add("--kv-cert", files.certificate);
+  add("--kv-key", files.key);
+  add("--kv-ca", files.ca);
+  return flags;
+}
+
 }  // namespace
 
 base::Status PdCluster::AwaitNodes(const NodeProcess& router, base::TimePoint deadline) {
@@ -37,7 +51,9 @@ base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
   std::vector<std::string> serve = {"serve", "--model",   options.model.string(),         "--store",
                                     "none",  "--threads", std::to_string(options.threads)};
   for (const std::string& profile : options.profiles) serve.insert(serve.end(), {"--profile", profile});
+  const std::vector<std::string> secure = SecurityFlags(options.kv_security);
   std::vector<std::string> prefill = serve;
+  prefill.insert(prefill.end(), secure.begin(), secure.end());
   prefill.insert(prefill.end(), {"--role", "prefill", "--compute", options.compute});
   if (options.link_bits_per_s > 0) {
     prefill.insert(prefill.end(), {"--link-rate", fmt::format("{:.0f}bit/s", options.link_bits_per_s)});
@@ -51,6 +67,7 @@ base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
     if (role == "unified" && !options.with_unified) continue;
     std::vector<std::string> flags = serve;
     flags.push_back(role);
+    if (role == "decode") flags.insert(flags.end(), secure.begin(), secure.end());
     KVPLANE_ASSIGN_OR_RETURN(NodeProcess node, launch(role, flags));
     cluster.nodes_.push_back(std::move(node));
   }
@@ -59,9 +76,12 @@ base::Result<PdCluster> PdCluster::Start(const ClusterOptions& options) {
   }
   if (options.with_unified) cluster.unified_ = cluster.nodes_.back().http();
 
-  KVPLANE_ASSIGN_OR_RETURN(NodeProcess router,
-                           launch("router", {"route", "--prefill", "http://" + cluster.nodes_[0].http(),
-                                             "--decode", "http://" + cluster.nodes_[1].http()}));
+  std::vector<std::string> route = {"route", "--prefill", "http://" + cluster.nodes_[0].http(), "--decode",
+                                    "http://" + cluster.nodes_[1].http()};
+  if (const std::string& tokens = options.kv_security.auth_token_file; !tokens.empty()) {
+    route.insert(route.end(), {"--node-token-file", tokens});
+  }
+  KVPLANE_ASSIGN_OR_RETURN(NodeProcess router, launch("router", route));
   KVPLANE_RETURN_IF_ERROR(router.AwaitReady(deadline));
   KVPLANE_RETURN_IF_ERROR(AwaitNodes(router, deadline));
   cluster.router_ = router.http();

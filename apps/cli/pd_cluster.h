@@ -10,17 +10,19 @@
 
 #include "apps/cli/node_process.h"
 #include "kvplane/base/status.h"
+#include "kvplane/transport/transport_security.h"
 
 namespace kvplane::cli {
 
 struct ClusterOptions {
   std::filesystem::path model;
-  double link_bits_per_s = 2e8;       // 0: not shaped
-  size_t threads = 1;                 // compute threads of each node
-  std::string compute = "auto";       // GEMM type of the prefill node; the others take what it chose
-  std::vector<std::string> profiles;  // files, loaded by every node
-  bool with_unified = true;           // also start one process that does both, for comparison
-  std::filesystem::path log_folder;   // standard error of each process goes to <role>.log there
+  double link_bits_per_s = 2e8;          // 0: not shaped
+  size_t threads = 1;                    // compute threads of each node
+  std::string compute = "auto";          // GEMM type of the prefill node; the others take what it chose
+  std::vector<std::string> profiles;     // files, loaded by every node
+  transport::SecurityFiles kv_security;  // of the prefill and the decode node; the router gets the token file
+  bool with_unified = true;              // also start one process that does both, for comparison
+  std::filesystem::path log_folder;      // standard error of each process goes to <role>.log there
   std::string log_level = "warn";
 };
 

@@ -23,6 +23,37 @@ def test_demo_writes_rows_and_leaves_nothing(tmp_path):
     assert not list(logs.iterdir()), "the nodes' logs are removed"
 
 
+def test_demo_over_tls(tmp_path):
+    """Keys from a token of its own, which is gone when the nodes run."""
+    report = tmp_path / "demo.json"
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    done = run(
+        *DEMO, "--kv-tls", "--modes", "off", "--json", report, timeout=DEMO_S, variables={"TMPDIR": str(logs)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "TLS 1.3" in done.stderr
+    assert "yes, all of them" in done.stderr
+    rows = {(row["case"]["mode"], row["metric"]): row for row in json.loads(report.read_text())["rows"]}
+    assert rows["off", "recomputed"]["median"] == 0, "the KV came over TLS"
+    assert not list(logs.iterdir())
+
+
+def test_bench_pd_with_a_token_file(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("a token of thirty characters!!\n".replace(" ", "-"))
+    done = run("bench", "pd", *DEMO[1:], "--modes", "off", "--link-rates", "1Gbit/s",
+               "--kv-tls", "--auth-token-file", token, timeout=DEMO_S)
+    assert done.returncode == 0, done.stderr
+    assert token.exists()
+
+
+def test_demo_refuses_half_a_protection(tmp_path):
+    done = run("demo", "--kv-cert", tmp_path / "none.pem")
+    assert done.returncode == 2, done.stderr
+    assert "--kv-tls" in done.stderr
+
+
 def check_report(report):
     assert report["bench"] == "demo"
     assert "demo" in report["command"]

@@ -7,11 +7,13 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <system_error>
 #include <utility>
 
 #include "apps/cli/bench_report.h"
 #include "apps/cli/exit_code.h"
 #include "apps/cli/log_folder.h"
+#include "apps/cli/own_token.h"
 #include "apps/cli/pd_cluster.h"
 #include "apps/cli/pd_run.h"
 #include "apps/cli/prompt_source.h"
@@ -33,6 +35,7 @@ struct Outcome {
 base::Status ValidateArgs(const DemoArgs& args) {
   if (args.count == 0 || args.modes.empty())
     return base::InvalidArgument("--count and --modes must not be empty");
+  KVPLANE_RETURN_IF_ERROR(transport::ReadSecurityFiles(args.kv_security).status());
   if (args.min_tokens < 8 || args.min_tokens > args.max_tokens) {
     return base::InvalidArgument("--min-tokens {} must be at least 8 and at most --max-tokens {}",
                                  args.min_tokens, args.max_tokens);
@@ -55,6 +58,10 @@ base::Result<std::vector<Prompt>> MakePrompts(const DemoArgs& args) {
   return source.Spread(*tokenizer, args.count, args.min_tokens, args.max_tokens, rng);
 }
 
+bool NeedsOwnToken(const transport::SecurityFiles& files) {
+  return files.tls && files.auth_token_file.empty() && files.certificate.empty() && files.ca.empty();
+}
+
 base::Result<PdCluster> StartNodes(const DemoArgs& args, double bits_per_s,
                                    const std::filesystem::path& logs) {
   ClusterOptions cluster_options;
@@ -63,8 +70,15 @@ base::Result<PdCluster> StartNodes(const DemoArgs& args, double bits_per_s,
   cluster_options.threads = args.threads;
   cluster_options.compute = args.compute;
   cluster_options.profiles = args.profiles;
+  cluster_options.kv_security = args.kv_security;
   cluster_options.log_folder = logs;
-  return PdCluster::Start(cluster_options);
+  transport::SecurityFiles& security = cluster_options.kv_security;
+  if (!NeedsOwnToken(security)) return PdCluster::Start(cluster_options);
+  KVPLANE_ASSIGN_OR_RETURN(security.auth_token_file, WriteOwnToken(logs));
+  base::Result<PdCluster> cluster = PdCluster::Start(cluster_options);
+  std::error_code ignored;
+  std::filesystem::remove(security.auth_token_file, ignored);  // all that need it have read it
+  return cluster;
 }
 
 base::Result<Outcome> RunOn(PdCluster cluster, const DemoArgs& args, const std::vector<Prompt>& prompts) {
@@ -116,8 +130,9 @@ base::Result<bool> RunRates(const DemoArgs& args, const std::vector<std::string>
              prompts.size(), args.min_tokens, args.max_tokens, tokens, args.generate);
   bool identical = true;
   for (const double rate : bits_per_s) {
-    fmt::print(stderr, "\nprefill -> decode over a {} link (shaped {}), one request at a time\n",
-               base::FormatBitsPerSecond(rate), router.empty() ? "in the prefill process" : "outside");
+    fmt::print(stderr, "\nprefill -> decode over a {} link (shaped {}{}), one request at a time\n",
+               base::FormatBitsPerSecond(rate), router.empty() ? "in the prefill process" : "outside",
+               args.kv_security.tls ? ", TLS 1.3" : "");
     KVPLANE_ASSIGN_OR_RETURN(PdCluster cluster, router.empty() ? StartNodes(args, rate, logs)
                                                                : PdCluster::Attach(router, unified));
     KVPLANE_ASSIGN_OR_RETURN(const Outcome outcome, RunOn(std::move(cluster), args, prompts));
@@ -167,6 +182,13 @@ int CmdDemo(const DemoArgs& args) { return RunAndReport(args, {args.link_rate}, 
 int CmdBenchPd(const BenchPdArgs& args) {
   if (args.router.empty() != args.unified.empty() || (!args.router.empty() && args.link_rates.size() != 1)) {
     fmt::print(stderr, "kvplane bench pd: --router and --unified go together, with one --link-rates\n");
+    return kExitUsage;
+  }
+  const transport::SecurityFiles& security = args.base.kv_security;
+  if (!args.router.empty() && (security.tls || !security.auth_token_file.empty())) {
+    fmt::print(stderr,
+               "kvplane bench pd: nodes that run already protect their KV themselves: "
+               "no --kv-tls and --auth-token-file with --router\n");
     return kExitUsage;
   }
   return RunAndReport(args.base, args.link_rates, "pd", args.router, args.unified);

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "kvplane/transport/transport_security.h"
+
 namespace kvplane::cli {
 
 struct DemoArgs {
@@ -20,8 +22,11 @@ struct DemoArgs {
   uint64_t seed = 1;
   uint32_t threads = 1;          // compute threads of each node
   std::string compute = "auto";  // GEMM type of all nodes; auto: the prefill node measures
-  std::string command;           // how this run was started, for the report
-  std::string json;              // also write the rows of docs/benchmarks.md to this file
+  // Between prefill and decode node, as `serve` takes it. TLS without token file and certificates: keys from
+  // a random token of this run.
+  transport::SecurityFiles kv_security;
+  std::string command;  // how this run was started, for the report
+  std::string json;     // also write the rows of docs/benchmarks.md to this file
 };
 
 // Exit code 0 only when every request was answered and `off` gave the unified process's tokens exactly.
