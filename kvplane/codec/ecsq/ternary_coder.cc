@@ -2,165 +2,91 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <utility>
 
 #include "kvplane/codec/ecsq/ecsq_choice.h"
 #include "kvplane/codec/ecsq/ecsq_lanes.h"
 #include "kvplane/codec/ecsq/ecsq_payload.h"
 #include "kvplane/codec/ecsq/ecsq_stage.h"
+#include "kvplane/codec/page_stores.h"
 #include "kvplane/kernel/ecsq/ecsq_tables.h"
+#include "kvplane/kernel/ecsq/nested_rows.h"
 #include "kvplane/kernel/ecsq/ternary.h"
-#include "kvplane/tensor/dtype.h"
 
 namespace kvplane::codec {
 namespace {
 
-constexpr int32_t kPowerOfThree[] = {1, 3, 9, 27};
+static_assert(kTernaryMaxLayers == kernel::kNestedMaxLayers);
 // Rungs, quarter octaves, by which n refinements make a deviation wider: 4 log2(3^n), rounded.
 constexpr uint32_t kRungsOfThree[] = {0, 6, 13};
 constexpr size_t kMaxHeadPrefix = 1 + 5;  // mode and the length of what follows
 
-// The levels of a tile at every quality, and where its lanes lie in a row.
+// The levels of a tile at every quality.
 class Levels {
  public:
-  Levels(const EcsqPlan& plan, uint32_t tokens, uint32_t sections, size_t head_stride, Workspace& workspace)
-      : plan_(plan), tokens_(tokens) {
-    section_ = size_t{tokens} * plan.groups() * kernel::kRansLanes;
-    const size_t bytes = sections * section_ * sizeof(int16_t) + plan.lanes * sizeof(uint32_t);
-    std::byte* memory = workspace.Scratch(bytes, Workspace::Use::kSymbols).data();
-    levels_ = reinterpret_cast<int16_t*>(memory);
-    offsets_ = reinterpret_cast<uint32_t*>(memory + sections * section_ * sizeof(int16_t));
-    const uint32_t head_dim = plan.rows.head_dim;
-    for (uint32_t lane = 0; lane < plan.lanes; ++lane) {
-      const uint32_t element = plan.element_of_lane[lane];
-      offsets_[lane] = static_cast<uint32_t>(element / head_dim * head_stride + element % head_dim);
-    }
-  }
+  Levels(const EcsqPlan& plan, uint32_t tokens, uint32_t sections, Workspace& workspace)
+      : section_(size_t{tokens} * plan.groups() * kernel::kRansLanes),
+        levels_(reinterpret_cast<int16_t*>(
+            workspace.Scratch(sections * section_ * sizeof(int16_t), Workspace::Use::kSymbols).data())) {}
   int16_t* Of(uint32_t section) { return levels_ + section * section_; }
-  uint32_t offset(uint32_t lane) const { return offsets_[lane]; }
-  size_t size() const { return section_; }
-  uint32_t tokens() const { return tokens_; }
-  const EcsqPlan& plan() const { return plan_; }
 
  private:
-  const EcsqPlan& plan_;
-  uint32_t tokens_;
-  size_t section_ = 0;
-  int16_t* levels_ = nullptr;
-  uint32_t* offsets_ = nullptr;
+  size_t section_;
+  int16_t* levels_;
 };
 
-// One group of one token to levels of the finest step. False: a value without a level.
-bool QuantizeGroup(const uint16_t* row, const uint32_t* offsets, uint32_t live,
-                   const kernel::RansScale& scale, float lowest, float highest, float* largest,
-                   int16_t* levels) {
-  uint16_t magnitude = 0;
-  for (uint32_t lane = 0; lane < live; ++lane) {
-    const uint16_t bits = row[offsets[lane]];
-    magnitude = std::max(magnitude, static_cast<uint16_t>(bits & 0x7fff));
-    const uint32_t i = kernel::RansScale::index(lane);
-    const float centred = tensor::Bf16ToFloat(bits) - scale.mean[i];
-    const float scaled = centred * scale.inverse_step[i];
-    largest[i] = std::max(largest[i], std::fabs(scaled));
-    const float clamped = std::min(std::max(scaled, lowest), highest);
-    constexpr float kMagic = 0x1.8p23f;  // adding it rounds to nearest even and leaves the integer below
-    levels[lane] =
-        static_cast<int16_t>(std::bit_cast<int32_t>(clamped + kMagic) - std::bit_cast<int32_t>(kMagic));
-  }
-  return magnitude < kernel::kRansMagnitudeLimit;
-}
-
-bool Quantize(const uint16_t* const* rows, std::span<const uint8_t> ladder, int32_t unit, float* largest,
-              uint32_t finest, Levels& levels) {
-  const EcsqPlan& plan = levels.plan();
-  std::fill_n(levels.Of(finest), levels.size(), int16_t{0});
-  for (uint32_t t = 0; t < levels.tokens(); ++t) {
-    for (uint32_t g = 0; g < plan.groups(); ++g) {
-      const uint32_t first = g * kernel::kRansLanes;
-      uint32_t offsets[kernel::kRansLanes];
-      const uint32_t live = std::min(kernel::kRansLanes, plan.lanes - first);
-      for (uint32_t lane = 0; lane < live; ++lane) offsets[lane] = levels.offset(first + lane);
-      const kernel::RansRung rung = kernel::RansLadderRung(ladder[g]);
-      const auto lowest = static_cast<float>(rung.min_level() * unit - unit / 2);
-      const auto highest = static_cast<float>(rung.max_level() * unit + unit / 2);
-      int16_t* const to = levels.Of(finest) + (size_t{t} * plan.groups() + g) * kernel::kRansLanes;
-      if (!QuantizeGroup(rows[t], offsets, live, plan.scales[g], lowest, highest, largest + first, to)) {
-        return false;
+// The streams of a tile, section after section: the base's, then those of each refinement.
+struct NestedStreams {
+  // memory: room for the tables of all refinements, TableBytes().
+  NestedStreams(const EcsqPlan& plan, const EcsqLaneTables& lane_tables, std::span<const uint8_t> ladder,
+                uint32_t tokens, uint32_t streams_log, uint32_t sections_in, uint8_t* memory)
+      : shape(lane_tables.Shape(plan, tokens >> streams_log)),
+        count(1u << streams_log),
+        sections(sections_in),
+        stream_levels(shape.steps() * kernel::kRansLanes) {
+    for (uint32_t s = 1; s < sections; ++s, memory += ladder.size()) {
+      for (size_t g = 0; g < ladder.size(); ++g) {
+        memory[g] = static_cast<uint8_t>(
+            std::min<uint32_t>(ladder[g] + kRungsOfThree[s - 1], kernel::kTernaryTables - 1));
       }
+      std::fill_n(tables + (s - 1) * count, count, memory);
     }
   }
-  return true;
-}
+  static size_t TableBytes(const EcsqPlan& plan, uint32_t layers) { return size_t{layers} * plan.groups(); }
 
-// The level whose bin of three holds level q.
-void MakeParents(const int16_t* levels, size_t count, int16_t* parents) {
-  constexpr uint32_t kOffset = 30000;  // a multiple of 3, to divide what is not negative
-  for (size_t i = 0; i < count; ++i) {
-    const auto shifted = static_cast<uint32_t>(levels[i] + 1 + static_cast<int32_t>(kOffset));
-    parents[i] = static_cast<int16_t>(static_cast<int32_t>(shifted / 3) - static_cast<int32_t>(kOffset / 3));
-  }
-}
+  uint32_t refinements() const { return (sections - 1) * count; }
+  kernel::TernaryShape ternary() const { return {shape.tokens, shape.channels}; }
 
-// Values of levels that are `unit` steps each; the arithmetic of docs/formats/rans.md, section 7.
-void Dequantize(int32_t unit, uint32_t section, Levels& levels, uint16_t* const* rows) {
-  const EcsqPlan& plan = levels.plan();
-  for (uint32_t g = 0; g < plan.groups(); ++g) {
-    const uint32_t first = g * kernel::kRansLanes;
-    for (uint32_t lane = first; lane < std::min(first + kernel::kRansLanes, plan.lanes); ++lane) {
-      const uint32_t i = kernel::RansScale::index(lane - first);
-      const float step = plan.scales[g].step[i];
-      const float mean = plan.scales[g].mean[i];
-      const int16_t* level = levels.Of(section) + lane;
-      for (uint32_t t = 0; t < levels.tokens(); ++t, level += plan.groups() * kernel::kRansLanes) {
-        const float scaled = static_cast<float>(*level * unit) * step;
-        const float value = scaled + mean;
-        const bool subnormal = std::fabs(value) < 0x1p-126f;
-        rows[t][levels.offset(lane)] = tensor::FloatToBf16(subnormal ? std::copysign(0.0f, value) : value);
-      }
-    }
-  }
-}
-
-// The tables of refinement `index`, from 0.
-void TablesOf(std::span<const uint8_t> ladder, uint32_t index, uint8_t* tables) {
-  for (size_t g = 0; g < ladder.size(); ++g) {
-    tables[g] = static_cast<uint8_t>(
-        std::min<uint32_t>(ladder[g] + kRungsOfThree[index], kernel::kTernaryTables - 1));
-  }
-}
-
-struct Streams {
-  uint32_t count;
-  uint32_t tokens;        // of each
-  size_t levels;          // of each
-  const uint8_t* tables;  // of the refinement at hand
+  kernel::RansShape shape;  // of each
+  uint32_t count;           // per section
+  uint32_t sections;
+  size_t stream_levels;
+  const uint8_t* tables[kernel::kTernaryMaxStreams];  // [refinements()]
 };
 
-// Section `section` of levels into `writer`: lengths, then streams. `memory`: room for its streams.
-void WriteSection(const Streams& streams, const kernel::RansShape& shape, uint32_t section, Levels& levels,
-                  std::byte* memory, PayloadWriter& writer) {
-  std::span<const std::byte> coded[kernel::kRansMaxStreams];
-  if (shape.channels > 0) {
-    const kernel::TernaryShape ternary{streams.tokens, shape.channels, streams.tables};
-    const size_t capacity =
-        std::max(kernel::RansMaxStreamBytes(shape), kernel::TernaryMaxStreamBytes(ternary));
-    for (uint32_t v = 0; v < streams.count; ++v) {
-      std::byte* const end = memory + (v + 1) * capacity;
-      const int16_t* from = levels.Of(section) + v * streams.levels;
-      if (section == 0) {
-        size_t size = 0;
-        kernel::Rans().encode_levels(shape, 1, &from, &end, &size);
-        coded[v] = {end - size, size};
-      } else {
-        const int16_t* parents = levels.Of(section - 1) + v * streams.levels;
-        const std::byte* begin = kernel::Ternary().encode(ternary, parents, from, end);
-        coded[v] = {begin, end};
-      }
-    }
+// All sections into `writer`: of each the lengths, then the streams. `memory`: room for all streams, of
+// `capacity` each.
+void WriteSections(const NestedStreams& streams, Levels& levels, std::byte* memory, size_t capacity,
+                   PayloadWriter& writer) {
+  constexpr uint32_t kMost = kernel::kRansMaxStreams + kernel::kTernaryMaxStreams;
+  size_t sizes[kMost] = {};
+  std::byte* ends[kMost] = {};
+  const int16_t* of[kMost];
+  const uint32_t count = streams.count;
+  for (uint32_t i = 0; i < streams.sections * count; ++i) {
+    ends[i] = memory + (i + 1) * capacity;
+    of[i] = levels.Of(i / count) + i % count * streams.stream_levels;
   }
-  for (uint32_t v = 0; v < streams.count; ++v) writer.Varint(static_cast<uint32_t>(coded[v].size()));
-  for (uint32_t v = 0; v < streams.count; ++v) writer.Bytes(coded[v]);
+  if (streams.shape.channels > 0) {
+    kernel::Rans().encode_levels(streams.shape, count, of, ends, sizes);
+    // A refinement's parents are the levels of the section before.
+    kernel::Ternary().encode(streams.ternary(), streams.refinements(), streams.tables, of, of + count,
+                             ends + count, sizes + count);
+  }
+  for (uint32_t s = 0; s < streams.sections; ++s) {
+    for (uint32_t v = s * count; v < (s + 1) * count; ++v) writer.Varint(static_cast<uint32_t>(sizes[v]));
+    for (uint32_t v = s * count; v < (s + 1) * count; ++v) writer.Bytes({ends[v] - sizes[v], sizes[v]});
+  }
 }
 
 // The streams of the next section; false: malformed.
@@ -171,10 +97,39 @@ bool ReadSection(uint32_t count, PayloadReader& reader, std::span<const std::byt
   return !reader.failed();
 }
 
+// All sections from `reader` to the levels of the last one.
+base::Status ReadSections(const NestedStreams& streams, PayloadReader& reader, Levels& levels) {
+  constexpr uint32_t kMost = kernel::kRansMaxStreams + kernel::kTernaryMaxStreams;
+  std::span<const std::byte> coded[kMost];
+  int16_t* to[kMost];
+  const uint32_t count = streams.count;
+  for (uint32_t s = 0; s < streams.sections; ++s) {
+    if (!ReadSection(count, reader, coded + s * count)) {
+      return base::Corrupt("ternary: section {} is cut off", s);
+    }
+    for (uint32_t v = 0; v < count; ++v) to[s * count + v] = levels.Of(0) + v * streams.stream_levels;
+    if (streams.shape.channels == 0 && !coded[s * count].empty()) {
+      return base::Corrupt("ternary: a stream of no lanes");
+    }
+  }
+  if (!reader.rest().empty()) return base::Corrupt("ternary: {} bytes too many", reader.rest().size());
+  if (streams.shape.channels == 0) return base::Status::Ok();
+  uint64_t corrupt = kernel::Rans().decode_levels(streams.shape, count, coded, to);
+  if (corrupt == 0) {
+    corrupt = uint64_t{kernel::Ternary().decode(streams.ternary(), streams.refinements(), streams.tables,
+                                                coded + count, to + count)}
+              << count;
+  }
+  if (corrupt == 0) return base::Status::Ok();
+  const auto first = static_cast<uint32_t>(std::countr_zero(corrupt));
+  return base::Corrupt("ternary: stream {} of section {} does not end as it must", first % count,
+                       first / count);
+}
+
 }  // namespace
 
 TernaryCoder::TernaryCoder(Chain chain, tensor::Side side, std::shared_ptr<const ModelProfile> profile)
-    : plans_(chain, side, std::move(profile)) {}
+    : chain_(chain), plans_(chain, side, std::move(profile)) {}
 
 size_t TernaryCoder::LeastBytes(const TileShape&) const { return 2; }
 
@@ -183,21 +138,24 @@ size_t TernaryCoder::Encode(const TileContext& context, const tensor::ConstTileV
   const std::shared_ptr<const EcsqPlan> plan = plans_.Of(context, ShapeOf(in));
   if (plan == nullptr || out.size() <= kMaxHeadPrefix) return 0;
   const uint32_t layers = plans_.config().layers;
-  const int32_t unit = kPowerOfThree[layers];
   const TokenRows<const uint16_t> tokens(in);
   EcsqChoice choice;
   if (!ChooseEcsq(*plan, plans_.config(), in, tokens.rows.data(), workspace, choice)) return 0;
   choice.head.sections = layers + 1;
 
-  Levels levels(*plan, in.tokens, layers + 1, in.head_stride, workspace);
-  if (!Quantize(tokens.rows.data(), choice.ladder, unit, choice.lane_largest.data(), layers, levels)) {
-    return 0;
-  }
-  for (uint32_t s = layers; s > 0; --s) MakeParents(levels.Of(s), levels.size(), levels.Of(s - 1));
+  Levels levels(*plan, in.tokens, layers + 1, workspace);
   const EcsqLaneTables tables = MakeLaneTables(*plan, choice.ladder, {}, workspace);
-  EcsqLaneTables plain = tables;
-  plain.scales = plan->scales.data();
-  if (!FindEscapes(*plan, plain, layers, in, tokens.rows.data(), choice)) return 0;
+  if (plan->lanes > 0) {
+    kernel::RansRows layout = tables.Rows(*plan, in.head_stride);
+    layout.largest = choice.lane_largest.data();
+    int16_t* of[kTernaryMaxLayers + 1];
+    for (uint32_t s = 0; s <= layers; ++s) of[s] = levels.Of(s);
+    if (!kernel::NestedRows().to_levels(tables.Shape(*plan, in.tokens), layout, layers, tokens.rows.data(),
+                                        of)) {
+      return 0;
+    }
+  }
+  if (!FindEscapes(*plan, tables, layers, in, tokens.rows.data(), choice)) return 0;
 
   // The head behind the widest prefix, then moved up to the one it takes.
   PayloadWriter head(out.subspan(kMaxHeadPrefix));
@@ -209,19 +167,18 @@ size_t TernaryCoder::Encode(const TileContext& context, const tensor::ConstTileV
   writer.Varint(static_cast<uint32_t>(body.size()));
   writer.Bytes(body);
 
-  Streams streams{1u << choice.head.streams_log, in.tokens >> choice.head.streams_log, 0, nullptr};
-  streams.levels = size_t{streams.tokens} * plan->groups() * kernel::kRansLanes;
-  const kernel::RansShape shape = tables.Shape(*plan, streams.tokens);
-  const size_t capacity = kernel::kRansStateBytes + size_t{streams.tokens} * plan->lanes +
-                          (plan->lanes > 0 ? kernel::RansBypassBytes(shape) : 0);
+  const size_t table_bytes = NestedStreams::TableBytes(*plan, layers);
+  const uint32_t streams_log = choice.head.streams_log;
+  const kernel::RansShape shape = tables.Shape(*plan, in.tokens >> streams_log);
+  const size_t capacity = kernel::kRansStateBytes + size_t{shape.tokens} * shape.channels +
+                          (shape.channels > 0 ? kernel::RansBypassBytes(shape) : 0);
   std::byte* const memory =
-      workspace.Scratch(streams.count * capacity + plan->groups(), Workspace::Use::kStreams).data();
-  auto* const refined = reinterpret_cast<uint8_t*>(memory + streams.count * capacity);
-  streams.tables = refined;
-  for (uint32_t s = 0; s <= layers; ++s) {
-    if (s > 0) TablesOf(choice.ladder, s - 1, refined);
-    WriteSection(streams, shape, s, levels, memory, writer);
-  }
+      workspace
+          .Scratch(table_bytes + (size_t{layers + 1} << streams_log) * capacity, Workspace::Use::kStreams)
+          .data();
+  const NestedStreams streams(*plan, tables, choice.ladder, in.tokens, streams_log, layers + 1,
+                              reinterpret_cast<uint8_t*>(memory));
+  WriteSections(streams, levels, memory + table_bytes, capacity, writer);
   return writer.size() < out.size() ? writer.size() : 0;
 }
 
@@ -232,11 +189,11 @@ base::Status TernaryCoder::Decode(const TileContext& context, std::span<const st
   const uint32_t layers = plans_.config().layers;
   const size_t room = EcsqEscapeRoom(in.size());
   const std::span<std::byte> memory =
-      workspace.Scratch(room * sizeof(EcsqEscape) + 2 * size_t{plan->groups()}, Workspace::Use::kQuantizer);
+      workspace.Scratch(room * sizeof(EcsqEscape) + plan->groups() + NestedStreams::TableBytes(*plan, layers),
+                        Workspace::Use::kQuantizer);
   std::span<EcsqEscape> escapes(reinterpret_cast<EcsqEscape*>(memory.data()), room);
   const std::span<uint8_t> ladder(reinterpret_cast<uint8_t*>(memory.data() + room * sizeof(EcsqEscape)),
                                   plan->groups());
-  uint8_t* const refined = ladder.data() + ladder.size();
 
   // Mode and head length, then the rest of the head, which ends where that says.
   PayloadReader reader(in);
@@ -250,34 +207,22 @@ base::Status TernaryCoder::Decode(const TileContext& context, std::span<const st
   if (!head_reader.rest().empty() || head.raw)
     return base::Corrupt("ternary: mode {:#04x}, head of {} bytes", mode, head_bytes);
 
-  const uint32_t count = 1u << head.streams_log;
-  Levels levels(*plan, out.tokens, 1, out.head_stride, workspace);
+  Levels levels(*plan, out.tokens, 1, workspace);
   const EcsqLaneTables tables = MakeLaneTables(*plan, ladder, {}, workspace);
-  const uint32_t stream_tokens = out.tokens >> head.streams_log;
-  const size_t stream_levels = size_t{stream_tokens} * plan->groups() * kernel::kRansLanes;
-  for (uint32_t s = 0; s < head.sections; ++s) {
-    std::span<const std::byte> streams[kernel::kRansMaxStreams];
-    if (!ReadSection(count, reader, streams)) return base::Corrupt("ternary: section {} is cut off", s);
-    if (plan->lanes == 0) {
-      if (!streams[0].empty()) return base::Corrupt("ternary: a stream of no lanes");
-      continue;
-    }
-    if (s > 0) TablesOf(ladder, s - 1, refined);
-    const kernel::RansShape shape = tables.Shape(*plan, stream_tokens);
-    for (uint32_t v = 0; v < count; ++v) {
-      int16_t* const to = levels.Of(0) + v * stream_levels;
-      const bool whole =
-          s == 0 ? kernel::Rans().decode_levels(shape, 1, &streams[v], &to) == 0
-                 : kernel::Ternary().decode({stream_tokens, plan->lanes, refined}, streams[v], to);
-      if (!whole) return base::Corrupt("ternary: stream {} of section {} does not end as it must", v, s);
-    }
-  }
-  if (!reader.rest().empty()) return base::Corrupt("ternary: {} bytes too many", reader.rest().size());
+  const NestedStreams streams(*plan, tables, ladder, out.tokens, head.streams_log, head.sections,
+                              ladder.data() + ladder.size());
+  KVPLANE_RETURN_IF_ERROR(ReadSections(streams, reader, levels));
 
   const TokenRows<uint16_t> tokens(out);
   const uint32_t refinements = head.sections - 1;
-  Dequantize(kPowerOfThree[layers - refinements], 0, levels, tokens.rows.data());
-  FillDropped(*plan, out, tokens.rows.data());
+  if (plan->lanes == 0) {
+    FillDropped(*plan, out, tokens.rows.data());
+  } else {
+    kernel::RansRows layout = tables.Rows(*plan, out.head_stride);
+    layout.streaming_stores = WritesAroundCaches(chain_, out);
+    kernel::NestedRows().from_levels(tables.Shape(*plan, out.tokens), layout, layers - refinements,
+                                     levels.Of(0), tokens.rows.data());
+  }
   ApplyEscapes(*plan, escapes, tokens.rows.data(), out.head_stride);
   return base::Status::Ok();
 }

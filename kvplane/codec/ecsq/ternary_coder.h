@@ -24,6 +24,7 @@ class TernaryCoder final : public TileCoder {
   base::Status Check() const { return plans_.Check(); }
 
  private:
+  Chain chain_;
   EcsqPlans plans_;
 };
 

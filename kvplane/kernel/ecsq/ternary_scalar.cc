@@ -19,7 +19,6 @@ constexpr bool FrequenciesAreWhole() {
 }
 static_assert(FrequenciesAreWhole());
 
-uint32_t Groups(const TernaryShape& shape) { return (shape.channels + kRansLanes - 1) / kRansLanes; }
 uint32_t Live(const TernaryShape& shape, uint32_t g) {
   return std::min(kRansLanes, shape.channels - g * kRansLanes);
 }
@@ -33,8 +32,9 @@ Model ModelOf(uint32_t table, int32_t parent) {
   return {{f[0], f[1], f[2]}, {0, f[0], uint32_t{f[0]} + f[1]}};
 }
 
-std::byte* Encode(const TernaryShape& shape, const int16_t* parents, const int16_t* levels, std::byte* end) {
-  const uint32_t groups = Groups(shape);
+std::byte* EncodeOne(const TernaryShape& shape, const uint8_t* tables, const int16_t* parents,
+                     const int16_t* levels, std::byte* end) {
+  const uint32_t groups = shape.groups();
   uint32_t x[kRansLanes];
   std::fill_n(x, kRansLanes, internal::kRansLowerBound);
   for (size_t step = size_t{shape.tokens} * groups; step-- > 0;) {
@@ -43,7 +43,7 @@ std::byte* Encode(const TernaryShape& shape, const int16_t* parents, const int16
       const int32_t parent = parents[step * kRansLanes + lane];
       const int32_t rest = levels[step * kRansLanes + lane] - 3 * parent;
       const auto symbol = static_cast<uint32_t>(1 + (parent < 0 ? -rest : rest));
-      const Model model = ModelOf(shape.tables[g], parent);
+      const Model model = ModelOf(tables[g], parent);
       const uint32_t f = model.frequency[symbol];
       if (x[lane] >= f * 512) {
         *--end = static_cast<std::byte>(x[lane] & 0xff);
@@ -59,7 +59,8 @@ std::byte* Encode(const TernaryShape& shape, const int16_t* parents, const int16
   return end;
 }
 
-bool Decode(const TernaryShape& shape, std::span<const std::byte> in, int16_t* levels) {
+bool DecodeOne(const TernaryShape& shape, const uint8_t* tables, std::span<const std::byte> in,
+               int16_t* levels) {
   if (in.size() < kRansStateBytes) return false;
   uint32_t x[kRansLanes];
   for (uint32_t lane = 0; lane < kRansLanes; ++lane) {
@@ -68,12 +69,12 @@ bool Decode(const TernaryShape& shape, std::span<const std::byte> in, int16_t* l
   }
   const std::byte* at = in.data() + kRansStateBytes;
   const std::byte* const end = in.data() + in.size();
-  const uint32_t groups = Groups(shape);
+  const uint32_t groups = shape.groups();
   for (size_t step = 0; step < size_t{shape.tokens} * groups; ++step) {
     const auto g = static_cast<uint32_t>(step % groups);
     for (uint32_t lane = 0; lane < Live(shape, g); ++lane) {
       int16_t& level = levels[step * kRansLanes + lane];
-      const Model model = ModelOf(shape.tables[g], level);
+      const Model model = ModelOf(tables[g], level);
       const uint32_t slot = x[lane] % internal::kRansTotal;
       const uint32_t symbol = (slot >= model.start[1] ? 1u : 0u) + (slot >= model.start[2] ? 1u : 0u);
       x[lane] = model.frequency[symbol] * (x[lane] / internal::kRansTotal) + slot - model.start[symbol];
@@ -87,6 +88,22 @@ bool Decode(const TernaryShape& shape, std::span<const std::byte> in, int16_t* l
   }
   return at == end &&
          std::all_of(x, x + kRansLanes, [](uint32_t s) { return s == internal::kRansLowerBound; });
+}
+
+void Encode(const TernaryShape& shape, uint32_t streams, const uint8_t* const* tables,
+            const int16_t* const* parents, const int16_t* const* levels, std::byte* const* ends,
+            size_t* sizes) {
+  for (uint32_t v = 0; v < streams; ++v) {
+    sizes[v] = static_cast<size_t>(ends[v] - EncodeOne(shape, tables[v], parents[v], levels[v], ends[v]));
+  }
+}
+
+uint32_t Decode(const TernaryShape& shape, uint32_t streams, const uint8_t* const* tables,
+                const std::span<const std::byte>* in, int16_t* const* levels) {
+  uint32_t corrupt = 0;
+  for (uint32_t v = 0; v < streams; ++v)
+    corrupt |= DecodeOne(shape, tables[v], in[v], levels[v]) ? 0 : 1u << v;
+  return corrupt;
 }
 
 }  // namespace

@@ -69,6 +69,16 @@ KVPLANE_INLINE_AVX512 void Skip(Cursor& cursor, uint32_t bytes) {
   cursor.at += bytes;
 }
 
+// States from what a symbol left of them: a byte more for those below the interval.
+template <bool kFast>
+KVPLANE_INLINE_AVX512 void Refill(__m512i& x, __m512i y, Cursor& cursor) {
+  const __mmask32 refill = _mm512_cmplt_epu16_mask(y, Words(kRansLowerBound));
+  // The next bytes in the high halves of words, one to each refilling lane, shifted in from there.
+  const __m512i twice = _mm512_permutexvar_epi8(TwiceIndex(), _mm512_castsi256_si512(Peek<kFast>(cursor)));
+  x = _mm512_mask_shldi_epi16(y, refill, y, _mm512_maskz_expand_epi16(refill, twice), 8);
+  Skip<kFast>(cursor, static_cast<uint32_t>(_mm_popcnt_u32(refill)));
+}
+
 // Advances 32 states by the symbol that the low seven bits of each stand for, which are all that a look-up
 // sees of a byte.
 template <bool kFast, bool kGeneral>
@@ -78,11 +88,7 @@ KVPLANE_INLINE_AVX512 void Advance(__m512i& x, Cursor& cursor, const __m512i (&f
   const __m512i rest = Look(offset, x);
   const __m512i y =
       kGeneral ? _mm512_mask_add_epi16(x, live, product, rest) : _mm512_add_epi16(product, rest);
-  const __mmask32 refill = _mm512_cmplt_epu16_mask(y, Words(kRansLowerBound));
-  // The next bytes in the high halves of words, one to each refilling lane, shifted in from there.
-  const __m512i twice = _mm512_permutexvar_epi8(TwiceIndex(), _mm512_castsi256_si512(Peek<kFast>(cursor)));
-  x = _mm512_mask_shldi_epi16(y, refill, y, _mm512_maskz_expand_epi16(refill, twice), 8);
-  Skip<kFast>(cursor, static_cast<uint32_t>(_mm_popcnt_u32(refill)));
+  Refill<kFast>(x, y, cursor);
 }
 
 // The same; returns the symbols, garbage in dead lanes.
