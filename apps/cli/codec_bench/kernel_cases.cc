@@ -5,6 +5,8 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "apps/cli/codec_bench/codec_arena.h"
@@ -39,6 +41,7 @@ constexpr const char* kMemcpy = "memcpy, DRAM to DRAM";
 constexpr const char* kDecodeLevels = "rANS-B decode, 8 streams";
 constexpr const char* kDecodeScalar = "rANS-B decode, 8 streams, scalar path";
 constexpr const char* kFusedDecode = "fused decode, bytes to bf16 in DRAM";
+constexpr std::string_view kNestedText = "centre(static) | ternary(layers=2,snr=24) | rans(class)";
 constexpr const char* kPresetDecode = "c11 by tiles, decode";
 
 // Deviation over step of a group of channels: 0.5 to 3 in a wide spread, about 2.2 bits per value.
@@ -329,36 +332,48 @@ void AddChainCases(std::vector<KernelCase>& cases, const std::shared_ptr<MemoryT
   }
 }
 
-// The preset c11 as the product runs it, pages to coded tiles and back: what the fused kernels come to.
-class PresetTiles {
- public:
-  explicit PresetTiles(uint64_t seed) {
+// Pages of synthetic KV and a profile for it.
+struct ProfiledPages {
+  explicit ProfiledPages(uint64_t seed) {
     base::ThreadPool pool(1);
     SyntheticSpec spec;
     spec.geometry = {.layers = 1, .kv_heads = kHeads, .head_dim = kHeadDim};
     spec.seed = seed;
-    const auto profile = FitGeneratorProfile(spec, pool, false);
-    KVPLANE_CHECK(profile.ok());
+    auto fitted = FitGeneratorProfile(spec, pool, false);
+    KVPLANE_CHECK(fitted.ok());
+    profile = *std::move(fitted);
     std::vector<PagedKv> sequences;
     sequences.push_back(SyntheticKv(spec, pool));
-    arena_ = std::make_unique<CodecArena>(std::move(sequences));
-    const auto strategy = codec::Strategy::Parse("c11");
+    arena = std::make_unique<CodecArena>(std::move(sequences));
+  }
+  std::shared_ptr<const codec::ModelProfile> profile;
+  std::unique_ptr<CodecArena> arena;
+};
+
+// A strategy as the product runs it, pages to coded tiles and back: what its kernels come to.
+class StrategyTiles {
+ public:
+  StrategyTiles(std::shared_ptr<ProfiledPages> pages, std::string_view text) : pages_(std::move(pages)) {
+    const auto strategy = codec::Strategy::Parse(text);
     KVPLANE_CHECK(strategy.ok());
-    auto contestant = MakeStrategyContestant(*arena_, 1, "c11", *strategy, *profile);
+    auto contestant =
+        MakeStrategyContestant(*pages_->arena, 1, std::string(text), *strategy, pages_->profile);
     KVPLANE_CHECK(contestant.ok());
     contestant_ = *std::move(contestant);
     Encode();
   }
-  double bytes() const { return static_cast<double>(arena_->raw_bytes()); }
+  double bytes() const { return static_cast<double>(pages_->arena->raw_bytes()); }
   void Encode() {
-    for (size_t job = 0; job < arena_->jobs().size(); ++job) KVPLANE_CHECK(contestant_->Encode(job, 0).ok());
+    for (size_t job = 0; job < jobs(); ++job) KVPLANE_CHECK(contestant_->Encode(job, 0).ok());
   }
   void Decode() {
-    for (size_t job = 0; job < arena_->jobs().size(); ++job) KVPLANE_CHECK(contestant_->Decode(job, 0).ok());
+    for (size_t job = 0; job < jobs(); ++job) KVPLANE_CHECK(contestant_->Decode(job, 0).ok());
   }
 
  private:
-  std::unique_ptr<CodecArena> arena_;
+  size_t jobs() const { return pages_->arena->jobs().size(); }
+
+  std::shared_ptr<ProfiledPages> pages_;
   std::unique_ptr<Contestant> contestant_;
 };
 
@@ -376,10 +391,16 @@ std::vector<KernelCase> CodecKernelCases(uint64_t seed) {
   cases.push_back({"fused encode, bf16 in DRAM to bytes", "GB/s", tiles->bytes(),
                    [fused] { fused->Encode(); }, KernelBar{9, 6.5}});
   cases.push_back({kFusedDecode, "GB/s", tiles->bytes(), [fused] { fused->Decode(); }, std::nullopt});
-  const auto preset = std::make_shared<PresetTiles>(seed);
+  const auto pages = std::make_shared<ProfiledPages>(seed);
+  const auto preset = std::make_shared<StrategyTiles>(pages, "c11");
   cases.push_back(
       {"c11 by tiles, encode", "GB/s", preset->bytes(), [preset] { preset->Encode(); }, KernelBar{9, 6.5}});
   cases.push_back({kPresetDecode, "GB/s", preset->bytes(), [preset] { preset->Decode(); }, std::nullopt});
+  const auto nested = std::make_shared<StrategyTiles>(pages, kNestedText);
+  cases.push_back({"ternary, base and 2 refinements, encode", "GB/s", nested->bytes(),
+                   [nested] { nested->Encode(); }, std::nullopt});
+  cases.push_back({"ternary, base and 2 refinements, decode", "GB/s", nested->bytes(),
+                   [nested] { nested->Decode(); }, std::nullopt});
   AddChainCases(cases, tiles);
   const auto rows = std::make_shared<RowTransforms>(rng.Split());
   cases.push_back({"projection 128 x 128", "Gval/s", RowTransforms::values(), [rows] { rows->Project(); },
