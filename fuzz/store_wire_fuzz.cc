@@ -152,7 +152,7 @@ void ServeClient(Bytes input) {
   KVPLANE_CHECK(dram.ok());
   store::StoreServerOptions options;
   options.max_requests = 8;
-  options.total_put_bytes = options.connection_put_bytes = 1 << 16;
+  options.total_put_bytes = 1 << 16;
   store::ServerShared shared(**dram, options);
   const std::vector<std::byte> bytes = Greeting(store::kStoreRoleClient, input);
   {
@@ -160,6 +160,7 @@ void ServeClient(Bytes input) {
         std::make_shared<store::ServerConnection>(shared, std::make_unique<MemoryStream>(bytes), 1);
     while (connection->ReadOne()) {
       for (int i = 0; i < 16; ++i) (void)connection->WorkOne(/*wait=*/false);
+      connection->CheckPuts(base::Clock::System().Now());
     }
     connection->Close();
   }

@@ -57,6 +57,8 @@ constexpr Family<StoreServerCounters> kServerFamilies[] = {
     {"kvplane_store_sent_bytes_total", false, "Bytes sent", &StoreServerCounters::bytes_out},
     {"kvplane_store_incoming_bytes", true, "Room taken by objects on their way in",
      &StoreServerCounters::put_bytes_reserved},
+    {"kvplane_store_slow_puts_total", false, "Connections ended because their objects came too slowly",
+     &StoreServerCounters::slow_puts},
 };
 
 // A label's value: names of tiers hold paths.

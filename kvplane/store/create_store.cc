@@ -148,13 +148,14 @@ enum class SpecKind { kMemory, kFolder, kRemote, kRedis };
 constexpr std::pair<std::string_view, SpecKind> kSchemes[] = {{"mem:", SpecKind::kMemory},
                                                               {"dir:", SpecKind::kFolder},
                                                               {"tcp://", SpecKind::kRemote},
-                                                              {"redis://", SpecKind::kRedis}};
+                                                              {"redis://", SpecKind::kRedis},
+                                                              {"rediss://", SpecKind::kRedis}};
 
 base::Result<SpecKind> KindOf(std::string_view spec) {
   for (const auto& [scheme, kind] : kSchemes) {
     if (spec.starts_with(scheme)) return kind;
   }
-  return base::InvalidArgument("known are mem:, dir:PATH, tcp://HOST:PORT and redis://HOST:PORT");
+  return base::InvalidArgument("known are mem:, dir:PATH, tcp://HOST:PORT, redis://HOST:PORT and rediss://");
 }
 
 base::Result<std::unique_ptr<Store>> CreateOne(SpecKind kind, std::string_view spec,
@@ -183,10 +184,9 @@ base::Result<std::unique_ptr<Store>> CreateOne(SpecKind kind, std::string_view s
       break;
   }
   KVPLANE_ASSIGN_OR_RETURN(const RedisOptions options, ParseRedisSpec(spec));
-  if (stack.redis_transport == nullptr) {
-    KVPLANE_ASSIGN_OR_RETURN(stack.redis_transport, transport::CreateTransport("tcp"));
-  }
-  return CreateRedisStore(options, *stack.redis_transport);
+  KVPLANE_ASSIGN_OR_RETURN(std::shared_ptr<transport::Transport> transport, CreateRedisTransport(options));
+  stack.redis_transports.push_back(std::move(transport));
+  return CreateRedisStore(options, *stack.redis_transports.back());
 }
 
 // Which text an error is about, without what may be a password in it.

@@ -1,18 +1,20 @@
 // Makes stores from their text form, as it stands in flags and configuration files.
 //
 //     mem:[?bytes=8GiB&policy=s3fifo|lru&ttl_s=SECONDS&quota=BYTES]    memory of this process
-//     dir:PATH[?bytes=200GB&ttl_s=SECONDS&scrub=BYTES]                 a folder on a local disk; scrub: per
-//     second tcp://HOST:PORT[?connections=N]                                  a kvplane store server
+//     dir:PATH[?bytes=200GB&ttl_s=SECONDS&scrub=BYTES]                 a folder on a local disk
+//     tcp://HOST:PORT[?connections=N]                                  a kvplane store server
 //     redis://HOST:PORT[,HOST:PORT...][?...]                           Redis (redis_options.h)
+//     rediss://HOST:PORT[,HOST:PORT...][?...]                          Redis over TLS
 //
 // One text is that store. Several are a TieredStore in that order, which begins with memory. Bytes are SI
-// (8GB) or binary (8GiB), quota is of each tenant.
+// (8GB) or binary (8GiB), quota is of each tenant, scrub is per second.
 #pragma once
 
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kvplane/base/status.h"
 #include "kvplane/store/store.h"
@@ -30,7 +32,7 @@ struct StoreAccess {
 // A store with what it stands on. The stores go first when it is destroyed.
 struct StoreStack {
   std::shared_ptr<transport::Transport> remote_transport;  // of tcp://
-  std::shared_ptr<transport::Transport> redis_transport;
+  std::vector<std::shared_ptr<transport::Transport>> redis_transports;
   std::unique_ptr<Store> store;
   TieredStore* tiered = nullptr;  // `store`, where it is a stack
 

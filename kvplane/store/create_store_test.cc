@@ -66,6 +66,8 @@ TEST(CreateStoreUnit, ErrorsNameWhatIsWrong) {
       {{"tcp://127.0.0.1:1", "mem:"}, "must be memory"},
       {{"mem:", "mem:"}, "first tier only"},
       {{"mem:", "tape:x"}, "tape:x: known are"},
+      {{"redis://127.0.0.1:1?ca_file=/x"}, "ca_file is for rediss:// only"},
+      {{"rediss://user:secret@127.0.0.1:1"}, "a password comes from a file"},
       {std::vector<std::string>(9, "mem:"), "9 stores"},
   };
   for (const auto& [specs, message] : wrong) {

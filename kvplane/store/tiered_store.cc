@@ -7,6 +7,8 @@
 
 #include "kvplane/base/mutex.h"
 #include "kvplane/store/call_checks.h"
+#include "kvplane/store/read_detours.h"
+#include "kvplane/store/touch_behind.h"
 
 namespace kvplane::store {
 namespace {
@@ -17,6 +19,8 @@ constexpr int kMaxRounds = 4;
 // Keys that a tier is asked for at once when worse copies are looked for: a call ends at the first that the
 // tier lacks, so a long list would mostly be sent for nothing.
 constexpr size_t kProbedKeys = 64;
+ReadDetours::Tiers Bit(size_t tier) { return ReadDetours::Tiers{1} << tier; }
+
 // Quarantine() has no deadline of its own.
 constexpr base::Duration kQuarantineWait = std::chrono::seconds(1);
 
@@ -59,6 +63,7 @@ class StackedStore final : public TieredStore {
     promoter_ = Promoter::Create(clock_, options.max_assembly_bytes,
                                  [this](const StoreKey& key, const EntryMeta& meta, Slice object,
                                         uint64_t epoch) { Promote(key, meta, std::move(object), epoch); });
+    touches_ = std::make_unique<TouchBehind>([this](std::span<const StoreKey> keys) { TouchLowers(keys); });
   }
   ~StackedStore() override { StackedStore::Shutdown(); }
 
@@ -72,12 +77,8 @@ class StackedStore final : public TieredStore {
                                         base::TimePoint deadline) override;
   base::Status Put(const StoreKey& key, const EntryMeta& meta, Slice object, const PutOptions& options,
                    base::TimePoint deadline) override;
-  base::Status Touch(std::span<const StoreKey> keys, base::TimePoint deadline) override {
-    return dram_->Touch(keys, deadline);
-  }
-  base::Status Pin(const StoreKey& key, base::Duration max_age, base::TimePoint deadline) override {
-    return dram_->Pin(key, max_age, deadline);
-  }
+  base::Status Touch(std::span<const StoreKey> keys, base::TimePoint deadline) override;
+  base::Status Pin(const StoreKey& key, base::Duration max_age, base::TimePoint deadline) override;
   base::Status Erase(const StoreKey& key, base::TimePoint deadline) override;
   base::Result<uint64_t> EraseTenant(uint64_t tenant, base::TimePoint deadline) override;
   void Quarantine(const StoreKey& key) override;
@@ -92,13 +93,14 @@ class StackedStore final : public TieredStore {
  private:
   // The longest prefix of `keys` that the tier has; nothing when it fails or is left out. `cut`: the chain
   // must end there, as a faster tier keeps a worse copy of the next key, and reads would get that one.
+  // `skipped`: tiers that this look-up did without.
   std::vector<EntryInfo> LookupLower(size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
-                                     base::TimePoint deadline, bool& cut);
+                                     base::TimePoint deadline, ReadDetours::Tiers& skipped, bool& cut);
   // These rid tiers faster than `index` of copies of `keys` below `min_quality`, and leave good ones alone.
   // They return for how many keys, from the first on, that went well. First: all tiers; then memory and the
   // queues alone; one slow tier, `at`; one copy of it.
   size_t RemoveWorse(size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
-                     base::TimePoint deadline) KVPLANE_EXCLUDES(order_);
+                     base::TimePoint deadline, ReadDetours::Tiers& skipped) KVPLANE_EXCLUDES(order_);
   size_t RemoveWorseQueued(size_t index, std::span<const StoreKey> keys, uint16_t min_quality)
       KVPLANE_REQUIRES(order_);
   size_t RemoveWorseOf(size_t at, size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
@@ -106,12 +108,18 @@ class StackedStore final : public TieredStore {
   bool RemoveCopy(size_t at, size_t index, const StoreKey& key, uint16_t min_quality,
                   base::TimePoint deadline) KVPLANE_EXCLUDES(order_);
   // Tries the requests at `missing` in one tier; what is answered for good leaves `missing`.
-  void ReadLower(Lower& lower, std::span<const ReadRequest> requests, base::TimePoint deadline,
+  void ReadLower(size_t index, std::span<const ReadRequest> requests, base::TimePoint deadline,
                  std::vector<size_t>& missing, std::vector<base::Result<Slice>>& out);
   // How a call of a tier ended: for its breaker and its counters.
   void Judge(Lower& lower, base::StatusCode code, bool own_budget);
   void Promote(const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch)
       KVPLANE_EXCLUDES(order_);
+  void TouchLowers(std::span<const StoreKey> keys);
+  // The whole object as this tier has it, to memory, and pins it there. kNotFound: not in this tier.
+  base::Status BringUpPinned(Lower& lower, const StoreKey& key, base::Duration max_age,
+                             base::TimePoint deadline) KVPLANE_EXCLUDES(order_);
+  // Whether what was read at `epoch` may go up: no erasure of it has begun since.
+  bool MayRise(const StoreKey& key, uint64_t epoch) const KVPLANE_REQUIRES(order_);
   void WriteAgain(EvictedEntry entry);
   // Around an erasure of slower tiers: nothing that was read of them before EndErasure() goes up to memory,
   // so that what memory lost cannot come back from a tier whose turn has not come yet.
@@ -127,10 +135,12 @@ class StackedStore final : public TieredStore {
   base::Mutex order_;
   std::atomic<uint64_t> epoch_{0};  // counts beginnings and ends of erasures; written under order_
   std::vector<ErasureScope> erasures_ KVPLANE_GUARDED_BY(order_);  // in progress
+  ReadDetours detours_;
 
   std::unique_ptr<DramStore> dram_;
   std::vector<std::unique_ptr<Lower>> lowers_;
-  std::unique_ptr<Promoter> promoter_;  // last: its thread uses everything above
+  std::unique_ptr<Promoter> promoter_;  // last, these two: their threads use everything above
+  std::unique_ptr<TouchBehind> touches_;
 };
 
 base::Status StackedStore::Open(DramOptions options) {
@@ -157,10 +167,12 @@ void StackedStore::Judge(Lower& lower, base::StatusCode code, bool own_budget) {
 }
 
 std::vector<EntryInfo> StackedStore::LookupLower(size_t index, std::span<const StoreKey> keys,
-                                                 uint16_t min_quality, base::TimePoint deadline, bool& cut) {
+                                                 uint16_t min_quality, base::TimePoint deadline,
+                                                 ReadDetours::Tiers& skipped, bool& cut) {
   Lower& lower = *lowers_[index];
   if (!lower.breaker.Allow(clock_.Now())) {
     ++lower.left_out;
+    skipped |= Bit(index);
     return {};
   }
   const base::TimePoint budget = base::Clock::System().Now() + lower.tier.lookup_budget;
@@ -168,24 +180,30 @@ std::vector<EntryInfo> StackedStore::LookupLower(size_t index, std::span<const S
   Judge(lower, found.status().code(), budget <= deadline);
   if (!found.ok()) return {};
   if (min_quality > 0) {
-    const size_t good = RemoveWorse(index, keys.first(found->size()), min_quality, deadline);
+    size_t good = RemoveWorse(index, keys.first(found->size()), min_quality, deadline, skipped);
+    const ReadDetours::Tiers faster = skipped & (Bit(index) - 1);
+    if (good > 0 && faster != 0 && !detours_.Add(keys.first(good), faster, clock_.Now())) good = 0;
     cut = good < found->size();
     found->resize(good);
   }
+  detours_.Remove(keys.first(found->size()), Bit(index));
   lower.hits += found->size();
   for (size_t i = 0; i < found->size(); ++i) promoter_->Found(keys[i], (*found)[i]);
   return *std::move(found);
 }
 
 size_t StackedStore::RemoveWorse(size_t index, std::span<const StoreKey> keys, uint16_t min_quality,
-                                 base::TimePoint deadline) {
+                                 base::TimePoint deadline, ReadDetours::Tiers& skipped) {
   size_t good = 0;
   {
     base::MutexLock lock(order_);
     good = RemoveWorseQueued(index, keys, min_quality);
   }
   for (size_t at = 0; at < index && good > 0; ++at) {
-    if (lowers_[at]->breaker.open()) continue;  // reads leave it out as well
+    if (lowers_[at]->breaker.open()) {
+      skipped |= Bit(at);
+      continue;
+    }
     good = RemoveWorseOf(at, index, keys.first(good), min_quality, deadline);
   }
   return good;
@@ -237,6 +255,7 @@ bool StackedStore::RemoveCopy(size_t at, size_t index, const StoreKey& key, uint
 base::Result<std::vector<EntryInfo>> StackedStore::Lookup(std::span<const StoreKey> keys,
                                                           uint16_t min_quality, base::TimePoint deadline) {
   std::vector<EntryInfo> out;
+  ReadDetours::Tiers skipped = 0;
   bool cut = false;
   for (int round = 0; round < kMaxRounds && !cut; ++round) {
     KVPLANE_ASSIGN_OR_RETURN(const std::vector<EntryInfo> fast,
@@ -244,7 +263,7 @@ base::Result<std::vector<EntryInfo>> StackedStore::Lookup(std::span<const StoreK
     out.insert(out.end(), fast.begin(), fast.end());
     const size_t before = out.size();
     for (size_t tier = 0; tier < lowers_.size() && out.size() < keys.size() && !cut; ++tier) {
-      const auto found = LookupLower(tier, keys.subspan(out.size()), min_quality, deadline, cut);
+      const auto found = LookupLower(tier, keys.subspan(out.size()), min_quality, deadline, skipped, cut);
       out.insert(out.end(), found.begin(), found.end());
     }
     if (out.size() == before || out.size() == keys.size()) break;
@@ -256,21 +275,31 @@ base::Result<std::vector<EntryInfo>> StackedStore::Lookup(std::span<const StoreK
   return out;
 }
 
-void StackedStore::ReadLower(Lower& lower, std::span<const ReadRequest> requests, base::TimePoint deadline,
+void StackedStore::ReadLower(size_t index, std::span<const ReadRequest> requests, base::TimePoint deadline,
                              std::vector<size_t>& missing, std::vector<base::Result<Slice>>& out) {
+  Lower& lower = *lowers_[index];
+  std::vector<ReadRequest> asked;
+  std::vector<size_t> places;  // of those in `requests`
+  std::vector<size_t> still;
+  for (const size_t at : missing) {
+    if ((detours_.Of(requests[at].key, clock_.Now()) & Bit(index)) != 0) {
+      still.push_back(at);
+    } else {
+      asked.push_back(requests[at]);
+      places.push_back(at);
+    }
+  }
+  if (asked.empty()) return;
   if (!lower.breaker.Allow(clock_.Now())) {
-    lower.left_out += missing.size();
+    lower.left_out += asked.size();
     return;
   }
-  std::vector<ReadRequest> asked;
-  for (const size_t at : missing) asked.push_back(requests[at]);
   const uint64_t epoch = epoch_.load();
   const base::TimePoint budget = base::Clock::System().Now() + lower.tier.read_budget;
   auto results = lower.tier.store->Read(asked, std::min(deadline, budget));
   base::StatusCode worst = base::StatusCode::kOk;
-  std::vector<size_t> still;
   for (size_t i = 0; i < asked.size(); ++i) {
-    const size_t at = missing[i];
+    const size_t at = places[i];
     const base::StatusCode code = results[i].status().code();
     if (IsTierFailure(code)) worst = code;
     if (results[i].ok()) {
@@ -295,9 +324,8 @@ std::vector<base::Result<Slice>> StackedStore::Read(std::span<const ReadRequest>
   for (size_t i = 0; i < out.size(); ++i) {
     if (out[i].status().code() == base::StatusCode::kNotFound) missing.push_back(i);
   }
-  for (const auto& lower : lowers_) {
-    if (missing.empty()) break;
-    ReadLower(*lower, requests, deadline, missing, out);
+  for (size_t tier = 0; tier < lowers_.size() && !missing.empty(); ++tier) {
+    ReadLower(tier, requests, deadline, missing, out);
   }
   const bool late = !missing.empty() && !CheckDeadline(deadline).ok();
   for (const size_t at : missing) {
@@ -347,12 +375,71 @@ base::Status StackedStore::Put(const StoreKey& key, const EntryMeta& meta, Slice
 
 void StackedStore::Promote(const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch) {
   base::MutexLock lock(order_);
-  if (epoch_.load() != epoch) return;
-  for (const ErasureScope& erasure : erasures_) {
-    if (erasure.Covers(key)) return;
-  }
+  if (!MayRise(key, epoch)) return;
   (void)dram_->Put(key, meta, std::move(object), {},
                    base::kNoDeadline);  // too large or over a quota: no harm
+}
+
+bool StackedStore::MayRise(const StoreKey& key, uint64_t epoch) const {
+  return epoch_.load() == epoch &&
+         std::ranges::none_of(erasures_, [&key](const ErasureScope& erasure) { return erasure.Covers(key); });
+}
+
+base::Status StackedStore::Touch(std::span<const StoreKey> keys, base::TimePoint deadline) {
+  KVPLANE_RETURN_IF_ERROR(dram_->Touch(keys, deadline));
+  if (!lowers_.empty()) touches_->Add(keys);
+  return base::Status::Ok();
+}
+
+// The thread of touches_.
+void StackedStore::TouchLowers(std::span<const StoreKey> keys) {
+  for (const auto& lower : lowers_) {
+    if (!lower->breaker.Allow(clock_.Now())) {
+      ++lower->left_out;
+      continue;
+    }
+    const base::TimePoint budget = base::Clock::System().Now() + lower->tier.lookup_budget;
+    Judge(*lower, lower->tier.store->Touch(keys, budget).code(), /*own_budget=*/true);
+  }
+}
+
+base::Status StackedStore::Pin(const StoreKey& key, base::Duration max_age, base::TimePoint deadline) {
+  base::Status pinned = dram_->Pin(key, max_age, deadline);
+  if (pinned.code() != base::StatusCode::kNotFound || max_age <= base::Duration::zero()) return pinned;
+  for (const auto& lower : lowers_) {
+    const base::Status status =
+        BringUpPinned(*lower, key, max_age, deadline).Annotate(lower->tier.store->name());
+    if (status.ok() || status.code() == base::StatusCode::kResourceExhausted) return status;
+    // Of a tier that could not be asked nobody knows whether it has the entry.
+    if (status.code() != base::StatusCode::kNotFound) pinned = status;
+  }
+  return pinned;
+}
+
+base::Status StackedStore::BringUpPinned(Lower& lower, const StoreKey& key, base::Duration max_age,
+                                         base::TimePoint deadline) {
+  if (!lower.breaker.Allow(clock_.Now())) {
+    ++lower.left_out;
+    return base::Unavailable("it failed lately and is left alone");
+  }
+  const uint64_t epoch = epoch_.load();
+  const base::TimePoint budget = base::Clock::System().Now() + lower.tier.read_budget;
+  const base::TimePoint end = std::min(deadline, budget);
+  const auto found = lower.tier.store->Lookup(std::span(&key, 1), 0, end);
+  Judge(lower, found.status().code(), budget <= deadline);
+  KVPLANE_RETURN_IF_ERROR(found.status());
+  if (found->empty()) return base::NotFound("no such entry");
+  const EntryInfo& info = found->front();
+  const ReadRequest whole{.key = key};
+  base::Result<Slice> object = std::move(lower.tier.store->Read(std::span(&whole, 1), end).front());
+  Judge(lower, object.status().code(), budget <= deadline);
+  KVPLANE_RETURN_IF_ERROR(object.status());
+  if (object->size() != info.bytes) return base::Unavailable("the entry was replaced while it was read");
+  base::MutexLock lock(order_);
+  if (!MayRise(key, epoch)) return base::NotFound("entries were erased meanwhile");
+  const EntryMeta meta{.prefix_bytes = info.prefix_bytes, .quality = info.quality, .ttl = info.ttl_left};
+  KVPLANE_RETURN_IF_ERROR(dram_->Put(key, meta, *std::move(object), {}, deadline));
+  return dram_->Pin(key, max_age, deadline);
 }
 
 // Called inside of dram_->Put(), so order_ is held.
@@ -434,6 +521,7 @@ void StackedStore::Quarantine(const StoreKey& key) {
 
 base::Status StackedStore::Flush(base::TimePoint deadline) {
   base::Status out = promoter_->Drain(deadline);
+  if (out.ok()) out = touches_->Drain(deadline);
   for (const auto& lower : lowers_) {
     base::Status flushed = lower->writes->Drain(deadline);
     if (flushed.ok()) flushed = lower->tier.store->Flush(deadline);
@@ -494,6 +582,7 @@ void StackedStore::Shutdown() {
   shut_down_.store(true);
   if (dram_ != nullptr) dram_->Shutdown();
   promoter_->Shutdown();
+  touches_->Shutdown();
   for (const auto& lower : lowers_) {
     lower->writes->Shutdown();
     lower->tier.store->Shutdown();
@@ -503,6 +592,10 @@ void StackedStore::Shutdown() {
 }  // namespace
 
 base::Result<std::unique_ptr<TieredStore>> TieredStore::Create(TieredOptions options) {
+  if (options.tiers.size() > ReadDetours::kMaxTiers) {
+    return base::InvalidArgument("{} slower tiers; at most {} are possible", options.tiers.size(),
+                                 ReadDetours::kMaxTiers);
+  }
   for (const SlowTier& tier : options.tiers) {
     if (tier.store == nullptr) return base::InvalidArgument("a tier without a store");
     if (tier.lookup_budget <= base::Duration::zero() || tier.read_budget <= base::Duration::zero() ||

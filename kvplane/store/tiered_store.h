@@ -16,7 +16,13 @@
 //
 // Erase(), EraseTenant() and Quarantine() reach every tier and everything on its way between tiers; when
 // they return OK nothing of it can come back. They fail when one tier cannot be reached (the others have
-// erased by then). Touch() and Pin() act on memory.
+// erased by then).
+//
+// Touch() is a use in every tier: in memory at once, in the slower ones behind the caller's back
+// (touch_behind.h). It never prolongs a time to live. Pin() keeps the entry in memory, which is the tier that
+// can: what only a slower tier has is brought up for it, within the deadline. So a pinned entry is not
+// evicted from the stack, whatever the slower tiers do; kResourceExhausted where memory has no room for
+// it, kUnavailable where a tier that may have it cannot be asked.
 //
 // stats() counts what callers saw; entries, bytes and capacity are those of memory. tier_stats() has the
 // rest.
@@ -66,14 +72,14 @@ struct TierStats {
   // Of slower tiers:
   WriteBehindStats writes;
   uint64_t errors = 0;    // look-ups and reads that failed or ran out of the tier's budget
-  uint64_t left_out = 0;  // look-ups and reads that did without the tier: its breaker was open
+  uint64_t left_out = 0;  // look-ups, reads and touches that did without the tier: its breaker was open
   bool breaker_open = false;
   uint64_t breaker_opened = 0;
 };
 
 class TieredStore : public Store {
  public:
-  // kInvalidArgument: memory's options, a null tier, budgets that are not positive.
+  // kInvalidArgument: memory's options, a null tier, budgets that are not positive, too many tiers.
   static base::Result<std::unique_ptr<TieredStore>> Create(TieredOptions options);
 
   // Memory first.

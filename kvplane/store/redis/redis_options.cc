@@ -7,11 +7,15 @@
 #include <utility>
 
 #include "kvplane/transport/endpoint.h"
+#include "kvplane/transport/tcp_transport.h"
+#include "kvplane/transport/tls_transport.h"
+#include "kvplane/transport/transport_security.h"
 
 namespace kvplane::store {
 namespace {
 
 constexpr std::string_view kScheme = "redis://";
+constexpr std::string_view kTlsScheme = "rediss://";
 constexpr size_t kMaxPasswordBytes = 4096;
 constexpr size_t kMaxPrefixBytes = 64;
 constexpr uint64_t kMaxTtlSeconds = uint64_t{10} * 365 * 24 * 3600;
@@ -63,6 +67,24 @@ base::Result<std::string> ReadPasswordFile(const std::string& path) {
   return text;
 }
 
+// What only connections with TLS have. False: no such option.
+base::Result<bool> ParseTlsOption(std::string_view name, std::string_view value, RedisOptions& options) {
+  const std::pair<std::string_view, std::string*> files[] = {
+      {"ca_file", &options.credentials.ca_pem},
+      {"cert_file", &options.credentials.certificate_pem},
+      {"key_file", &options.credentials.key_pem},
+  };
+  for (const auto& [known, contents] : files) {
+    if (name != known) continue;
+    if (!options.tls) return base::InvalidArgument("redis: {} is for {} only", name, kTlsScheme);
+    auto read = transport::ReadPemFile(std::string(value));
+    if (!read.ok()) return read.status().Annotate(known);
+    *contents = *std::move(read);
+    return true;
+  }
+  return false;
+}
+
 base::Status ParseOption(std::string_view name, std::string_view value, RedisOptions& options) {
   if (name == "password_file") {
     KVPLANE_ASSIGN_OR_RETURN(options.password, ReadPasswordFile(std::string(value)));
@@ -77,8 +99,11 @@ base::Status ParseOption(std::string_view name, std::string_view value, RedisOpt
     KVPLANE_ASSIGN_OR_RETURN(const uint64_t count, Number(name, value, kMaxRedisConnectionsPerNode));
     options.connections_per_node = static_cast<size_t>(count);
   } else {
+    KVPLANE_ASSIGN_OR_RETURN(const bool known, ParseTlsOption(name, value, options));
+    if (known) return base::Status::Ok();
     return base::InvalidArgument(
-        "redis: unknown option; there are password_file, user, prefix, ttl_s and connections");
+        "redis: unknown option; there are password_file, user, prefix, ttl_s and connections{}",
+        options.tls ? ", ca_file, cert_file and key_file" : "");
   }
   return base::Status::Ok();
 }
@@ -107,12 +132,20 @@ base::Status ParseUser(std::string_view text, RedisOptions& options) {
 }  // namespace
 
 base::Result<RedisOptions> ParseRedisSpec(std::string_view spec) {
-  if (!spec.starts_with(kScheme)) return base::InvalidArgument("redis: the address begins with {}", kScheme);
   RedisOptions options;
-  std::string_view hosts = spec.substr(kScheme.size());
+  options.tls = spec.starts_with(kTlsScheme);
+  if (!options.tls && !spec.starts_with(kScheme)) {
+    return base::InvalidArgument("redis: the address begins with {} or {}", kScheme, kTlsScheme);
+  }
+  std::string_view hosts = spec.substr(options.tls ? kTlsScheme.size() : kScheme.size());
   std::string_view query;
   // A password may hold any of the other marks; the last @ ends it.
   if (const size_t at = hosts.rfind('@'); at != std::string_view::npos && at < hosts.find('?')) {
+    if (options.tls) {
+      // Who protects the connection does not want it in the list of processes either.
+      return base::InvalidArgument("redis: with {} a password comes from a file: password_file= and user=",
+                                   kTlsScheme);
+    }
     KVPLANE_RETURN_IF_ERROR(ParseUser(hosts.substr(0, at), options));
     hosts.remove_prefix(at + 1);
   }
@@ -164,6 +197,9 @@ base::Status ValidateRedisOptions(const RedisOptions& options) {
   if (!options.user.empty() && options.password.empty()) {
     return base::InvalidArgument("redis: a user without password");
   }
+  if (options.credentials.certificate_pem.empty() != options.credentials.key_pem.empty()) {
+    return base::InvalidArgument("redis: cert_file and key_file belong together");
+  }
   if (options.password.size() > kMaxPasswordBytes) return base::InvalidArgument("redis: password too long");
   if (options.connections_per_node == 0 || options.connections_per_node > kMaxRedisConnectionsPerNode) {
     return base::InvalidArgument("redis: connections must be 1 to {}", kMaxRedisConnectionsPerNode);
@@ -173,6 +209,16 @@ base::Status ValidateRedisOptions(const RedisOptions& options) {
     return base::InvalidArgument("redis: timeouts must be positive, a time to live not negative");
   }
   return base::Status::Ok();
+}
+
+base::Result<std::shared_ptr<transport::Transport>> CreateRedisTransport(const RedisOptions& options) {
+  std::shared_ptr<transport::Transport> tcp = transport::CreateTcpTransport();
+  if (!options.tls) return tcp;
+  transport::TlsOptions tls;
+  auto context = transport::TlsContext::FromCertificates(options.credentials, transport::TlsEnd::kClient);
+  if (!context.ok()) return context.status().Annotate("redis");
+  tls.client = *std::move(context);
+  return std::shared_ptr<transport::Transport>(transport::CreateTlsTransport(std::move(tcp), std::move(tls)));
 }
 
 }  // namespace kvplane::store

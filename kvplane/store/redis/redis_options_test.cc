@@ -70,6 +70,11 @@ TEST(RedisSpecSafety, MalformedTextsAreRefusedWithoutTheirPasswords) {
                                       "redis://h:1?connections=257",
                                       "redis://h:1?colour=red",
                                       "redis://h:1?user=kv",
+                                      "redis://h:1?cert_file=/SECRET",
+                                      "rediss:/h:1",
+                                      "rediss://h:1?user=kv",
+                                      "rediss://u:SECRET@h:1",
+                                      "rediss://:SECRET@h:1",
                                       "redis://h:1?=",
                                       "redis://h:1?ttl_s=1&&"}) {
     const auto options = ParseRedisSpec(spec);

@@ -122,7 +122,7 @@ class RedisStore final : public Store {
 };
 
 std::string RedisStore::name() const {
-  std::string out = "redis://";
+  std::string out = options_.tls ? "rediss://" : "redis://";
   for (const RedisAddress& seed : options_.seeds) {
     if (!out.ends_with('/')) out += ',';
     out += seed.ToString();

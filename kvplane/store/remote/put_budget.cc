@@ -3,6 +3,27 @@
 #include "kvplane/base/check.h"
 
 namespace kvplane::store {
+namespace {
+
+// `held`: what its owner has already. An object beyond the share goes alone.
+bool FitsShare(uint64_t held, uint64_t bytes, uint64_t share) {
+  return bytes > share ? held == 0 : held <= share - bytes;
+}
+
+template <typename Map, typename Key>
+uint64_t HeldBy(const Map& map, const Key& key) {
+  const auto found = map.find(key);
+  return found == map.end() ? 0 : found->second;
+}
+
+template <typename Map, typename Key>
+void Subtract(Map& map, const Key& key, uint64_t bytes) {
+  const auto found = map.find(key);
+  found->second -= bytes;
+  if (found->second == 0) map.erase(found);
+}
+
+}  // namespace
 
 bool PutBudget::Acquire(const std::shared_ptr<Ticket>& ticket) {
   KVPLANE_CHECK(ticket->bytes <= largest());
@@ -22,10 +43,7 @@ void PutBudget::Release(const std::shared_ptr<Ticket>& ticket) {
     if (ticket->released) return;
     ticket->released = true;
     if (ticket->granted) {
-      reserved_ -= ticket->bytes;
-      const auto found = reserved_by_connection_.find(ticket->connection);
-      found->second -= ticket->bytes;
-      if (found->second == 0) reserved_by_connection_.erase(found);
+      ReturnLocked(*ticket);
     } else {
       waiting_.remove(ticket);
     }
@@ -47,14 +65,25 @@ uint64_t PutBudget::reserved_bytes() const {
 
 // False: nobody behind this ticket may be granted before it.
 bool PutBudget::TryGrantLocked(Ticket& ticket) {
-  const auto found = reserved_by_connection_.find(ticket.connection);
-  const uint64_t of_connection = found == reserved_by_connection_.end() ? 0 : found->second;
-  if (ticket.bytes > connection_bytes_ - of_connection) return true;  // its own fault: the next may try
-  if (ticket.bytes > total_bytes_ - reserved_) return false;
-  reserved_ += ticket.bytes;
-  reserved_by_connection_[ticket.connection] = of_connection + ticket.bytes;
+  const uint64_t bytes = ticket.bytes;
+  const bool oversize = bytes > shares_.of_address;
+  const bool fits = FitsShare(HeldBy(of_connections_, ticket.connection), bytes, shares_.of_connection) &&
+                    FitsShare(HeldBy(of_addresses_, ticket.address), bytes, shares_.of_address);
+  if (!fits || (oversize && oversize_)) return true;  // its own fault: the next may try
+  if (bytes > shares_.total - reserved_) return false;
+  reserved_ += bytes;
+  of_connections_[ticket.connection] += bytes;
+  of_addresses_[ticket.address] += bytes;
+  oversize_ = oversize_ || oversize;
   ticket.granted = true;
   return true;
+}
+
+void PutBudget::ReturnLocked(const Ticket& ticket) {
+  reserved_ -= ticket.bytes;
+  Subtract(of_connections_, ticket.connection, ticket.bytes);
+  Subtract(of_addresses_, ticket.address, ticket.bytes);
+  if (ticket.bytes > shares_.of_address) oversize_ = false;
 }
 
 std::vector<std::shared_ptr<PutBudget::Ticket>> PutBudget::GrantWaitingLocked() {

@@ -1,17 +1,20 @@
 // PutBudget: bytes of objects on their way into a store server. An object is taken as a whole, so its bytes
 // are reserved before the first of them may be sent; what does not fit waits its turn.
 //
-// First come, first served, except that a connection at its own limit does not hold up the others.
+// First come, first served, except that a connection, or an address with all its connections, at its own
+// share does not hold up the others. So those who let their objects come slowly, or never, keep their own
+// shares only. An object larger than a share may exceed it alone, and of those that exceed the share of an
+// address there is one at a time: together two addresses have at most one such object and one share.
 //
 // Thread safety: all members may be called from any thread. Grants are told to their receivers without the
 // budget's lock held.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <list>
+#include <map>
 #include <memory>
-#include <unordered_map>
+#include <string>
 #include <vector>
 
 #include "kvplane/base/mutex.h"
@@ -23,6 +26,7 @@ class PutBudget {
   class Receiver;
   struct Ticket {
     std::weak_ptr<Receiver> receiver;
+    std::string address;  // of the client, all its connections together
     uint64_t connection = 0;
     uint32_t stream = 0;
     uint64_t bytes = 0;
@@ -37,11 +41,16 @@ class PutBudget {
     virtual void OnPutGranted(const std::shared_ptr<Ticket>& ticket) = 0;
   };
 
-  PutBudget(uint64_t total_bytes, uint64_t connection_bytes)
-      : total_bytes_(total_bytes), connection_bytes_(connection_bytes) {}
+  struct Shares {
+    uint64_t total = 0;
+    uint64_t of_address = 0;
+    uint64_t of_connection = 0;
+  };
+
+  explicit PutBudget(const Shares& shares) : shares_(shares) {}
 
   // The largest object that can ever be granted.
-  uint64_t largest() const { return std::min(total_bytes_, connection_bytes_); }
+  uint64_t largest() const { return shares_.total; }
 
   // True: reserved at once. False: the receiver will be told, unless it has released the ticket. Requires:
   // ticket->bytes <= largest().
@@ -54,13 +63,15 @@ class PutBudget {
 
  private:
   bool TryGrantLocked(Ticket& ticket) KVPLANE_REQUIRES(mutex_);
+  void ReturnLocked(const Ticket& ticket) KVPLANE_REQUIRES(mutex_);
   std::vector<std::shared_ptr<Ticket>> GrantWaitingLocked() KVPLANE_REQUIRES(mutex_);
 
-  const uint64_t total_bytes_;
-  const uint64_t connection_bytes_;
+  const Shares shares_;
   mutable base::Mutex mutex_;
   uint64_t reserved_ KVPLANE_GUARDED_BY(mutex_) = 0;
-  std::unordered_map<uint64_t, uint64_t> reserved_by_connection_ KVPLANE_GUARDED_BY(mutex_);
+  std::map<uint64_t, uint64_t> of_connections_ KVPLANE_GUARDED_BY(mutex_);  // who has nothing is not in it
+  std::map<std::string, uint64_t> of_addresses_ KVPLANE_GUARDED_BY(mutex_);
+  bool oversize_ KVPLANE_GUARDED_BY(mutex_) = false;  // an object beyond an address's share is on its way
   std::list<std::shared_ptr<Ticket>> waiting_ KVPLANE_GUARDED_BY(mutex_);
 };
 

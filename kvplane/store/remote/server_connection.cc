@@ -20,17 +20,37 @@ constexpr base::Duration kHasAlreadyTime = std::chrono::milliseconds(20);
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
 
+// For the last words to a client that may not even listen.
+constexpr base::Duration kFarewellTime = std::chrono::milliseconds(100);
+
+constexpr uint64_t kAddressParts = 4;     // of all room: what the connections of one address may take
+constexpr uint64_t kConnectionParts = 8;  // and one connection
+
+// "10.0.0.7:43210" without the port: what all connections of a client have in common.
+std::string AddressOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
+
 bool AtFault(const base::Status& status) {
   return status.code() == base::StatusCode::kCorrupt || status.code() == base::StatusCode::kUnimplemented;
 }
 
 }  // namespace
 
+PutBudget::Shares ServerShared::SharesOf(const StoreServerOptions& options) {
+  const uint64_t total = options.total_put_bytes;
+  const auto share = [total](uint64_t bytes, uint64_t parts) {
+    return bytes != 0 ? bytes : std::max<uint64_t>(total / parts, 1);
+  };
+  return {.total = total,
+          .of_address = share(options.address_put_bytes, kAddressParts),
+          .of_connection = share(options.connection_put_bytes, kConnectionParts)};
+}
+
 ServerConnection::ServerConnection(ServerShared& shared, std::unique_ptr<transport::Stream> stream,
                                    uint64_t number)
     : shared_(shared),
       stream_(std::move(stream)),
       number_(number),
+      address_(AddressOf(stream_->peer())),
       reader_(kStoreProtocol, *stream_, shared.options.frame_timeout) {}
 
 void ServerConnection::Read() {
@@ -271,6 +291,7 @@ base::Status ServerConnection::HandlePut() {
   }
   put->ticket = std::make_shared<PutBudget::Ticket>();
   put->ticket->receiver = weak_from_this();
+  put->ticket->address = address_;
   put->ticket->connection = number_;
   put->ticket->stream = stream;
   put->ticket->bytes = frame.bytes;
@@ -297,12 +318,62 @@ void ServerConnection::BeginPut(const std::shared_ptr<IncomingPut>& put) {
     const auto found = puts_.find(put->stream);
     // It has just run out of time or been cancelled; or it has begun: its bytes may be being written.
     if (found == puts_.end() || found->second != put || put->go_sent) return;
+    const base::TimePoint latest = Now() + shared_.options.put_timeout;
+    if (AwaitedPutBytesLocked() == 0) put_due_ = latest;
     put->bytes = std::move(bytes);
-    put->next_piece = Now() + shared_.options.put_timeout;
+    put->next_piece = latest;
     put->go_sent = true;
     wake_worker_.NotifyOne();
   }
   (void)Send(EncodeStoreFrame(put->stream, GoFrame{put->frame.bytes}));
+}
+
+uint64_t ServerConnection::AwaitedPutBytesLocked() const {
+  uint64_t bytes = 0;
+  for (const auto& [stream, put] : puts_) {
+    if (put->go_sent) bytes += put->frame.bytes - put->received;
+  }
+  return bytes;
+}
+
+void ServerConnection::CheckPuts(base::TimePoint now) {
+  // The worker answers for them; it may be busy with a client that takes its answers slowly.
+  for (const std::shared_ptr<IncomingPut>& put : TakeLatePuts(now)) {
+    Push({.stream = put->stream,
+          .deadline = base::kNoDeadline,
+          .queued_bytes = 0,
+          .work = RefusalWork{WhyLate()}});
+  }
+  uint64_t awaited = 0;
+  {
+    base::MutexLock lock(mutex_);
+    if (closed_ || now < put_due_) return;
+    awaited = AwaitedPutBytesLocked();
+  }
+  if (awaited > 0) EndSlow(awaited);
+}
+
+void ServerConnection::EndSlow(uint64_t awaited) {
+  ++shared_.slow_puts;
+  const base::Status why =
+      base::DeadlineExceeded("{} bytes of objects are awaited and come slower than {} bytes/s", awaited,
+                             shared_.options.min_put_rate);
+  base::Log(base::LogLevel::kWarn, "{}: ending the connection: {}", stream_->peer(), why.message());
+  bool free = false;
+  {
+    base::MutexLock lock(mutex_);
+    free = !writing_ && !closed_;
+    if (free) writing_ = true;
+  }
+  if (free) {
+    const std::vector<std::byte> abort = EncodeStoreFrame(0, StoreAbort{why});
+    const std::span<const std::byte> bytes(abort);
+    (void)stream_->Write({&bytes, 1}, Now() + kFarewellTime);
+    base::MutexLock lock(mutex_);
+    writing_ = false;
+    wake_writer_.NotifyOne();
+  }
+  Close();
 }
 
 void ServerConnection::OnPutGranted(const std::shared_ptr<PutBudget::Ticket>& ticket) {
@@ -356,7 +427,10 @@ base::Status ServerConnection::HandlePutData() {
   {
     base::MutexLock lock(mutex_);
     put->received += body_bytes;
-    put->next_piece = Now() + shared_.options.put_timeout;
+    const base::TimePoint latest = Now() + shared_.options.put_timeout;
+    put->next_piece = latest;
+    const double earned = static_cast<double>(body_bytes) / static_cast<double>(shared_.options.min_put_rate);
+    put_due_ = std::min(latest, put_due_ + base::FromSeconds(earned));
     complete = put->received == put->frame.bytes && puts_.erase(put->stream) > 0;
   }
   if (complete) {

@@ -11,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
@@ -39,11 +40,13 @@ struct ServerShared {
   std::atomic<uint64_t> requests_failed{0};
   std::atomic<uint64_t> bytes_in{0};
   std::atomic<uint64_t> bytes_out{0};
+  std::atomic<uint64_t> slow_puts{0};
 
   ServerShared(Store& served, StoreServerOptions opts)
-      : store(served),
-        options(std::move(opts)),
-        budget(options.total_put_bytes, options.connection_put_bytes) {}
+      : store(served), options(std::move(opts)), budget(SharesOf(options)) {}
+
+ private:
+  static PutBudget::Shares SharesOf(const StoreServerOptions& options);
 };
 
 class ServerConnection final : public PutBudget::Receiver,
@@ -60,6 +63,10 @@ class ServerConnection final : public PutBudget::Receiver,
   // to do; otherwise it returns at once.
   bool ReadOne();
   bool WorkOne(bool wait);
+
+  // Gives up objects that are late, and ends the connection when what it sends of objects comes too slowly.
+  // From a thread that others wait for: it does not block (for longer than a farewell may take).
+  void CheckPuts(base::TimePoint now) KVPLANE_EXCLUDES(mutex_);
 
   // New requests are refused; the connection ends when all it has are answered.
   void Drain();
@@ -90,6 +97,10 @@ class ServerConnection final : public PutBudget::Receiver,
   struct PutWork {
     std::shared_ptr<IncomingPut> put;
   };
+  // Nothing is left to do but to say so.
+  struct RefusalWork {
+    base::Status why;
+  };
   // An object was granted: tell the client. The ticket says which: the stream may be another put's by then.
   struct GoWork {
     std::shared_ptr<PutBudget::Ticket> ticket;
@@ -98,8 +109,8 @@ class ServerConnection final : public PutBudget::Receiver,
     uint32_t stream = 0;
     base::TimePoint deadline;
     size_t queued_bytes = 0;
-    std::variant<FlushFrame, StatsFrame, LookupWork, TouchWork, ReadFrame, PutWork, GoWork, PinFrame,
-                 EraseFrame, EraseTenantFrame, QuarantineFrame>
+    std::variant<FlushFrame, StatsFrame, LookupWork, TouchWork, ReadFrame, PutWork, GoWork, RefusalWork,
+                 PinFrame, EraseFrame, EraseTenantFrame, QuarantineFrame>
         work;
   };
 
@@ -138,7 +149,12 @@ class ServerConnection final : public PutBudget::Receiver,
                                 base::TimePoint deadline);
   // False: cancelled or closed, do not go on.
   bool SendData(const Request& request, uint64_t total, uint64_t at, const Slice& slice);
-  void ExpirePuts(base::TimePoint now) KVPLANE_EXCLUDES(mutex_);
+  // Objects whose time is over; they are no longer in the table.
+  std::vector<std::shared_ptr<IncomingPut>> TakeLatePuts(base::TimePoint now) KVPLANE_EXCLUDES(mutex_);
+  base::Status WhyLate() const;
+  // Bytes that may come: granted and not received yet.
+  uint64_t AwaitedPutBytesLocked() const KVPLANE_REQUIRES(mutex_);
+  void EndSlow(uint64_t awaited) KVPLANE_EXCLUDES(mutex_);
   base::TimePoint NextExpiryLocked() const KVPLANE_REQUIRES(mutex_);
   std::vector<Request> TakeRequests(bool wait) KVPLANE_EXCLUDES(mutex_);
 
@@ -153,6 +169,7 @@ class ServerConnection final : public PutBudget::Receiver,
   ServerShared& shared_;
   const std::unique_ptr<transport::Stream> stream_;
   const uint64_t number_;
+  const std::string address_;      // of the client, without its port
   transport::FrameReader reader_;  // the reader's own
   bool greeted_ = false;           // the reader's own
   base::TimePoint hello_limit_;    // the reader's own
@@ -170,6 +187,9 @@ class ServerConnection final : public PutBudget::Receiver,
   std::unordered_set<uint32_t> open_ KVPLANE_GUARDED_BY(mutex_);       // requests not answered yet
   std::unordered_set<uint32_t> cancelled_ KVPLANE_GUARDED_BY(mutex_);  // of those, being worked on
   std::unordered_map<uint32_t, std::shared_ptr<IncomingPut>> puts_ KVPLANE_GUARDED_BY(mutex_);
+  // By when more of its objects must have come, while bytes of them are awaited. Every byte moves it by what
+  // min_put_rate gives it, never further ahead than put_timeout.
+  base::TimePoint put_due_ KVPLANE_GUARDED_BY(mutex_){};
 };
 
 }  // namespace kvplane::store

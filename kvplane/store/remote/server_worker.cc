@@ -37,7 +37,7 @@ void ServerConnection::Work() {
 }
 
 bool ServerConnection::WorkOne(bool wait) {
-  ExpirePuts(Now());
+  for (const std::shared_ptr<IncomingPut>& put : TakeLatePuts(Now())) Answer(put->stream, WhyLate());
   std::vector<Request> requests = TakeRequests(wait);
   if (requests.size() > 1) {
     ServeReads(std::move(requests));
@@ -79,7 +79,13 @@ base::TimePoint ServerConnection::NextExpiryLocked() const {
   return next;
 }
 
-void ServerConnection::ExpirePuts(base::TimePoint now) {
+base::Status ServerConnection::WhyLate() const {
+  return base::DeadlineExceeded("the object was not complete in time (or none of it came for {:.0f} s)",
+                                base::ToSeconds(shared_.options.put_timeout));
+}
+
+std::vector<std::shared_ptr<ServerConnection::IncomingPut>> ServerConnection::TakeLatePuts(
+    base::TimePoint now) {
   std::vector<std::shared_ptr<IncomingPut>> late;
   {
     base::MutexLock lock(mutex_);
@@ -87,13 +93,8 @@ void ServerConnection::ExpirePuts(base::TimePoint now) {
       if (put->deadline <= now || (put->go_sent && put->next_piece <= now)) late.push_back(put);
     }
   }
-  for (const std::shared_ptr<IncomingPut>& put : late) {
-    if (DropPut(put)) {
-      Answer(put->stream, base::DeadlineExceeded("the object was not complete in time (or none of it came "
-                                                 "for {:.0f} s)",
-                                                 base::ToSeconds(shared_.options.put_timeout)));
-    }
-  }
+  std::erase_if(late, [this](const std::shared_ptr<IncomingPut>& put) { return !DropPut(put); });
+  return late;
 }
 
 void ServerConnection::Execute(Request request) {
@@ -104,6 +105,10 @@ void ServerConnection::Execute(Request request) {
   }
   if (auto* work = std::get_if<PutWork>(&request.work); work != nullptr) {
     ServePut(request, *work->put);
+    return;
+  }
+  if (const auto* work = std::get_if<RefusalWork>(&request.work); work != nullptr) {
+    Answer(request.stream, work->why);
     return;
   }
   if (!StillWanted(request)) return;
@@ -129,6 +134,7 @@ void ServerConnection::Execute(Request request) {
           [&](const StatsFrame&) { ServeStats(request); },
           [](const PutWork&) { KVPLANE_CHECK(false); },
           [](const GoWork&) { KVPLANE_CHECK(false); },
+          [](const RefusalWork&) { KVPLANE_CHECK(false); },
       },
       request.work);
 }

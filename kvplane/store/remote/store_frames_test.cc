@@ -208,8 +208,8 @@ std::shared_ptr<PutBudget::Ticket> TicketFor(const std::shared_ptr<Grants>& rece
 }
 
 TEST(PutBudgetUnit, FirstComeFirstServed) {
-  PutBudget budget(100, 60);
-  EXPECT_EQ(budget.largest(), 60u);
+  PutBudget budget({.total = 100, .of_address = 1000, .of_connection = 60});
+  EXPECT_EQ(budget.largest(), 100u);
   const auto grants = std::make_shared<Grants>();
   const auto a = TicketFor(grants, 1, 1, 60);
   const auto b = TicketFor(grants, 2, 2, 50);
@@ -229,7 +229,7 @@ TEST(PutBudgetUnit, FirstComeFirstServed) {
 }
 
 TEST(PutBudgetUnit, AConnectionAtItsLimitHoldsUpNobodyElse) {
-  PutBudget budget(100, 60);
+  PutBudget budget({.total = 100, .of_address = 1000, .of_connection = 60});
   const auto grants = std::make_shared<Grants>();
   const auto a = TicketFor(grants, 1, 1, 50);
   const auto b = TicketFor(grants, 1, 2, 20);
@@ -249,7 +249,7 @@ TEST(PutBudgetUnit, AConnectionAtItsLimitHoldsUpNobodyElse) {
 }
 
 TEST(PutBudgetSafety, ReceiversThatAreGoneKeepNothing) {
-  PutBudget budget(100, 100);
+  PutBudget budget({.total = 100, .of_address = 1000, .of_connection = 100});
   const auto grants = std::make_shared<Grants>();
   auto gone = std::make_shared<Grants>();
   const auto a = TicketFor(grants, 1, 1, 100);

@@ -201,7 +201,7 @@ TEST_F(HostileClientTest, DamagedPiecesCostOnePutSafety) {
 TEST_F(HostileClientTest, AnnouncedBytesThatNeverComeSafety) {
   StoreServerOptions options;
   options.put_timeout = std::chrono::milliseconds(50);
-  options.total_put_bytes = options.connection_put_bytes = 1 << 20;
+  options.total_put_bytes = 1 << 20;
   Serve(std::move(options));
   WirePeer idle = Greeted();
   ASSERT_TRUE(idle.Send(1, PutOf(1, 1 << 20)).ok());
@@ -237,7 +237,7 @@ TEST_F(HostileClientTest, SlowLorisSafety) {
 TEST_F(HostileClientTest, ManyRequestsAtOnceAreRefusedOneByOneSafety) {
   StoreServerOptions options;
   options.max_requests = 2;
-  options.total_put_bytes = options.connection_put_bytes = 1000;
+  options.total_put_bytes = 1000;
   Serve(std::move(options));
   WirePeer peer = Greeted();
   ASSERT_TRUE(peer.Send(1, PutOf(1, 900)).ok());
@@ -259,7 +259,7 @@ TEST_F(HostileClientTest, ManyRequestsAtOnceAreRefusedOneByOneSafety) {
 TEST_F(HostileClientTest, AGrantOfACancelledPutIsNotTheNextOnesSafety) {
   GateStore gate(*dram_, TierKind::kDram);
   StoreServerOptions options;
-  options.total_put_bytes = options.connection_put_bytes = 1000;
+  options.total_put_bytes = 1000;
   ServeFrom(gate, std::move(options));
   WirePeer peer = Greeted();
   ASSERT_TRUE(PutWhole(peer, 10, 5, Bytes(64, std::byte{5})).ok());

@@ -1,5 +1,6 @@
 #include "kvplane/store/remote/store_server.h"
 
+#include <algorithm>
 #include <map>
 #include <system_error>
 #include <thread>
@@ -15,6 +16,11 @@ namespace {
 // How often the threads of ended connections are collected.
 constexpr base::Duration kCollectInterval = std::chrono::seconds(1);
 
+// How often objects on their way in are looked at: often against the time that they may stand still.
+constexpr int kLooksPerPutTimeout = 4;
+constexpr base::Duration kShortestLook = std::chrono::milliseconds(5);
+constexpr base::Duration kLongestLook = std::chrono::seconds(1);
+
 // Pause after an accept that failed for a reason of this machine.
 constexpr base::Duration kAcceptPause = std::chrono::milliseconds(200);
 
@@ -27,6 +33,7 @@ class StoreServer::State {
   State(std::unique_ptr<transport::Listener> listener, Store& store, StoreServerOptions options)
       : shared_(store, std::move(options)), listener_(std::move(listener)) {
     acceptor_ = std::thread([this] { Accept(); });
+    watcher_ = std::thread([this] { WatchPuts(); });
   }
 
   ~State() {
@@ -35,7 +42,10 @@ class StoreServer::State {
       // What is in the store's hands still ends by the requests' own deadlines, or by the store's Shutdown().
       base::MutexLock lock(mutex_);
       while (!open_.empty()) changed_.Wait(mutex_);
+      ended_watch_ = true;
+      wake_watcher_.NotifyAll();
     }
+    watcher_.join();
     acceptor_.join();
     Collect();
   }
@@ -50,6 +60,7 @@ class StoreServer::State {
     counters.bytes_in = shared_.bytes_in;
     counters.bytes_out = shared_.bytes_out;
     counters.put_bytes_reserved = shared_.budget.reserved_bytes();
+    counters.slow_puts = shared_.slow_puts;
     base::MutexLock lock(mutex_);
     counters.connections = open_.size();
     counters.connections_total = accepted_;
@@ -126,6 +137,24 @@ class StoreServer::State {
     changed_.NotifyAll();
   }
 
+  // A thread of its own: those of a connection may be waiting for the very client that keeps it waiting.
+  void WatchPuts() {
+    const base::Duration interval =
+        std::clamp(shared_.options.put_timeout / kLooksPerPutTimeout, kShortestLook, kLongestLook);
+    while (true) {
+      std::vector<std::shared_ptr<ServerConnection>> connections;
+      {
+        base::MutexLock lock(mutex_);
+        const base::TimePoint next = Now() + interval;
+        while (!ended_watch_ && wake_watcher_.WaitUntil(mutex_, next)) {
+        }
+        if (ended_watch_) return;
+        for (const auto& [number, connection] : open_) connections.push_back(connection);
+      }
+      for (const auto& connection : connections) connection->CheckPuts(Now());
+    }
+  }
+
   // Joins threads that are about to end.
   void Collect() {
     std::vector<std::thread> ended;
@@ -151,14 +180,19 @@ class StoreServer::State {
   std::vector<uint64_t> ended_ KVPLANE_GUARDED_BY(mutex_);
   uint64_t accepted_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint64_t refused_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  base::CondVar wake_watcher_;
+  bool ended_watch_ KVPLANE_GUARDED_BY(mutex_) = false;
   std::thread acceptor_;
+  std::thread watcher_;
 };
 
 base::Result<std::unique_ptr<StoreServer>> StoreServer::Create(transport::Transport& transport, Store& store,
                                                                StoreServerOptions options) {
-  if (options.max_connections == 0 || options.max_requests == 0 || options.connection_put_bytes == 0 ||
-      options.total_put_bytes == 0) {
+  if (options.max_connections == 0 || options.max_requests == 0 || options.total_put_bytes == 0) {
     return base::InvalidArgument("a store server with room for nothing");
+  }
+  if (options.min_put_rate == 0 || options.put_timeout <= base::Duration::zero()) {
+    return base::InvalidArgument("a store server that waits for objects for ever");
   }
   KVPLANE_ASSIGN_OR_RETURN(std::unique_ptr<transport::Listener> listener, transport.Listen(options.endpoint));
   return std::unique_ptr<StoreServer>(

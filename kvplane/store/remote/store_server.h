@@ -3,8 +3,9 @@
 // A connection has two threads: one reads requests and takes objects in, one answers requests in order. So
 // an object arrives while the one before is written, and a PING is answered while the medium is slow.
 // Everything is bounded: connections, requests and bytes of one connection, objects on their way in of all
-// connections together. Ranged reads are taken from the store in units and sent in pieces, in the order of
-// the requests: layer 0 is with the client before layer 1 is read.
+// connections together, of each and of each address. A third thread, one for the server, ends connections
+// whose objects come too slowly (min_put_rate). Ranged reads are taken from the store in units and sent in
+// pieces, in the order of the requests: layer 0 is with the client before layer 1 is read.
 //
 // Who may connect is the transport's matter; whoever may can use every tenant's id.
 //
@@ -31,9 +32,16 @@ struct StoreServerOptions {
   size_t max_connections = 256;  // more are closed at once
   uint32_t max_requests = 1024;  // of one connection, unanswered
 
-  // Objects on their way in: of one connection, and of all together. Each bounds the largest object, too.
-  uint64_t connection_put_bytes = kMaxStoredBytes;
+  // Objects on their way in: of all together (which bounds the largest object, too), of the connections from
+  // one address, of one connection. An object beyond a share may exceed it alone (put_budget.h).
   uint64_t total_put_bytes = 2 * kMaxStoredBytes;
+  uint64_t address_put_bytes = 0;     // 0: a quarter of all
+  uint64_t connection_put_bytes = 0;  // 0: an eighth of all
+  // Bytes a second that a connection must bring while objects of it are on their way in; slower, and it is
+  // ended with ABORT. It may pause for put_timeout. 64 kbit/s: two thirds of what a piece needs to come over
+  // the slowest link that is worth having (100 kbit/s); below it an object of 1 MB takes two minutes, and
+  // whoever reserves room must at least do something for it.
+  uint64_t min_put_rate = 8000;
 
   // The tiers that `store` consists of, told apart in STATS; may be empty.
   std::function<std::vector<TierCounters>()> tiers;
@@ -58,6 +66,7 @@ struct StoreServerCounters {
   uint64_t bytes_in = 0;         // of whole frames
   uint64_t bytes_out = 0;
   uint64_t put_bytes_reserved = 0;  // now
+  uint64_t slow_puts = 0;           // connections ended because their objects came too slowly
 };
 
 class StoreServer {

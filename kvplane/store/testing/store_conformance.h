@@ -3,12 +3,12 @@
 //
 //   INSTANTIATE_TEST_SUITE_P(Disk, StoreConformance, ::testing::Values(StoreCase{...}), StoreCaseName);
 //
-// StoreCaseName must be given: it is what makes the linker take the suite out of its library.
+// StoreCaseName must be given: it is what makes the linker take the tests out of their library.
 //
 // Covered: put, lookup and ranged reads; the longest unbroken prefix; quality; misses; erasure and isolation
 // of tenants; TTL; deadlines in the past; Shutdown() during calls; threads at once; empty and large objects;
 // Quarantine(); counters; random operations against a model; and, where the case says that the store can do
-// it: eviction, pins, durability.
+// it: eviction, uses, pins, durability. The tests themselves are in conformance_{reads,lives,threads}.cc.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,6 +21,7 @@
 
 #include "kvplane/base/clock.h"
 #include "kvplane/store/store.h"
+#include "kvplane/store/testing/conformance_calls.h"
 
 namespace kvplane::store {
 
@@ -55,7 +56,7 @@ struct StoreCase {
 inline void PrintTo(const StoreCase& tested, std::ostream* out) { *out << tested.name; }
 std::string StoreCaseName(const ::testing::TestParamInfo<StoreCase>& info);
 
-class StoreConformance : public ::testing::TestWithParam<StoreCase> {
+class StoreConformance : public ::testing::TestWithParam<StoreCase>, public ConformanceCalls {
  protected:
   // Ample: nothing is evicted unless a test wants it.
   static constexpr uint64_t kAmpleBytes = 256 << 20;

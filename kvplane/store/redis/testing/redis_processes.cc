@@ -18,7 +18,7 @@
 #include <thread>
 #include <utility>
 
-#include "kvplane/transport/tcp_transport.h"
+#include "kvplane/store/redis/redis_options.h"
 
 namespace kvplane::store {
 namespace {
@@ -69,17 +69,20 @@ bool RedisServerInstalled() {
 }
 
 base::Result<std::unique_ptr<RedisProcess>> RedisProcess::Start(const std::vector<std::string>& arguments,
-                                                                bool cluster) {
+                                                                bool cluster, const RedisTls* tls) {
   std::unique_ptr<RedisProcess> out(new RedisProcess());
-  out->transport_ = transport::CreateTcpTransport();
+  RedisOptions access;
+  access.tls = tls != nullptr;
+  if (tls != nullptr) access.credentials = tls->credentials;
+  KVPLANE_ASSIGN_OR_RETURN(out->transport_, CreateRedisTransport(access));
   std::string folder = (std::filesystem::temp_directory_path() / "kvplane-redis-XXXXXX").string();
   if (::mkdtemp(folder.data()) == nullptr) return base::Internal("no temporary folder");
   out->folder_ = folder;
   const std::vector<uint16_t> ports = FreePorts(2);
   if (ports.size() != 2) return base::Internal("no free ports");
-  out->address_ = {"127.0.0.1", ports[0]};
+  out->address_ = {tls != nullptr ? tls->host : "127.0.0.1", ports[0]};
   out->command_line_ = {"redis-server",
-                        "--port",
+                        tls != nullptr ? "--tls-port" : "--port",
                         fmt::format("{}", ports[0]),
                         "--bind",
                         "127.0.0.1",
@@ -98,6 +101,15 @@ base::Result<std::unique_ptr<RedisProcess>> RedisProcess::Start(const std::vecto
     for (const std::string& argument :
          {std::string("--cluster-enabled"), std::string("yes"), std::string("--cluster-config-file"),
           std::string("nodes.conf"), std::string("--cluster-port"), fmt::format("{}", ports[1])}) {
+      out->command_line_.push_back(argument);
+    }
+  }
+  if (tls != nullptr) {
+    const char* const both = tls->client_certificates ? "yes" : "no";
+    for (const std::string& argument : std::initializer_list<std::string>{
+             "--port", "0", "--tls-ca-cert-file", tls->ca_file, "--tls-cert-file", tls->certificate_file,
+             "--tls-key-file", tls->key_file, "--tls-auth-clients", both, "--tls-cluster", "yes",
+             "--tls-replication", "yes"}) {
       out->command_line_.push_back(argument);
     }
   }
@@ -171,7 +183,7 @@ base::Result<std::unique_ptr<RedisCluster>> RedisCluster::Start(const RedisClust
         std::unique_ptr<RedisProcess> node,
         RedisProcess::Start({"--cluster-node-timeout", fmt::format("{}", shape.node_timeout_ms),
                              "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"},
-                            true));
+                            true, shape.tls));
     out->nodes_.push_back(std::move(node));
   }
   out->masters_ = shape.masters;

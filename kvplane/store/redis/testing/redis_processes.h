@@ -18,17 +18,28 @@
 #include "kvplane/store/redis/redis_slots.h"
 #include "kvplane/store/redis/resp.h"
 #include "kvplane/transport/stream.h"
+#include "kvplane/transport/tls_context.h"
 
 namespace kvplane::store {
 
 // False where redis-server is not installed: tests are skipped then.
 bool RedisServerInstalled();
 
+// A server that speaks TLS only, on its one port; a cluster's nodes do so among themselves as well.
+struct RedisTls {
+  std::string ca_file;
+  std::string certificate_file;
+  std::string key_file;
+  std::string host = "127.0.0.1";         // what its certificate is for
+  bool client_certificates = false;       // demanded of whoever connects
+  transport::TlsCredentials credentials;  // of this end
+};
+
 class RedisProcess {
  public:
   // Returns when the server answers. `arguments`: further ones of the command line.
   static base::Result<std::unique_ptr<RedisProcess>> Start(const std::vector<std::string>& arguments,
-                                                           bool cluster);
+                                                           bool cluster, const RedisTls* tls = nullptr);
   ~RedisProcess();
   RedisProcess(const RedisProcess&) = delete;
   RedisProcess& operator=(const RedisProcess&) = delete;
@@ -56,7 +67,7 @@ class RedisProcess {
   std::string id_;
   std::string folder_;
   std::vector<std::string> command_line_;
-  std::unique_ptr<transport::Transport> transport_;
+  std::shared_ptr<transport::Transport> transport_;
   pid_t pid_ = -1;
 };
 
@@ -64,6 +75,7 @@ struct RedisClusterShape {
   size_t masters = 3;
   size_t replicas = 0;  // of the first masters, one each
   uint32_t node_timeout_ms = 1000;
+  const RedisTls* tls = nullptr;
 };
 
 class RedisCluster {
