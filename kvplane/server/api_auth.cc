@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "kvplane/transport/endpoint.h"
 #include "kvplane/transport/token_file.h"
 
 namespace kvplane::server {
@@ -41,14 +42,14 @@ bool ApiAuth::Allows(const HttpRequest& request) const {
 }
 
 base::Status CheckBindPolicy(std::string_view host, bool has_auth, bool insecure) {
-  const bool loopback = host.starts_with("127.") || host == "::1";
-  if (loopback || has_auth || insecure) return base::Status::Ok();
+  if (has_auth || insecure) return base::Status::Ok();
   const std::string address(host);
   std::array<unsigned char, sizeof(in6_addr)> ignored{};
   if (inet_pton(AF_INET, address.c_str(), ignored.data()) != 1 &&
       inet_pton(AF_INET6, address.c_str(), ignored.data()) != 1) {
     return base::InvalidArgument("'{}' is not a numeric address to listen on, such as 127.0.0.1", host);
   }
+  if (transport::IsLoopbackHost(host)) return base::Status::Ok();
   return base::PermissionDenied(
       "refusing to listen on {} without authentication: give --auth-token-file, or --insecure on a network "
       "where everyone may use this node",

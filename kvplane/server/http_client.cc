@@ -4,7 +4,9 @@
 #include <asio/buffer.hpp>
 #include <asio/connect.hpp>
 #include <asio/write.hpp>
+#include <cstring>
 #include <map>
+#include <optional>
 #include <set>
 #include <span>
 #include <utility>
@@ -33,11 +35,19 @@ bool IsQuiet(tcp::socket& socket) {
 
 }  // namespace
 
+// Owned by the call that waits: it goes with the call, whenever the answer comes.
+struct PendingLookup {
+  explicit PendingLookup(asio::io_context& context) : changed(context) {}
+  Event changed;
+  std::optional<base::Result<std::vector<transport::SocketAddress>>> found;
+};
+
 class HttpClientState {
  public:
-  HttpClientState(asio::io_context& context, const HttpClientOptions& options)
-      : context_(context), options_(options) {}
+  HttpClientState(const std::shared_ptr<IoLoop>& loop, const HttpClientOptions& options)
+      : loop_(loop), context_(loop->context()), options_(options) {}
 
+  const std::weak_ptr<IoLoop>& loop() const { return loop_; }
   asio::io_context& context() { return context_; }
   const HttpClientOptions& options() const { return options_; }
 
@@ -81,6 +91,7 @@ class HttpClientState {
     base::TimePoint since;
   };
 
+  const std::weak_ptr<IoLoop> loop_;  // what runs there holds this
   asio::io_context& context_;
   const HttpClientOptions options_;
   std::map<HttpEndpoint, std::vector<Idle>> idle_;
@@ -91,7 +102,6 @@ class HttpClientState {
 HttpCall::HttpCall(std::shared_ptr<HttpClientState> client, HttpEndpoint endpoint)
     : client_(std::move(client)),
       endpoint_(std::move(endpoint)),
-      resolver_(client_->context()),
       timer_(client_->context()),
       parser_(client_->options().limits) {
   client_->Add(this);
@@ -101,7 +111,7 @@ HttpCall::~HttpCall() { client_->Remove(this); }
 
 void HttpCall::Abort() {
   aborted_ = true;
-  resolver_.cancel();
+  if (lookup_ != nullptr) lookup_->changed.Notify();
   asio::error_code ignored;
   if (channel_) channel_->socket.close(ignored);
 }
@@ -113,7 +123,6 @@ void HttpCall::Arm(base::TimePoint deadline) {
     const auto self = weak.lock();
     if (error || self == nullptr || self->timer_round_ != round) return;
     self->timed_out_ = true;
-    self->resolver_.cancel();
     asio::error_code ignored;
     if (self->channel_) self->channel_->socket.close(ignored);
   });
@@ -143,29 +152,59 @@ asio::awaitable<base::Status> HttpCall::Start(const HttpRequest& request, base::
   }
   base::Status connected = co_await Connect(deadline);
   if (!connected.ok()) co_return connected;
+  fresh_ = true;
   base::Status answered = co_await SendAndReadHead(bytes, deadline);
   co_return answered;
+}
+
+asio::awaitable<base::Result<std::vector<tcp::endpoint>>> HttpCall::LookUp(base::TimePoint deadline) {
+  asio::error_code no_literal;
+  const asio::ip::address literal = asio::ip::make_address(endpoint_.host, no_literal);
+  if (!no_literal) co_return std::vector<tcp::endpoint>{{literal, endpoint_.port}};
+  lookup_ = std::make_shared<PendingLookup>(client_->context());
+  const transport::OnResolved on_resolved = [loop = client_->loop(),
+                                             pending = std::weak_ptr(lookup_)](auto found) {
+    const auto alive = loop.lock();
+    if (alive == nullptr) return;
+    alive->Post([pending, found = std::move(found)]() mutable {
+      const auto waiting = pending.lock();
+      if (waiting == nullptr) return;
+      waiting->found.emplace(std::move(found));
+      waiting->changed.Notify();
+    });
+  };
+  const base::Status started =
+      transport::StartLookup({endpoint_.host, endpoint_.port}, transport::ResolveFor::kConnect,
+                             client_->options().lookup, on_resolved);
+  if (!started.ok()) co_return started;
+  while (!lookup_->found.has_value() && !aborted_ && Now() < deadline) {
+    co_await lookup_->changed.WaitUntil(deadline);
+  }
+  const std::shared_ptr<PendingLookup> ended = std::exchange(lookup_, nullptr);
+  if (!ended->found.has_value()) {
+    timed_out_ = !aborted_;
+    co_return Failure("looking up", {});
+  }
+  const auto& found = *ended->found;
+  if (!found.ok()) co_return found.status();
+  std::vector<tcp::endpoint> targets;
+  for (const transport::SocketAddress& address : *found) {
+    tcp::endpoint& target = targets.emplace_back();
+    target.resize(address.size);
+    std::memcpy(target.data(), address.get(), address.size);
+  }
+  co_return targets;
 }
 
 asio::awaitable<base::Status> HttpCall::Connect(base::TimePoint deadline) {
   channel_ = std::make_unique<HttpChannel>(client_->context());
   tcp::socket& socket = channel_->socket;
-  Arm(std::min(deadline, Now() + client_->options().connect_timeout));
-  asio::error_code failed;
-  const asio::ip::address address = asio::ip::make_address(endpoint_.host, failed);
-  if (!failed) {
-    const tcp::endpoint target(address, endpoint_.port);
-    const auto [error] = co_await socket.async_connect(target, kAsTuple);
-    failed = error;
-  } else {
-    const std::string port = std::to_string(endpoint_.port);
-    const auto [unresolved, targets] = co_await resolver_.async_resolve(endpoint_.host, port, kAsTuple);
-    failed = unresolved;
-    if (!failed && !aborted_ && !timed_out_) {
-      const auto [error, target] = co_await asio::async_connect(socket, targets, kAsTuple);
-      failed = error;
-    }
-  }
+  const base::TimePoint limit = std::min(deadline, Now() + client_->options().connect_timeout);
+  const base::Result<std::vector<tcp::endpoint>> targets = co_await LookUp(limit);
+  if (!targets.ok()) co_return targets.status();
+  if (aborted_) co_return Failure("connecting to", {});
+  Arm(limit);
+  const auto [failed, target] = co_await asio::async_connect(socket, *targets, kAsTuple);
   Disarm();
   if (failed || aborted_ || timed_out_) co_return Failure("connecting to", failed);
   asio::error_code ignored;
@@ -238,10 +277,14 @@ asio::awaitable<base::Status> HttpCall::SendAndReadHead(const std::string& bytes
       channel_->tls != nullptr ? asio::const_buffer(coded.data(), coded.size()) : asio::buffer(bytes);
   const auto [error, count] = co_await asio::async_write(channel_->socket, buffer, kAsTuple);
   Disarm();
-  if (error) co_return Failure("sending to", error);
+  const base::Status sent = error ? Failure("sending to", error) : base::Status::Ok();
+  if (fresh_ && count > 0) took_bytes_ = true;
+  // A server that refuses a request before it has read it all answers and closes: the answer lies here.
+  unsent_ = !sent.ok();
+  if (aborted_ || timed_out_) co_return sent;
   while (!parser_.head_complete()) {
     base::Status more = co_await ReadMore(deadline);
-    if (!more.ok()) co_return more;
+    if (!more.ok()) co_return unsent_ ? sent : more;
   }
   co_return base::Status::Ok();
 }
@@ -292,12 +335,12 @@ asio::awaitable<base::Result<std::string>> HttpCall::ReadAll(base::TimePoint dea
 }
 
 void HttpCall::ReturnConnection() {
-  if (channel_ == nullptr || aborted_ || timed_out_ || !parser_.keep_alive()) return;
+  if (channel_ == nullptr || aborted_ || timed_out_ || unsent_ || !parser_.keep_alive()) return;
   client_->PutIdle(endpoint_, std::move(channel_));
 }
 
-HttpClient::HttpClient(asio::io_context& context, const HttpClientOptions& options)
-    : state_(std::make_shared<HttpClientState>(context, options)) {}
+HttpClient::HttpClient(const std::shared_ptr<IoLoop>& loop, const HttpClientOptions& options)
+    : state_(std::make_shared<HttpClientState>(loop, options)) {}
 HttpClient::~HttpClient() = default;
 
 std::shared_ptr<HttpCall> HttpClient::NewCall(const HttpEndpoint& endpoint) {

@@ -24,6 +24,7 @@
 #include "kvplane/server/http_endpoint.h"
 #include "kvplane/server/http_parser.h"
 #include "kvplane/server/io_loop.h"
+#include "kvplane/transport/socket_address.h"
 #include "kvplane/transport/tls_engine.h"
 
 namespace kvplane::server {
@@ -36,9 +37,11 @@ struct HttpClientOptions {
   HttpLimits limits;  // of one answer
   // What certificates of https endpoints are checked with; null: such endpoints cannot be called.
   std::shared_ptr<const transport::TlsContext> tls;
+  transport::NameLookup lookup;  // how node names become addresses; empty: as the system does it
 };
 
 class HttpClientState;
+struct PendingLookup;
 
 // A connection, used by one call at a time.
 struct HttpChannel {
@@ -57,9 +60,13 @@ class HttpCall : public std::enable_shared_from_this<HttpCall> {
 
   // Sends the request and reads the head of the answer. Both must outlive the call. Once per object.
   // A pooled connection that turns out dead before a byte of the answer is replaced by a new one, once, when
-  // the request may be sent twice: a GET, or `repeatable`.
+  // the request may be sent twice: a GET, or `repeatable`. An answer that comes instead of the other side's
+  // taking the whole request counts, too.
   asio::awaitable<base::Status> Start(const HttpRequest& request, base::TimePoint deadline,
                                       bool repeatable = false);
+  // Whether the other side accepted a new connection of this call and bytes of the request over it. What
+  // fails after that is the request's own affair; what fails before says that nobody is there.
+  bool took_bytes() const { return took_bytes_; }
   int status() const { return parser_.status(); }
   const HttpHeaders& headers() const { return parser_.response_headers(); }
   // The next bytes of the body; empty at its end.
@@ -72,6 +79,9 @@ class HttpCall : public std::enable_shared_from_this<HttpCall> {
 
  private:
   asio::awaitable<base::Status> Connect(base::TimePoint deadline);
+  // The addresses of the endpoint. The system's resolver knows neither deadline nor cancellation, so it runs
+  // on a thread that is left alone when either comes.
+  asio::awaitable<base::Result<std::vector<asio::ip::tcp::endpoint>>> LookUp(base::TimePoint deadline);
   asio::awaitable<base::Status> ShakeHands(base::TimePoint deadline);
   asio::awaitable<base::Status> SendAndReadHead(const std::string& bytes, base::TimePoint deadline);
   asio::awaitable<base::Status> ReadMore(base::TimePoint deadline);
@@ -85,18 +95,21 @@ class HttpCall : public std::enable_shared_from_this<HttpCall> {
   const std::shared_ptr<HttpClientState> client_;
   const HttpEndpoint endpoint_;
   std::unique_ptr<HttpChannel> channel_;
-  asio::ip::tcp::resolver resolver_;
+  std::shared_ptr<PendingLookup> lookup_;
   asio::steady_timer timer_;
   uint64_t timer_round_ = 0;  // a timer that fired for an earlier operation must not hit a later one
   HttpResponseParser parser_;
   bool timed_out_ = false;
   bool aborted_ = false;
   bool answer_begun_ = false;
+  bool fresh_ = false;       // channel_ was connected by this call
+  bool took_bytes_ = false;  // of the request, over a fresh connection
+  bool unsent_ = false;      // the rest of the request: the connection is of no further use
 };
 
 class HttpClient {
  public:
-  HttpClient(asio::io_context& context, const HttpClientOptions& options);
+  HttpClient(const std::shared_ptr<IoLoop>& loop, const HttpClientOptions& options);
   ~HttpClient();
 
   std::shared_ptr<HttpCall> NewCall(const HttpEndpoint& endpoint);

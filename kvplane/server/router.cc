@@ -38,7 +38,7 @@ class Router::State {
   State(const RouterOptions& options, ApiAuth auth, std::string node_token)
       : options_(options),
         loop_(std::make_shared<IoLoop>()),
-        client_(loop_->context(), ClientOptions(options)),
+        client_(loop_, ClientOptions(options)),
         pool_(*loop_, client_, options_, std::move(node_token)),
         context_{.loop = *loop_,
                  .client = client_,

@@ -256,6 +256,9 @@ TEST(ApiAuthUnit, ReadsTokenFiles) {
 TEST(ApiAuthUnit, PublicAddressesNeedAToken) {
   EXPECT_TRUE(CheckBindPolicy("127.0.0.1", false, false).ok());
   EXPECT_TRUE(CheckBindPolicy("::1", false, false).ok());
+  EXPECT_EQ(CheckBindPolicy("127.0.0.1.example", false, false).code(), base::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CheckBindPolicy("localhost", false, false).code(), base::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CheckBindPolicy("::", false, false).code(), base::StatusCode::kPermissionDenied);
   EXPECT_EQ(CheckBindPolicy("0.0.0.0", false, false).code(), base::StatusCode::kPermissionDenied);
   EXPECT_TRUE(CheckBindPolicy("0.0.0.0", true, false).ok());
   EXPECT_TRUE(CheckBindPolicy("0.0.0.0", false, true).ok());

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kvplane/base/clock.h"
+#include "kvplane/tensor/kv_quality.h"
 
 namespace kvplane::store {
 
@@ -70,7 +71,7 @@ class Slice {
 
 // Quality of an object relative to uncompressed KV, in thousandths. Lossless objects have kLossless; 0 is a
 // lossy object of which nothing was measured. A lookup states the least it takes.
-constexpr uint16_t kLossless = 1000;
+constexpr uint16_t kLossless = tensor::kExactQuality;
 
 enum class TierKind : uint8_t { kDram = 0, kDisk = 1, kRemote = 2, kRedis = 3 };
 std::string_view Name(TierKind tier);  // "dram", "disk", "remote", "redis"

@@ -62,7 +62,7 @@ struct SendTransfer {
   OnComplete on_complete;
   uint8_t current = 0;           // strategy of the tiles to come
   uint32_t used_strategies = 0;  // bit i: tiles were coded with strategy i
-  uint16_t kv_quality = kExactKv;
+  uint16_t kv_quality = tensor::kExactQuality;
   std::vector<uint32_t> posted;     // tokens, by layer
   std::vector<uint32_t> next_tile;  // tiles handed to encoders, by layer
   uint32_t first_open_layer = 0;    // all tiles of the layers before it have been handed out

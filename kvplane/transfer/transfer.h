@@ -12,6 +12,7 @@
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
+#include "kvplane/tensor/kv_quality.h"
 #include "kvplane/tensor/kv_view.h"
 
 namespace kvplane::transfer {
@@ -43,10 +44,6 @@ struct KvDescriptor {
 
 // SHA-256 over the token ids as little-endian int32.
 Digest HashTokens(std::span<const int32_t> tokens);
-
-// Quality of KV relative to what the model computes, in thousandths: what was lost before a transfer, for
-// instance in a store it was loaded from. 0: it was coded with loss, and nobody has measured how much.
-constexpr uint16_t kExactKv = 1000;
 
 // The token the prefill node sampled after the prompt, sent ahead of queued tiles so that the client sees it
 // early.
@@ -81,7 +78,8 @@ struct TransferOutcome {
   uint64_t bytes_wire = 0;  // everything on the wire for it: payload, tile headers, frames, retries
   uint32_t tiles = 0;
   uint32_t tiles_retried = 0;
-  uint16_t kv_quality = kExactKv;  // of the KV before `strategy` coded it
+  // Of the KV before `strategy` coded it, in thousandths: what was lost before, for instance in a store.
+  uint16_t kv_quality = tensor::kExactQuality;
   TransferTimes times;
 };
 

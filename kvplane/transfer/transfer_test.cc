@@ -438,7 +438,7 @@ TEST(TransferUnit, TheReceiverHearsWhatTheKvHadLostBefore) {
   TestTransfer transfer(Geometry(1, 2, 64), 64);
   auto session = *ends.sender->Offer(transfer.MakeOffer("a"));
   session->LowerQuality(0);
-  session->LowerQuality(kExactKv);
+  session->LowerQuality(tensor::kExactQuality);
   auto pulled = *ends.receiver->Pull(transfer.MakePull(ends.sender->endpoint(), "a"));
   transfer.PostAll(*session);
   EXPECT_EQ(transfer.receiver_done.Wait().kv_quality, 0);

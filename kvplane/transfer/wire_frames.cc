@@ -250,7 +250,7 @@ base::Result<DoneFrame> ParseDone(std::span<const std::byte> head) {
   frame.send = GetDuration(in, "DONE send time");
   frame.since_prefill = GetDuration(in, "DONE time since prefill");
   // A peer of minor version 1 ends here: it has computed all it sends.
-  if (in.remaining() > 0) frame.kv_quality = std::min(in.Get<uint16_t>("DONE quality"), kExactKv);
+  if (in.remaining() > 0) frame.kv_quality = std::min(in.Get<uint16_t>("DONE quality"), tensor::kExactQuality);
   KVPLANE_RETURN_IF_ERROR(in.status());
   return frame;
 }

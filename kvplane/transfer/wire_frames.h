@@ -127,7 +127,7 @@ struct DoneFrame {
   base::Duration send{};
   base::Duration since_prefill{};  // from the last PostLayer() to this frame
   // Since minor version 2: KvQuality of the KV before it was coded for this transfer.
-  uint16_t kv_quality = kExactKv;
+  uint16_t kv_quality = tensor::kExactQuality;
 };
 
 struct AckFrame {

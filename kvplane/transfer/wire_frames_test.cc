@@ -189,7 +189,7 @@ TEST(WireFramesUnit, EndFramesRoundTrip) {
   EXPECT_EQ(done->tiles_sent, 8u);
   EXPECT_EQ(done->since_prefill, base::Duration(7));
   EXPECT_EQ(done->kv_quality, 940);
-  EXPECT_EQ(ParseDone(HeadOf(SampleFrames()[6]).first(32))->kv_quality, kExactKv)
+  EXPECT_EQ(ParseDone(HeadOf(SampleFrames()[6]).first(32))->kv_quality, tensor::kExactQuality)
       << "as version 1.1 wrote it";
   const auto ack = ParseAck(HeadOf(SampleFrames()[7]));
   ASSERT_TRUE(ack.ok());

@@ -1,12 +1,18 @@
 #include "kvplane/transport/endpoint.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <strings.h>
+
 #include <charconv>
 
 namespace kvplane::transport {
 namespace {
 
 constexpr std::string_view kTcpScheme = "tcp://";
+constexpr std::string_view kUcxScheme = "ucx://";
 constexpr std::string_view kInprocScheme = "inproc://";
+constexpr std::string_view kHostSchemes[] = {kTcpScheme, "tls://", kUcxScheme, "http://", "https://"};
 
 base::Result<std::string_view> AfterScheme(std::string_view endpoint, std::string_view scheme) {
   if (endpoint.size() > kMaxEndpointBytes) {
@@ -19,13 +25,11 @@ base::Result<std::string_view> AfterScheme(std::string_view endpoint, std::strin
   return endpoint.substr(scheme.size());
 }
 
-}  // namespace
-
-base::Result<TcpEndpoint> ParseTcpEndpoint(std::string_view endpoint) {
-  KVPLANE_ASSIGN_OR_RETURN(const std::string_view rest, AfterScheme(endpoint, kTcpScheme));
+base::Result<TcpEndpoint> ParseHostPort(std::string_view endpoint, std::string_view scheme) {
+  KVPLANE_ASSIGN_OR_RETURN(const std::string_view rest, AfterScheme(endpoint, scheme));
   const size_t colon = rest.rfind(':');
   if (colon == std::string_view::npos) {
-    return base::InvalidArgument("endpoint \"{}\" has no port; write tcp://HOST:PORT", endpoint);
+    return base::InvalidArgument("endpoint \"{}\" has no port; write {}HOST:PORT", endpoint, scheme);
   }
   std::string_view host = rest.substr(0, colon);
   if (host.starts_with('[') && host.ends_with(']')) {
@@ -35,7 +39,7 @@ base::Result<TcpEndpoint> ParseTcpEndpoint(std::string_view endpoint) {
   }
   if (host.empty() || host.find_first_of("[]/ ") != std::string_view::npos ||
       host.find('\0') != std::string_view::npos) {
-    return base::InvalidArgument("endpoint \"{}\" has no usable host; write tcp://HOST:PORT", endpoint);
+    return base::InvalidArgument("endpoint \"{}\" has no usable host; write {}HOST:PORT", endpoint, scheme);
   }
   const std::string_view digits = rest.substr(colon + 1);
   TcpEndpoint out;
@@ -45,6 +49,46 @@ base::Result<TcpEndpoint> ParseTcpEndpoint(std::string_view endpoint) {
   }
   out.host = std::string(host);
   return out;
+}
+
+}  // namespace
+
+base::Result<TcpEndpoint> ParseTcpEndpoint(std::string_view endpoint) {
+  return ParseHostPort(endpoint, kTcpScheme);
+}
+
+base::Result<TcpEndpoint> ParseUcxEndpoint(std::string_view endpoint) {
+  return ParseHostPort(endpoint, kUcxScheme);
+}
+
+base::Result<TcpEndpoint> ParseHostEndpoint(std::string_view endpoint) {
+  for (const std::string_view scheme : kHostSchemes) {
+    if (endpoint.starts_with(scheme)) return ParseHostPort(endpoint, scheme);
+  }
+  return base::InvalidArgument("endpoint \"{}\" is not SCHEME://HOST:PORT with tcp, tls, ucx, http or https",
+                               endpoint.substr(0, kMaxEndpointBytes));
+}
+
+bool IsLoopbackHost(std::string_view host) {
+  const std::string text(host);
+  constexpr uint8_t kLoopbackNetwork = 127;
+  in_addr v4{};
+  if (inet_pton(AF_INET, text.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == kLoopbackNetwork;
+  in6_addr v6{};
+  if (inet_pton(AF_INET6, text.c_str(), &v6) == 1) {
+    constexpr size_t kMappedV4 = 12;  // where an IPv4 address lies in the IPv6 address that it is mapped to
+    return IN6_IS_ADDR_LOOPBACK(&v6) ||
+           (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[kMappedV4] == kLoopbackNetwork);
+  }
+  return strcasecmp(text.c_str(), "localhost") == 0;
+}
+
+bool IsWildcardHost(std::string_view host) {
+  const std::string text(host);
+  in_addr v4{};
+  if (inet_pton(AF_INET, text.c_str(), &v4) == 1) return v4.s_addr == INADDR_ANY;
+  in6_addr v6{};
+  return inet_pton(AF_INET6, text.c_str(), &v6) == 1 && IN6_IS_ADDR_UNSPECIFIED(&v6);
 }
 
 base::Result<std::string> ParseInprocEndpoint(std::string_view endpoint) {

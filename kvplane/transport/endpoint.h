@@ -1,4 +1,4 @@
-// Endpoint texts: "tcp://HOST:PORT" ("tcp://[::1]:7001" for IPv6 literals) and "inproc://NAME".
+// Endpoint texts: "SCHEME://HOST:PORT" ("tcp://[::1]:7001" for IPv6 literals) and "inproc://NAME".
 //
 // Thread safety: pure functions over values.
 #pragma once
@@ -22,6 +22,19 @@ struct TcpEndpoint {
 
 // kInvalidArgument says what is wrong with `endpoint`.
 base::Result<TcpEndpoint> ParseTcpEndpoint(std::string_view endpoint);
+
+// The same with "ucx://".
+base::Result<TcpEndpoint> ParseUcxEndpoint(std::string_view endpoint);
+
+// Of any scheme by which hosts are reached: tcp, tls, ucx, http, https.
+base::Result<TcpEndpoint> ParseHostEndpoint(std::string_view endpoint);
+
+// Whether `host`, a name or a literal without brackets, can be reached from this host only: 127.0.0.0/8 (also
+// mapped into IPv6), ::1 and localhost. Other names count as reachable whatever they resolve to today.
+bool IsLoopbackHost(std::string_view host);
+
+// Whether `host` stands for every address of the host that listens on it (0.0.0.0, ::): nobody can connect to it.
+bool IsWildcardHost(std::string_view host);
 
 // NAME of "inproc://NAME"; it may be empty when listening (the transport then chooses one).
 base::Result<std::string> ParseInprocEndpoint(std::string_view endpoint);

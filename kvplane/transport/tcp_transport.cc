@@ -1,6 +1,5 @@
 #include "kvplane/transport/tcp_transport.h"
 
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -15,6 +14,7 @@
 
 #include "kvplane/transport/endpoint.h"
 #include "kvplane/transport/file_descriptor.h"
+#include "kvplane/transport/socket_address.h"
 
 namespace kvplane::transport {
 namespace {
@@ -24,25 +24,6 @@ constexpr size_t kMaxGather = 64;
 
 // Pause of a listener that has no free file descriptor, before it tries again.
 constexpr base::Duration kAcceptBackoff = std::chrono::milliseconds(20);
-
-struct Address {
-  sockaddr_storage storage{};
-  socklen_t size = sizeof(sockaddr_storage);
-
-  sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-
-  std::string ToString() const {
-    char host[NI_MAXHOST];
-    char port[NI_MAXSERV];
-    if (::getnameinfo(get(), size, host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) !=
-        0) {
-      return "unknown";
-    }
-    return std::strchr(host, ':') != nullptr ? fmt::format("[{}]:{}", host, port)
-                                             : fmt::format("{}:{}", host, port);
-  }
-};
 
 base::Status SetOption(int fd, int level, int name, int value, std::string_view what) {
   if (::setsockopt(fd, level, name, &value, sizeof(value)) == 0) return base::Status::Ok();
@@ -57,26 +38,6 @@ base::Status ApplyOptions(int fd, const TcpOptions& options) {
     KVPLANE_RETURN_IF_ERROR(SetOption(fd, SOL_SOCKET, SO_RCVBUF, options.receive_buffer_bytes, "SO_RCVBUF"));
   }
   return SetOption(fd, IPPROTO_TCP, TCP_NODELAY, options.no_delay ? 1 : 0, "TCP_NODELAY");
-}
-
-base::Result<std::vector<Address>> Resolve(const TcpEndpoint& endpoint, bool passive) {
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0);
-  addrinfo* found = nullptr;
-  const int error =
-      ::getaddrinfo(endpoint.host.c_str(), std::to_string(endpoint.port).c_str(), &hints, &found);
-  if (error != 0) return base::Unavailable("cannot resolve \"{}\": {}", endpoint.host, ::gai_strerror(error));
-  std::vector<Address> out;
-  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
-    Address address;
-    std::memcpy(&address.storage, at->ai_addr, at->ai_addrlen);
-    address.size = at->ai_addrlen;
-    out.push_back(address);
-  }
-  ::freeaddrinfo(found);
-  return out;
 }
 
 class TcpStream final : public Stream {
@@ -175,7 +136,7 @@ class TcpStream final : public Stream {
   const std::string peer_;
 };
 
-base::Result<std::unique_ptr<Stream>> WrapSocket(FileDescriptor socket, const Address& peer) {
+base::Result<std::unique_ptr<Stream>> WrapSocket(FileDescriptor socket, const SocketAddress& peer) {
   KVPLANE_ASSIGN_OR_RETURN(Wakeup wakeup, Wakeup::Create());
   return std::unique_ptr<Stream>(
       std::make_unique<TcpStream>(std::move(socket), std::move(wakeup), peer.ToString()));
@@ -192,7 +153,7 @@ class TcpListener final : public Listener {
   base::Result<std::unique_ptr<Stream>> Accept(base::TimePoint deadline) override {
     while (true) {
       if (wakeup_.raised()) return base::Cancelled("listener {} shut down", endpoint_);
-      Address peer;
+      SocketAddress peer;
       FileDescriptor socket(::accept4(socket_.get(), peer.get(), &peer.size, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (socket.valid()) {
         // A connection that died between accept and here is dropped, not the listener.
@@ -233,14 +194,14 @@ class TcpListener final : public Listener {
 
 // A connect() to a free local port of the ephemeral range can meet itself (simultaneous open).
 bool IsSelfConnected(int fd) {
-  Address local;
-  Address remote;
+  SocketAddress local;
+  SocketAddress remote;
   if (::getsockname(fd, local.get(), &local.size) != 0) return false;
   if (::getpeername(fd, remote.get(), &remote.size) != 0) return false;
   return local.size == remote.size && std::memcmp(&local.storage, &remote.storage, local.size) == 0;
 }
 
-base::Result<std::unique_ptr<Stream>> ConnectTo(const Address& address, const TcpOptions& options,
+base::Result<std::unique_ptr<Stream>> ConnectTo(const SocketAddress& address, const TcpOptions& options,
                                                 base::TimePoint deadline) {
   FileDescriptor socket(
       ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
@@ -272,9 +233,11 @@ class TcpTransport final : public Transport {
 
   base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) override {
     KVPLANE_ASSIGN_OR_RETURN(const TcpEndpoint where, ParseTcpEndpoint(endpoint));
-    KVPLANE_ASSIGN_OR_RETURN(const std::vector<Address> addresses, Resolve(where, true));
-    base::Status status = base::Unavailable("\"{}\" has no address", where.host);
-    for (const Address& address : addresses) {
+    KVPLANE_ASSIGN_OR_RETURN(
+        const std::vector<SocketAddress> addresses,
+        Resolve(where, ResolveFor::kListen, base::Clock::System().Now() + kListenResolveTimeout));
+    base::Status status;
+    for (const SocketAddress& address : addresses) {
       auto listener = ListenOn(address);
       if (listener.ok()) return listener;
       status = listener.status();
@@ -285,8 +248,9 @@ class TcpTransport final : public Transport {
   base::Result<std::unique_ptr<Stream>> Connect(std::string_view endpoint,
                                                 base::TimePoint deadline) override {
     KVPLANE_ASSIGN_OR_RETURN(const TcpEndpoint where, ParseTcpEndpoint(endpoint));
-    KVPLANE_ASSIGN_OR_RETURN(const std::vector<Address> addresses, Resolve(where, false));
-    base::Status status = base::Unavailable("\"{}\" has no address", where.host);
+    KVPLANE_ASSIGN_OR_RETURN(const std::vector<SocketAddress> addresses,
+                             Resolve(where, ResolveFor::kConnect, deadline));
+    base::Status status;
     for (size_t i = 0; i < addresses.size(); ++i) {
       const base::TimePoint now = base::Clock::System().Now();
       const auto share = base::TimeLeft(base::Clock::System(), deadline) /
@@ -299,7 +263,7 @@ class TcpTransport final : public Transport {
   }
 
  private:
-  base::Result<std::unique_ptr<Listener>> ListenOn(const Address& address) {
+  base::Result<std::unique_ptr<Listener>> ListenOn(const SocketAddress& address) {
     FileDescriptor socket(
         ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
     if (!socket.valid()) return base::Unavailable("socket: {}", ErrnoText(errno));
@@ -309,7 +273,7 @@ class TcpTransport final : public Transport {
         ::listen(socket.get(), options_.accept_backlog) != 0) {
       return base::Unavailable("{}: {}", address.ToString(), ErrnoText(errno));
     }
-    Address bound;
+    SocketAddress bound;
     if (::getsockname(socket.get(), bound.get(), &bound.size) != 0) {
       return base::Internal("getsockname: {}", ErrnoText(errno));
     }

@@ -214,7 +214,7 @@ class TlsStream final : public Stream {
 
 // "HOST" of "tcp://HOST:PORT", "NAME" of "inproc://NAME".
 std::string HostOf(std::string_view endpoint) {
-  if (const auto tcp = ParseTcpEndpoint(endpoint); tcp.ok()) return tcp->host;
+  if (const auto host = ParseHostEndpoint(endpoint); host.ok()) return host->host;
   const size_t scheme = endpoint.find("://");
   return std::string(scheme == std::string_view::npos ? endpoint : endpoint.substr(scheme + 3));
 }

@@ -1,9 +1,6 @@
 #include "kvplane/transport/transport_security.h"
 
-#include <arpa/inet.h>
-
 #include <cerrno>
-#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <utility>
@@ -65,13 +62,6 @@ base::Result<std::unique_ptr<Transport>> ProtectByTls(std::shared_ptr<Transport>
   return CreateTlsTransport(std::move(inner), std::move(options));
 }
 
-bool IsLoopback(const std::string& host) {
-  in_addr address{};
-  constexpr uint32_t kLoopbackNetwork = 127;
-  if (inet_pton(AF_INET, host.c_str(), &address) == 1) return ntohl(address.s_addr) >> 24 == kLoopbackNetwork;
-  return host == "::1" || host == "localhost";
-}
-
 }  // namespace
 
 base::Result<std::string> ReadPemFile(const std::string& path) {
@@ -123,9 +113,9 @@ base::Result<std::unique_ptr<Transport>> Protect(std::unique_ptr<Transport> inne
 base::Status CheckListenPolicy(std::string_view flag, std::string_view endpoint,
                                const Capabilities& capabilities, bool insecure) {
   if (insecure || capabilities.authenticated || !capabilities.cross_host) return base::Status::Ok();
-  const auto parsed = ParseTcpEndpoint(endpoint);
+  const auto parsed = ParseHostEndpoint(endpoint);
   if (!parsed.ok()) return parsed.status().Annotate(flag);
-  if (IsLoopback(parsed->host)) return base::Status::Ok();
+  if (IsLoopbackHost(parsed->host)) return base::Status::Ok();
   return base::PermissionDenied(
       "{}: refusing to serve {} to whoever connects: give --auth-token-file (the same on every node), or "
       "--kv-tls with --kv-ca, or --insecure on a network where everyone may read and write what it serves",

@@ -49,9 +49,9 @@ base::Result<std::string> ReadPemFile(const std::string& path);
 base::Result<std::unique_ptr<Transport>> Protect(std::unique_ptr<Transport> inner,
                                                  const TransportSecurity& security);
 
-// kPermissionDenied when `endpoint` is not a loopback address, anybody who reaches it would be served
-// (Capabilities::authenticated) and `insecure` does not say that this is meant. `flag` names what set the
-// endpoint ("--kv-listen").
+// kPermissionDenied when `endpoint` (of any scheme of ParseHostEndpoint) is not a loopback address, anybody
+// who reaches it would be served (Capabilities::authenticated) and `insecure` does not say that this is
+// meant. `flag` names what set the endpoint ("--kv-listen").
 base::Status CheckListenPolicy(std::string_view flag, std::string_view endpoint,
                                const Capabilities& capabilities, bool insecure);
 

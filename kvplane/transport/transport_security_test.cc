@@ -456,6 +456,25 @@ TEST(ListenPolicyUnit, UnprotectedServiceStaysOnLoopback) {
   }
 }
 
+TEST(ListenPolicyUnit, HoldsForEverySchemeThatListens) {
+  const Capabilities open{.cross_host = true};
+  const auto verdict = [&](const std::string& endpoint) {
+    return CheckListenPolicy("--listen", endpoint, open, false).code();
+  };
+  for (const std::string scheme : {"tcp", "tls", "ucx", "http", "https"}) {
+    EXPECT_EQ(verdict(scheme + "://127.0.0.1:7000"), StatusCode::kOk) << scheme;
+    EXPECT_EQ(verdict(scheme + "://[::ffff:127.0.0.1]:7000"), StatusCode::kOk) << scheme;
+    EXPECT_EQ(verdict(scheme + "://0.0.0.0:7000"), StatusCode::kPermissionDenied) << scheme;
+    EXPECT_EQ(verdict(scheme + "://[::]:7000"), StatusCode::kPermissionDenied) << scheme;
+    EXPECT_EQ(verdict(scheme + "://node-1:7000"), StatusCode::kPermissionDenied) << scheme;
+    EXPECT_EQ(verdict(scheme + "://node-1"), StatusCode::kInvalidArgument) << scheme;
+  }
+  EXPECT_EQ(verdict("127.0.0.1:7000"), StatusCode::kInvalidArgument);
+  EXPECT_EQ(verdict("udp://127.0.0.1:7000"), StatusCode::kInvalidArgument);
+  EXPECT_EQ(CheckListenPolicy("--listen", "inproc://a", Capabilities{}, false).code(), StatusCode::kOk)
+      << "nobody outside this process";
+}
+
 TEST(SecurityFilesUnit, ReadsFilesAndNamesFlags) {
   const std::filesystem::path folder =
       std::filesystem::path(::testing::TempDir()) / fmt::format("kvplane_security_{}", ::getpid());

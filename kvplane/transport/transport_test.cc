@@ -42,36 +42,6 @@ base::Status Send(Stream& stream, std::span<const std::byte> bytes, base::TimePo
   return stream.Write({&bytes, 1}, deadline);
 }
 
-TEST(EndpointUnit, ParsesTcp) {
-  EXPECT_EQ(ParseTcpEndpoint("tcp://127.0.0.1:7001")->host, "127.0.0.1");
-  EXPECT_EQ(ParseTcpEndpoint("tcp://127.0.0.1:7001")->port, 7001);
-  EXPECT_EQ(ParseTcpEndpoint("tcp://[::1]:0")->host, "::1");
-  EXPECT_EQ(ParseTcpEndpoint("tcp://node-3.cluster:65535")->port, 65535);
-  EXPECT_EQ(FormatHostPort("::1", 7), "[::1]:7");
-  EXPECT_EQ(FormatHostPort("10.0.0.1", 7), "10.0.0.1:7");
-}
-
-TEST(EndpointSafety, RefusesMalformedText) {
-  const std::string cases[] = {"",
-                               "127.0.0.1:1",
-                               "tcp://",
-                               "tcp://:1",
-                               "tcp://host",
-                               "tcp://host:",
-                               "tcp://host:65536",
-                               "tcp://host:-1",
-                               "tcp://host:1x",
-                               "tcp://::1:80",
-                               "tcp://[]:80",
-                               "tcp://a b:80",
-                               "tcp://host:80/path",
-                               std::string("tcp://h\0st:80", 13),
-                               "tcp://" + std::string(600, 'a') + ":80"};
-  for (const std::string& text : cases) {
-    EXPECT_EQ(ParseTcpEndpoint(text).status().code(), StatusCode::kInvalidArgument) << text;
-  }
-}
-
 TEST(CreateTransportUnit, ReadsSpecs) {
   EXPECT_EQ((*CreateTransport("tcp"))->name(), "tcp");
   EXPECT_EQ((*CreateTransport("inproc"))->name(), "inproc");

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "kvplane/transport/socket_address.h"
 #include "kvplane/transport/ucx_channel.h"
 #include "kvplane/transport/ucx_transport.h"
 
@@ -26,14 +27,6 @@ namespace kvplane::transport {
 constexpr base::Duration kUcxLinger = std::chrono::seconds(2);
 // Streams of one listener that nobody accepted yet; more are refused.
 constexpr size_t kUcxMaxBacklog = 128;
-
-struct SocketAddress {
-  sockaddr_storage storage{};
-  socklen_t size = sizeof(sockaddr_storage);
-
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-  std::string ToString() const;  // "127.0.0.1:7001", "[::1]:7001"
-};
 
 // One listener: what it accepted and nobody took yet.
 struct UcxListening {

@@ -1,9 +1,6 @@
 #include "kvplane/transport/ucx_transport.h"
 
-#include <netdb.h>
-
 #include <algorithm>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -14,33 +11,6 @@ namespace kvplane::transport {
 namespace {
 
 constexpr std::string_view kScheme = "ucx://";
-
-base::Result<TcpEndpoint> ParseUcxEndpoint(std::string_view endpoint) {
-  if (!endpoint.starts_with(kScheme)) {
-    return base::InvalidArgument("endpoint \"{}\" does not begin with {}",
-                                 endpoint.substr(0, kMaxEndpointBytes), kScheme);
-  }
-  return ParseTcpEndpoint(fmt::format("tcp://{}", endpoint.substr(kScheme.size())));
-}
-
-base::Result<std::vector<SocketAddress>> Resolve(const TcpEndpoint& endpoint, bool passive) {
-  addrinfo hints{};
-  hints.ai_family = AF_UNSPEC;
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0);
-  addrinfo* found = nullptr;
-  const int error =
-      ::getaddrinfo(endpoint.host.c_str(), std::to_string(endpoint.port).c_str(), &hints, &found);
-  if (error != 0) return base::Unavailable("cannot resolve \"{}\": {}", endpoint.host, ::gai_strerror(error));
-  std::vector<SocketAddress> out;
-  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
-    SocketAddress& address = out.emplace_back();
-    std::memcpy(&address.storage, at->ai_addr, at->ai_addrlen);
-    address.size = at->ai_addrlen;
-  }
-  ::freeaddrinfo(found);
-  return out;
-}
 
 class UcxStream final : public Stream {
  public:
@@ -156,8 +126,10 @@ class UcxTransport final : public Transport {
 
   base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) override {
     KVPLANE_ASSIGN_OR_RETURN(const TcpEndpoint where, ParseUcxEndpoint(endpoint));
-    KVPLANE_ASSIGN_OR_RETURN(const std::vector<SocketAddress> addresses, Resolve(where, true));
-    base::Status status = base::Unavailable("\"{}\" has no address", where.host);
+    KVPLANE_ASSIGN_OR_RETURN(
+        const std::vector<SocketAddress> addresses,
+        Resolve(where, ResolveFor::kListen, base::Clock::System().Now() + kListenResolveTimeout));
+    base::Status status;
     for (const SocketAddress& address : addresses) {
       auto listening = std::make_shared<UcxListening>();
       listening->address = address;
@@ -172,8 +144,9 @@ class UcxTransport final : public Transport {
   base::Result<std::unique_ptr<Stream>> Connect(std::string_view endpoint,
                                                 base::TimePoint deadline) override {
     KVPLANE_ASSIGN_OR_RETURN(const TcpEndpoint where, ParseUcxEndpoint(endpoint));
-    KVPLANE_ASSIGN_OR_RETURN(const std::vector<SocketAddress> addresses, Resolve(where, false));
-    base::Status status = base::Unavailable("\"{}\" has no address", where.host);
+    KVPLANE_ASSIGN_OR_RETURN(const std::vector<SocketAddress> addresses,
+                             Resolve(where, ResolveFor::kConnect, deadline));
+    base::Status status;
     for (size_t i = 0; i < addresses.size(); ++i) {
       const auto share = base::TimeLeft(base::Clock::System(), deadline) /
                          static_cast<base::Duration::rep>(addresses.size() - i);
@@ -193,17 +166,6 @@ class UcxTransport final : public Transport {
 };
 
 }  // namespace
-
-std::string SocketAddress::ToString() const {
-  char host[NI_MAXHOST];
-  char port[NI_MAXSERV];
-  if (::getnameinfo(get(), size, host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) !=
-      0) {
-    return "unknown";
-  }
-  return std::strchr(host, ':') != nullptr ? fmt::format("[{}]:{}", host, port)
-                                           : fmt::format("{}:{}", host, port);
-}
 
 bool UcxIsBuilt() { return true; }
 
