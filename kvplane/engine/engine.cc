@@ -125,8 +125,8 @@ class ThreadedEngine final : public Engine {
         inbox_(std::make_shared<Inbox>()),
         shared_(options_.max_queued),
         prefix_(std::move(prefix)),
-        loop_(model, options_, arena, inbox_, shared_, Transfers(model, sender, receiver, inbox_, arena),
-              prefix_.get()),
+        loop_(model, options_, arena, inbox_, shared_,
+              Transfers(model, sender, receiver, inbox_, arena, options_.prefix.min_quality), prefix_.get()),
         thread_(&EngineLoop::Run, &loop_) {}
 
   ~ThreadedEngine() override {

@@ -16,6 +16,7 @@
 #include "kvplane/engine/request_pages.h"
 #include "kvplane/engine/testing/demo_model.h"
 #include "kvplane/engine/testing/recorder.h"
+#include "kvplane/store/dram_store.h"
 #include "kvplane/transport/create_transport.h"
 #include "kvplane/transport/testing/faulty_transport.h"
 
@@ -213,6 +214,59 @@ TEST(EngineTransferSafety, StrictReaderRecomputesInsteadOfTakingLoss) {
   ASSERT_TRUE(nodes.decode->Submit(strict, pair.decode).ok());
   ASSERT_TRUE(pair.decode->WaitForFinish());
   ExpectRecomputed(*pair.decode, expected);
+}
+
+// What the prefill node loads with loss and sends without is lossy all the same.
+TEST(EngineTransferSafety, LossyKvFromThePrefillNodesStoreIsTakenOnlyByWhoTakesThatQuality) {
+  const Request request = GreedyRequest(NoisePrompt(12, 2 * 128 + 40), 6);
+  const auto expected = RunUnified(request);
+  const auto store = *store::DramStore::Create({.capacity_bytes = 64 << 20});
+  EngineOptions lossy;
+  lossy.prefix.store = store.get();
+  lossy.prefix.run_tokens = 128;
+  lossy.prefix.strategy = Parsed("int2");
+  lossy.prefix.quality = 950;
+  lossy.prefix.load = LoadPolicy::kAlways;
+  lossy.prefix.timeout = seconds(60);
+  {
+    const auto filling = *Engine::Create(DemoModel(0), lossy, nullptr, nullptr);
+    const auto recorder = std::make_shared<Recorder>();
+    ASSERT_TRUE(filling->Submit(request, recorder).ok());
+    ASSERT_TRUE(recorder->WaitForFinish());
+    filling->Drain(Now() + seconds(60));
+  }
+  ASSERT_EQ(store->stats().entries, 2u);
+  struct Case {
+    const char* id;
+    bool decode_accepts;
+    uint16_t least_quality;
+    bool taken;
+  };
+  for (const Case& one : {Case{"strict", false, 0, false}, Case{"demanding", true, 951, false},
+                          Case{"content", true, 950, true}}) {
+    SCOPED_TRACE(one.id);
+    Nodes nodes(lossy);
+    nodes.decode.reset();
+    nodes.decode = *Engine::Create(DemoModel(1), {.prefix = {.min_quality = one.least_quality}}, nullptr,
+                                   nodes.receiver.get());
+    Pair pair;
+    SubmitPrefill(nodes, request, one.id, Parsed("off"), pair);
+    ASSERT_TRUE(pair.prefill->WaitForFinish());
+    EXPECT_EQ(pair.prefill->finish().cached_tokens, 256u);
+    Request pulling = request;
+    pulling.remote_prefill = RemotePrefill{
+        .transfer_id = one.id, .endpoint = nodes.sender->endpoint(), .accept_lossy = one.decode_accepts};
+    ASSERT_TRUE(nodes.decode->Submit(pulling, pair.decode).ok());
+    ASSERT_TRUE(pair.decode->WaitForFinish());
+    if (!one.taken) {
+      ExpectRecomputed(*pair.decode, expected);
+      continue;
+    }
+    const FinishEvent finish = pair.decode->finish();
+    EXPECT_EQ(finish.source, KvSource::kTransfer) << finish.recompute_reason;
+    ASSERT_TRUE(finish.transfer.has_value());
+    EXPECT_EQ(finish.transfer->kv_quality, 950);
+  }
 }
 
 TEST(EngineTransferSafety, LossForbiddenOnThePrefillNode) {

@@ -5,13 +5,14 @@
 namespace kvplane::engine {
 
 Transfers::Transfers(const model::Model& model, transfer::KvSender* sender, transfer::KvReceiver* receiver,
-                     std::shared_ptr<Inbox> inbox, std::shared_ptr<KvArena> arena)
+                     std::shared_ptr<Inbox> inbox, std::shared_ptr<KvArena> arena, uint16_t least_quality)
     : geometry_(model.kv_geometry()),
       fingerprint_(model.fingerprint()),
       sender_(sender),
       receiver_(receiver),
       inbox_(std::move(inbox)),
-      arena_(std::move(arena)) {}
+      arena_(std::move(arena)),
+      least_quality_(least_quality) {}
 
 transfer::KvDescriptor Transfers::Describe(const RequestState& request) const {
   return {.geometry = geometry_,
@@ -48,7 +49,8 @@ base::Status Transfers::Pull(RequestState& request, base::TimePoint deadline) {
                                   .descriptor = Describe(request),
                                   .layers = request.pages->layers(),
                                   .deadline = deadline,
-                                  .accept_lossy = remote.accept_lossy,
+                                  .accept_lossy = remote.accept_lossy && request.request.accept_lossy,
+                                  .least_quality = least_quality_,
                                   .on_first_token =
                                       [inbox = inbox_, id = request.id](transfer::FirstToken token) {
                                         inbox->Post(FirstTokenMessage{id, std::move(token)});

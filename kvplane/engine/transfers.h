@@ -5,6 +5,7 @@
 // it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "kvplane/base/clock.h"
@@ -18,8 +19,9 @@ namespace kvplane::engine {
 
 class Transfers {
  public:
+  // `least_quality`: of KV that this node takes from others (KvPull).
   Transfers(const model::Model& model, transfer::KvSender* sender, transfer::KvReceiver* receiver,
-            std::shared_ptr<Inbox> inbox, std::shared_ptr<KvArena> arena);
+            std::shared_ptr<Inbox> inbox, std::shared_ptr<KvArena> arena, uint16_t least_quality);
 
   bool can_send() const { return sender_ != nullptr; }
   bool can_receive() const { return receiver_ != nullptr; }
@@ -41,6 +43,7 @@ class Transfers {
   transfer::KvReceiver* receiver_;
   std::shared_ptr<Inbox> inbox_;
   std::shared_ptr<KvArena> arena_;
+  uint16_t least_quality_;
 };
 
 }  // namespace kvplane::engine

@@ -38,17 +38,19 @@ json UsageJson(const Usage& usage) {
 
 json TransferJson(const transfer::TransferOutcome& outcome) {
   const double wire = std::max<double>(1.0, static_cast<double>(outcome.bytes_wire));
-  return {{"strategy", outcome.strategy},
-          {"bytes_raw", outcome.bytes_raw},
-          {"bytes_wire", outcome.bytes_wire},
-          {"ratio", static_cast<double>(outcome.bytes_raw) / wire},
-          {"encode_ms", base::ToMillis(outcome.times.encode)},
-          {"send_ms", base::ToMillis(outcome.times.send)},
-          {"decode_ms", base::ToMillis(outcome.times.decode)},
-          {"wall_ms", base::ToMillis(outcome.times.wall)},
-          {"exposed_ms", base::ToMillis(outcome.times.exposed)},
-          {"tiles", outcome.tiles},
-          {"tiles_retried", outcome.tiles_retried}};
+  json out = {{"strategy", outcome.strategy},
+              {"bytes_raw", outcome.bytes_raw},
+              {"bytes_wire", outcome.bytes_wire},
+              {"ratio", static_cast<double>(outcome.bytes_raw) / wire},
+              {"encode_ms", base::ToMillis(outcome.times.encode)},
+              {"send_ms", base::ToMillis(outcome.times.send)},
+              {"decode_ms", base::ToMillis(outcome.times.decode)},
+              {"wall_ms", base::ToMillis(outcome.times.wall)},
+              {"exposed_ms", base::ToMillis(outcome.times.exposed)},
+              {"tiles", outcome.tiles},
+              {"tiles_retried", outcome.tiles_retried}};
+  if (outcome.status.ok()) out["quality"] = outcome.kv_quality;
+  return out;
 }
 
 json PrefixJson(const engine::PrefixOutcome& outcome) {

@@ -574,6 +574,41 @@ TEST_F(VersionSkewUnit, HeadShardsAreNotPulledFromEarlierVersions) {
   EXPECT_EQ(Receive(transfer, frames, kTestPatience).status.code(), StatusCode::kUnimplemented);
 }
 
+// A prefill node of an earlier version does not look at the least quality of a PULL, and a later one may lie:
+// DONE is the last word, and a first token that nobody vouches for waits for it.
+TEST_F(VersionSkewUnit, TheQualityThatDoneSaysIsCheckedAndTheFirstTokenOfEarlierVersionsWaitsForIt) {
+  struct Case {
+    uint16_t minor, least_quality, quality;
+    bool told, taken;
+  };
+  const Case cases[] = {{2, 950, 949, false, false},
+                        {2, 950, 950, true, true},
+                        {2, 0, 0, true, true},
+                        {3, 950, 949, true, false},
+                        {3, 950, 950, true, true}};
+  for (const Case& one : cases) {
+    SCOPED_TRACE(fmt::format("1.{}, {} of {}", one.minor, one.quality, one.least_quality));
+    TestTransfer transfer(SmallGeometry(), kTokens);
+    Frames frames = SenderSession(transfer);
+    HelloFrame hello = MakeHello(kRoleSender, 0);
+    hello.minor = one.minor;
+    frames.front() = EncodeFrame(0, hello);
+    DoneFrame done;
+    done.tiles_sent = static_cast<uint32_t>(frames.size() - 4);  // all but HELLO, OPEN, FIRST_TOKEN and DONE
+    done.kv_quality = one.quality;
+    frames.back() = EncodeFrame(kStream, done);
+    FakeSender sender(*transport_, [scene = Scene{Join(frames), kTestPatience}] { return scene; });
+    auto receiver = *KvReceiver::Create(*transport_, {});
+    KvPull pull = transfer.MakePull(kInproc, "a");
+    pull.least_quality = one.least_quality;
+    auto session = *receiver->Pull(std::move(pull));
+    const base::Status status = transfer.receiver_done.Wait().status;
+    EXPECT_EQ(status.code(), one.taken ? StatusCode::kOk : StatusCode::kFailedPrecondition)
+        << status.ToString();
+    EXPECT_EQ(transfer.receiver_done.first_token().has_value(), one.told);
+  }
+}
+
 TEST_F(VersionSkewUnit, AnUnknownFrameThatMustNotBeSkippedEndsTheConnection) {
   TestTransfer transfer(SmallGeometry(), kTokens);
   Frames frames = SenderSession(transfer);

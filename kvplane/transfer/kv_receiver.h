@@ -46,7 +46,10 @@ struct KvPull {
       layers;                    // [layers]; copied (addresses, not pages); cover descriptor.tokens
   uint32_t first_page_head = 0;  // the head of the pages where the descriptor's begin
   base::TimePoint deadline;
-  bool accept_lossy = true;     // false: refuse a lossy strategy (strict reader)
+  bool accept_lossy = true;  // false: no loss at all, in the strategy or in the KV before it (strict reader)
+  // KV that had lost more before the transfer (TransferOutcome::kv_quality), in a store for instance, is
+  // refused with kFailedPrecondition, before its first token is told.
+  uint16_t least_quality = 0;
   OnFirstToken on_first_token;  // at most once, before on_complete
   OnComplete on_complete;
 };

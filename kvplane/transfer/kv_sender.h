@@ -77,8 +77,9 @@ class SendSession {
   // Tiles not yet being coded are coded with strategy `number` of the offer from now on: 0 is its `strategy`,
   // i its alternatives[i - 1]. So a plan may change when the link does. kInvalidArgument: no such number.
   virtual base::Status UseStrategy(size_t number) = 0;
-  // Some of the KV in the pages is not what the model computes (kExactQuality): the receiver is told the least of
-  // all calls. Before the last PostLayer().
+  // Some of the KV in the pages is not what the model computes (kExactQuality): the receiver is told the
+  // least of all calls, and where it does not take that the transfer ends with kFailedPrecondition. Before
+  // the first token and the last PostLayer().
   virtual void LowerQuality(uint16_t thousandths) = 0;
   // Ends the transfer with kCancelled (the peer is told why); `on_complete` still fires.
   virtual void Cancel(std::string_view reason) = 0;

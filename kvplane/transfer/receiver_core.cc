@@ -68,6 +68,8 @@ base::Result<std::shared_ptr<RecvTransfer>> ReceiverCore::Pull(KvPull pull) {
   transfer->descriptor = pull.descriptor;
   transfer->deadline = pull.deadline;
   transfer->accept_lossy = pull.accept_lossy;
+  transfer->least_quality =
+      pull.accept_lossy ? std::min(pull.least_quality, tensor::kExactQuality) : tensor::kExactQuality;
   transfer->on_first_token = std::move(pull.on_first_token);
   transfer->on_complete = std::move(pull.on_complete);
   transfer->asked = transfer->last_arrival = transfer->last_decode = Now();
@@ -155,7 +157,6 @@ void ReceiverCore::MaybeCompleteLocked(const std::shared_ptr<RecvTransfer>& tran
   TransferTimes& times = transfer->outcome.times;
   times.encode = transfer->done->encode;
   times.send = transfer->done->send;
-  transfer->outcome.kv_quality = transfer->done->kv_quality;
   // The sender's clock up to DONE, ours from there to the last tile (often before it).
   const base::Duration after_done = transfer->last_decode - transfer->done_at;
   times.exposed = std::max(transfer->done->since_prefill + after_done, base::Duration::zero());

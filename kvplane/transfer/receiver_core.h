@@ -84,6 +84,9 @@ class ReceiverCore {
       KVPLANE_EXCLUDES(mutex_);
   base::Status HandleTransferFrameLocked(const std::shared_ptr<ReceiverLink>& link, const FrameReader& reader)
       KVPLANE_REQUIRES(mutex_);
+  void TellFirstTokenLocked(RecvTransfer& transfer, FirstToken token) KVPLANE_REQUIRES(mutex_);
+  void HandleDoneLocked(const std::shared_ptr<RecvTransfer>& transfer, const DoneFrame& done)
+      KVPLANE_REQUIRES(mutex_);
   base::Status HandleOpen(const std::shared_ptr<ReceiverLink>& link, const FrameReader& reader)
       KVPLANE_EXCLUDES(mutex_);
   // The codecs of OPEN's strategies; the reason is an error of the transfer, not of the link.

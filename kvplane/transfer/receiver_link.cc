@@ -72,6 +72,7 @@ void ReceiverCore::SendPullLocked(const std::shared_ptr<ReceiverLink>& link,
   pull.transfer_id = transfer->id;
   pull.accept_lossy = transfer->accept_lossy;
   pull.descriptor = transfer->descriptor;
+  pull.least_quality = transfer->least_quality;
   const base::Duration patience = base::TimeLeft(base::Clock::System(), transfer->deadline, kMaxPatience);
   pull.patience_ms = static_cast<uint32_t>(base::ToMicros(patience) / 1000);
   SendLocked(*transfer, EncodeFrame(transfer->stream, pull));
@@ -205,19 +206,39 @@ base::Status ReceiverCore::HandleTransferFrameLocked(const std::shared_ptr<Recei
     AbortLocked(transfer, base::Corrupt("frame of type {} before OPEN", reader.header().type));
   } else if (reader.type() == FrameType::kFirstToken) {
     KVPLANE_ASSIGN_OR_RETURN(FirstTokenFrame first, ParseFirstToken(reader.head()));
-    if (transfer->on_first_token) {
-      callbacks_.push_back([callback = std::move(transfer->on_first_token), token = std::move(first.token)] {
-        callback(token);
-      });
-      transfer->on_first_token = nullptr;
-      wake_housekeeper_.NotifyAll();
+    if (transfer->least_quality > 0 && link->peer_minor < kMinorOfLeastQuality) {
+      transfer->held_token = std::move(first.token);
+    } else {
+      TellFirstTokenLocked(*transfer, std::move(first.token));
     }
   } else {
-    KVPLANE_ASSIGN_OR_RETURN(transfer->done, ParseDone(reader.head()));
-    transfer->done_at = Now();
-    MaybeCompleteLocked(transfer);
+    KVPLANE_ASSIGN_OR_RETURN(const DoneFrame done, ParseDone(reader.head()));
+    HandleDoneLocked(transfer, done);
   }
   return base::Status::Ok();
+}
+
+void ReceiverCore::TellFirstTokenLocked(RecvTransfer& transfer, FirstToken token) {
+  if (!transfer.on_first_token) return;
+  callbacks_.push_back(
+      [callback = std::move(transfer.on_first_token), told = std::move(token)] { callback(told); });
+  transfer.on_first_token = nullptr;
+  wake_housekeeper_.NotifyAll();
+}
+
+// A sender of today has looked at the least quality itself; what it says of it is checked all the same.
+void ReceiverCore::HandleDoneLocked(const std::shared_ptr<RecvTransfer>& transfer, const DoneFrame& done) {
+  transfer->done = done;
+  transfer->done_at = Now();
+  transfer->outcome.kv_quality = done.kv_quality;
+  if (done.kv_quality < transfer->least_quality) {
+    AbortLocked(transfer, base::FailedPrecondition("KV of quality {}; at least {} is wanted", done.kv_quality,
+                                                   transfer->least_quality));
+    return;
+  }
+  if (transfer->held_token.has_value()) TellFirstTokenLocked(*transfer, *std::move(transfer->held_token));
+  transfer->held_token.reset();
+  MaybeCompleteLocked(transfer);
 }
 
 base::Status ReceiverCore::HandleOpen(const std::shared_ptr<ReceiverLink>& link, const FrameReader& reader) {

@@ -34,6 +34,7 @@ struct RecvTransfer {
   KvDescriptor descriptor;
   base::TimePoint deadline;
   bool accept_lossy = true;
+  uint16_t least_quality = 0;
   PageTable pages;
   base::TimePoint asked;  // when Pull() was called
 
@@ -60,6 +61,8 @@ struct RecvTransfer {
   uint64_t tiles_left = 0;
   uint32_t layers_ready = 0;
   std::map<uint64_t, uint32_t> attempts;  // NACKs so far, of tiles that had any
+  std::optional<FirstToken>
+      held_token;  // from a sender that does not look at least_quality: until DONE says it
   std::optional<DoneFrame> done;
   base::TimePoint done_at;
   base::TimePoint last_decode;

@@ -21,6 +21,12 @@ uint64_t RawBytes(const SendTransfer& transfer, uint32_t tokens) {
   return transfer.grid.geometry.bytes_per_token_layer() * tokens;
 }
 
+base::Status CheckQuality(const SendTransfer& transfer) {
+  if (transfer.kv_quality >= transfer.least_quality) return base::Status::Ok();
+  return base::FailedPrecondition("the KV was loaded with loss: quality {}, and the decode node takes {}",
+                                  transfer.kv_quality, transfer.least_quality);
+}
+
 }  // namespace
 
 SenderCore::SenderCore(std::unique_ptr<transport::Listener> listener, const KvSenderOptions& options)
@@ -165,6 +171,8 @@ void SenderCore::PostFirstToken(const std::shared_ptr<SendTransfer>& transfer, F
 void SenderCore::LowerQuality(const std::shared_ptr<SendTransfer>& transfer, uint16_t thousandths) {
   base::MutexLock lock(mutex_);
   transfer->kv_quality = std::min(transfer->kv_quality, thousandths);
+  if (transfer->link == nullptr) return;  // whoever comes hears of it then
+  if (base::Status status = CheckQuality(*transfer); !status.ok()) AbortLocked(transfer, std::move(status));
 }
 
 base::Status SenderCore::UseStrategy(const std::shared_ptr<SendTransfer>& transfer, size_t number) {
@@ -196,7 +204,9 @@ void SenderCore::AttachLocked(const std::shared_ptr<SendTransfer>& transfer,
   transfer->bytes_wire += bytes_received;
   if (link->streams.empty()) ++busy_links_;
   link->streams[stream] = transfer;
+  transfer->least_quality = pull.least_quality;
   base::Status status = CheckSameKv(transfer->descriptor, pull.descriptor);
+  if (status.ok()) status = CheckQuality(*transfer);
   for (const codec::Strategy& strategy : transfer->strategies) {
     if (!status.ok()) break;
     status = CheckPeer(link->peer, strategy, transfer->grid,

@@ -79,6 +79,7 @@ struct SendTransfer {
   // guarded: the pull that attached it
   std::shared_ptr<SenderLink> link;
   uint32_t stream = 0;
+  uint16_t least_quality = 0;  // of the KV that the decode node takes
 
   // guarded: accounting
   uint32_t encoding = 0;        // encoders inside the pages now: the fence

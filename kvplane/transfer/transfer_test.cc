@@ -445,6 +445,53 @@ TEST(TransferUnit, TheReceiverHearsWhatTheKvHadLostBefore) {
   EXPECT_EQ(transfer.sender_done.Wait().kv_quality, 0);
 }
 
+// A strict reader, and one with a floor, hear of lossy KV before a token of it is told, whenever it is
+// loaded.
+TEST(TransferSafety, KvBelowTheWantedQualityIsRefusedBeforeItsFirstToken) {
+  struct Case {
+    bool accept_lossy;
+    uint16_t least_quality, quality;
+    bool taken;
+  };
+  const Case cases[] = {{false, 0, 999, false}, {false, 0, tensor::kExactQuality, true}, {true, 960, 959, false},
+                        {true, 960, 960, true}, {true, 1, 0, false},        {true, 0, 0, true}};
+  for (const bool before_the_pull : {true, false}) {
+    for (const Case& one : cases) {
+      SCOPED_TRACE(fmt::format("{} {} {}", one.accept_lossy, one.least_quality, one.quality));
+      auto transport = transport::CreateInprocTransport();
+      Ends ends(*transport, kInproc);
+      TestTransfer transfer(Geometry(2, 2, 64), 128);
+      auto session = *ends.sender->Offer(transfer.MakeOffer("a"));
+      if (before_the_pull) session->LowerQuality(one.quality);
+      KvPull pull = transfer.MakePull(ends.sender->endpoint(), "a");
+      pull.accept_lossy = one.accept_lossy;
+      pull.least_quality = one.least_quality;
+      auto pulled = *ends.receiver->Pull(std::move(pull));
+      session->PostLayer(0, 0, 128);
+      if (!before_the_pull) {
+        // The transfer is under way when the rest turns out to come from a lossy store.
+        const base::TimePoint limit = After(kTestPatience);
+        while (pulled->layers_ready() == 0 && base::Clock::System().Now() < limit) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
+        session->LowerQuality(one.quality);
+      }
+      session->PostLayer(1, 0, 128);
+      session->PostFirstToken({42, 0, {}});
+      const TransferOutcome received = transfer.receiver_done.Wait();
+      const TransferOutcome sent = transfer.sender_done.Wait();
+      EXPECT_EQ(transfer.receiver_done.first_token().has_value(), one.taken);
+      if (one.taken) {
+        ExpectAgreement(sent, received);
+        EXPECT_EQ(received.kv_quality, one.quality);
+      } else {
+        EXPECT_EQ(received.status.code(), StatusCode::kFailedPrecondition) << received.status.ToString();
+        EXPECT_EQ(sent.status.code(), StatusCode::kFailedPrecondition) << sent.status.ToString();
+      }
+    }
+  }
+}
+
 TEST(TransferSafety, EveryStrategyOfAnOfferMustBeWelcome) {
   auto transport = transport::CreateInprocTransport();
   Ends ends(*transport, kInproc);

@@ -106,6 +106,7 @@ void Append(const PullFrame& frame, base::ByteWriter& out) {
   PutDigest(descriptor.token_hash, out);
   out.Put(descriptor.first_head);
   out.Put(descriptor.model_kv_heads);
+  out.Put(frame.least_quality);
 }
 
 base::Result<PullFrame> ParsePull(std::span<const std::byte> head) {
@@ -127,6 +128,10 @@ base::Result<PullFrame> ParsePull(std::span<const std::byte> head) {
     frame.descriptor.first_head = in.Get<uint32_t>("PULL first head");
     frame.descriptor.model_kv_heads = in.Get<uint32_t>("PULL kv_heads of the model");
   }
+  // A peer of minor version 2 ends here: where it welcomes lossy KV it takes any.
+  if (in.remaining() > 0)
+    frame.least_quality = std::min(in.Get<uint16_t>("PULL least quality"), tensor::kExactQuality);
+  if (!frame.accept_lossy) frame.least_quality = tensor::kExactQuality;
   KVPLANE_RETURN_IF_ERROR(in.status());
   KVPLANE_ASSIGN_OR_RETURN(geometry.dtype, tensor::DTypeFromWire(dtype));
   return frame;
@@ -250,7 +255,8 @@ base::Result<DoneFrame> ParseDone(std::span<const std::byte> head) {
   frame.send = GetDuration(in, "DONE send time");
   frame.since_prefill = GetDuration(in, "DONE time since prefill");
   // A peer of minor version 1 ends here: it has computed all it sends.
-  if (in.remaining() > 0) frame.kv_quality = std::min(in.Get<uint16_t>("DONE quality"), tensor::kExactQuality);
+  if (in.remaining() > 0)
+    frame.kv_quality = std::min(in.Get<uint16_t>("DONE quality"), tensor::kExactQuality);
   KVPLANE_RETURN_IF_ERROR(in.status());
   return frame;
 }

@@ -27,7 +27,7 @@ namespace kvplane::transfer {
 
 constexpr uint32_t kWireMagic = 0x5750'564b;  // "KVPW" in memory order
 constexpr uint8_t kWireMajor = 1;
-constexpr uint16_t kWireMinor = 2;
+constexpr uint16_t kWireMinor = 3;
 
 constexpr transport::FrameProtocol kWireProtocol{kWireMagic, kWireMajor};
 
@@ -39,6 +39,7 @@ using transport::kMaxHeadBytes;
 using transport::kMaxReasonBytes;
 
 constexpr uint16_t kMinorOfHeadShards = 2;
+constexpr uint16_t kMinorOfLeastQuality = 3;
 constexpr size_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxStrategiesPerOpen = 16;
 // Profiles a receiver may announce: their count is one byte.
@@ -85,6 +86,9 @@ struct PullFrame {
   bool accept_lossy = true;
   uint32_t patience_ms = 0;  // how long the receiver will wait for an offer of this id
   KvDescriptor descriptor;   // its head shard since minor version 2
+  // Since minor version 3: below this quality the receiver does not take the KV. Read as
+  // tensor::kExactQuality where lossy KV is not welcome.
+  uint16_t least_quality = 0;
 };
 
 struct OpenFrame {

@@ -31,7 +31,7 @@ codec::ProfileId Profile(uint8_t last_byte) {
 PullFrame SamplePull() {
   PullFrame pull;
   pull.transfer_id = "request-17";
-  pull.accept_lossy = false;
+  pull.least_quality = 940;
   pull.patience_ms = 30'000;
   pull.descriptor = Describe(Geometry(4, 2, 64), 300);
   pull.descriptor.first_head = 4;
@@ -128,7 +128,7 @@ TEST(WireFramesUnit, HelloCarriesItsProfiles) {
   const auto frame = SampleFrames()[0];
   const auto hello = ParseHello(HeadOf(frame));
   ASSERT_TRUE(hello.ok()) << hello.status().ToString();
-  EXPECT_EQ(hello->minor, 2);
+  EXPECT_EQ(hello->minor, 3);
   EXPECT_EQ(hello->profiles, (std::vector{Profile(1), Profile(2)}));
   // A count, then 16 bytes each, at the end of the head.
   EXPECT_EQ(frame[frame.size() - 33], std::byte{2});
@@ -155,7 +155,8 @@ TEST(WireFramesUnit, PullRoundTrip) {
   const auto pull = ParsePull(HeadOf(EncodeFrame(9, SamplePull())));
   ASSERT_TRUE(pull.ok()) << pull.status().ToString();
   EXPECT_EQ(pull->transfer_id, "request-17");
-  EXPECT_FALSE(pull->accept_lossy);
+  EXPECT_TRUE(pull->accept_lossy);
+  EXPECT_EQ(pull->least_quality, 940);
   EXPECT_EQ(pull->patience_ms, 30'000u);
   EXPECT_EQ(pull->descriptor.geometry, SamplePull().descriptor.geometry);
   EXPECT_EQ(pull->descriptor.tokens, 300u);
@@ -163,6 +164,23 @@ TEST(WireFramesUnit, PullRoundTrip) {
   EXPECT_EQ(pull->descriptor.model_kv_heads, 16u);
   EXPECT_EQ(pull->descriptor.token_hash, SamplePull().descriptor.token_hash);
   EXPECT_EQ(pull->descriptor.model_fingerprint, SamplePull().descriptor.model_fingerprint);
+}
+
+// The end of PULL's head, where a peer of minor version 2 stops, and what its flag means for the quality.
+TEST(WireFramesUnit, WhoWelcomesNoLossyKvTakesOnlyExactKv) {
+  PullFrame pull = SamplePull();
+  for (const bool accept_lossy : {true, false}) {
+    pull.accept_lossy = accept_lossy;
+    const auto frame = EncodeFrame(9, pull);
+    EXPECT_EQ(frame[frame.size() - 2], std::byte{940 & 0xff});
+    EXPECT_EQ(frame[frame.size() - 1], std::byte{940 >> 8});
+    const auto head = HeadOf(frame);
+    EXPECT_EQ(ParsePull(head)->least_quality, accept_lossy ? 940 : tensor::kExactQuality);
+    EXPECT_EQ(ParsePull(head.first(head.size() - 2))->least_quality, accept_lossy ? 0 : tensor::kExactQuality);
+  }
+  pull.accept_lossy = true;
+  pull.least_quality = 0xffff;
+  EXPECT_EQ(ParsePull(HeadOf(EncodeFrame(9, pull)))->least_quality, tensor::kExactQuality);
 }
 
 TEST(WireFramesUnit, OpenAndTileRoundTrip) {
@@ -220,14 +238,14 @@ TEST(WireFramesSafety, EveryTruncationIsAnErrorAndLaterFieldsAreNot) {
     const FrameHeader header = *HeaderOf(frame);
     const auto type = static_cast<FrameType>(header.type);
     const auto head = HeadOf(frame);
-    // Frames of earlier minor versions end where the profiles, or the head shard, begin.
+    // Frames of earlier minor versions end where the profiles, the head shard or the least quality begin.
     const size_t whole_too = type == FrameType::kHello  ? head.size() - 33
                              : type == FrameType::kOpen ? head.size() - 16
-                             : type == FrameType::kPull ? head.size() - 8
+                             : type == FrameType::kPull ? head.size() - 2
                              : type == FrameType::kDone ? head.size() - 2
                                                         : head.size();
     for (size_t size = 0; size < head.size(); ++size) {
-      if (size == whole_too) continue;
+      if (size == whole_too || (type == FrameType::kPull && size == head.size() - 10)) continue;
       EXPECT_EQ(ParseAny(type, head.first(size)).code(), StatusCode::kCorrupt)
           << "type " << int{header.type} << " cut to " << size;
     }

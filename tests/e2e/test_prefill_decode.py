@@ -204,6 +204,33 @@ def test_a_strict_reader_never_gets_lossy_kv(launch, unified, prose):
     assert done.token_ids == unified.client.complete(prompt, max_tokens=16).token_ids
 
 
+def test_kv_that_was_loaded_lossy_is_not_passed_off_as_exact(launch, unified, prose):
+    """The prefill node loads int2 from its store and transfers that without further loss."""
+    store = ["--store-run-tokens", 128, "--store-load", "always", "--store-timeout-ms", 10_000]
+    lossy = ["--store-strategy", "int2", "--store-quality", 950]
+    cluster = launch.cluster(
+        prefill_flags=("--store", "mem:", *store, *lossy), decode_flags=("--store-min-quality", 940)
+    )
+    (prefill,), (decode,) = cluster.prefill, cluster.decode
+    prompt = prose(1500)
+    exact = unified.client.complete(prompt, max_tokens=16).token_ids
+
+    def decode_it(**fields):
+        return decode.client.complete(
+            prompt, max_tokens=16, kv_transfer_params=prefill.prefill_only(prompt), **fields
+        )
+
+    cold = decode_it()
+    assert cold.source == "transfer" and cold.kvplane["transfer"]["quality"] == 1000
+    runs = cold.usage["prompt_tokens"] // 128
+    eventually(lambda: prefill.client.metric("kvplane_store_pushed_runs_total") >= runs, "the prompt in the store")
+    warm = decode_it()
+    assert warm.source == "transfer" and warm.kvplane["transfer"]["quality"] == 950
+    strict = decode_it(kvplane={"accept_lossy": False})
+    assert strict.source == "recompute" and "loss" in strict.kvplane["recompute_reason"]
+    assert strict.token_ids == exact
+
+
 # ---- without our router: vLLM's protocol, one node after the other ----
 
 
