@@ -273,6 +273,19 @@ bool TakeEscapes(const ByteTile& tile, size_t count, EcsqChoice& choice) {
   return true;
 }
 
+// What the kernel does not fetch ahead.
+void FetchFronts(const kernel::RansShape& shape, std::span<const std::span<const std::byte>> streams) {
+  const size_t bypass_bytes = kernel::RansBypassBytes(shape);
+  const auto fetch = [](std::span<const std::byte> bytes) {
+    const size_t end = std::min(bytes.size(), kernel::kRansBytesAhead);
+    for (size_t i = 0; i < end; i += kLine) __builtin_prefetch(bytes.data() + i);
+  };
+  for (const std::span<const std::byte> stream : streams) {
+    fetch(stream);
+    fetch(stream.last(std::min(bypass_bytes, stream.size())));
+  }
+}
+
 // Steps of a tile whose heads bring their own.
 const float* HeadSteps(const EcsqPlan& plan, std::span<const uint8_t> head_scales, float* steps) {
   for (uint32_t h = 0; h < plan.rows.heads; ++h) {
@@ -295,7 +308,7 @@ std::shared_ptr<const EcsqByteLanes> MakeByteLanes(const EcsqPlan& plan, std::sp
   bytes->step = SlotFloats(plan.elements, 0.0f);
   bytes->inverse_step = SlotFloats(plan.elements, 0.0f);
   bytes->element_of_lane.resize(plan.elements);
-  bytes->lane_of_element.resize(plan.elements);
+  bytes->picks.resize(plan.elements / EcsqByteLanes::kPicks);
   for (uint32_t lane = 0; lane < plan.lanes; ++lane) {
     const uint32_t element = plan.element_of_lane[lane];
     const kernel::RansScale& scale = plan.scales[lane / kernel::kRansLanes];
@@ -305,7 +318,8 @@ std::shared_ptr<const EcsqByteLanes> MakeByteLanes(const EcsqPlan& plan, std::sp
     bytes->step.data()[element] = scale.step[i];
     bytes->inverse_step.data()[element] = scale.inverse_step[i];
     bytes->element_of_lane[lane] = static_cast<uint8_t>(element % kLevelWindow);
-    bytes->lane_of_element[element] = static_cast<uint8_t>(lane % kLevelWindow);
+    bytes->picks[element / EcsqByteLanes::kPicks].of[element % EcsqByteLanes::kPicks] =
+        kernel::RansBytePick(lane % kernel::kRansByteWindow);
   }
   if (!ratios.empty()) MakeForecasts(plan, ratios, *bytes);
   return bytes;
@@ -353,29 +367,24 @@ uint32_t DecodeByteStreams(const EcsqPlan& plan, const kernel::RansShape& shape,
                            std::span<const std::span<const std::byte>> streams,
                            std::span<const uint8_t> head_scales, bool streaming_stores,
                            const tensor::TileView& out, uint16_t* const* rows, Workspace& workspace) {
-  const size_t values = out.values();
-  const size_t step_bytes = head_scales.empty() ? 0 : plan.elements * sizeof(float);
-  std::byte* const memory = workspace.Scratch(step_bytes + values, Workspace::Use::kSymbols).data();
-  auto* const levels = reinterpret_cast<int8_t*>(memory + step_bytes);
-  int8_t* parts[kernel::kRansMaxStreams];
-  for (size_t v = 0; v < streams.size(); ++v) parts[v] = levels + v * shape.tokens * plan.elements;
-  // Several short streams, each from its front and its bypass words: too many for the hardware to follow.
-  for (const std::span<const std::byte> stream : streams) {
-    for (size_t i = 0; i < stream.size(); i += kLine) __builtin_prefetch(stream.data() + i);
-  }
-  const uint32_t corrupt =
-      kernel::RansBytes()->decode(shape, static_cast<uint32_t>(streams.size()), streams.data(), parts);
-  if (corrupt != 0) return corrupt;
   const EcsqByteLanes& bytes = *plan.byte_lanes;
-  const float* step =
-      step_bytes == 0 ? bytes.step.data() : HeadSteps(plan, head_scales, reinterpret_cast<float*>(memory));
-  kernel::LevelRowsOf().from_levels(RowsOf(plan, out.tokens, out.head_stride),
-                                    {.mean = bytes.mean.data(),
-                                     .step = step,
-                                     .lane_of_element = bytes.lane_of_element.data(),
-                                     .streaming_stores = streaming_stores},
-                                    levels, rows);
-  return 0;
+  kernel::RansByteRows layout = {.heads = plan.rows.heads,
+                                 .head_dim = plan.rows.head_dim,
+                                 .head_stride = out.head_stride,
+                                 .mean = bytes.mean.data(),
+                                 .step = bytes.step.data(),
+                                 .pick = bytes.picks.data()->of,
+                                 .streaming_stores = streaming_stores};
+  if (!head_scales.empty()) {
+    std::byte* const memory =
+        workspace.Scratch(plan.elements * sizeof(float), Workspace::Use::kSymbols).data();
+    layout.step = HeadSteps(plan, head_scales, reinterpret_cast<float*>(memory));
+  }
+  uint16_t* const* parts[kernel::kRansMaxStreams];
+  for (size_t v = 0; v < streams.size(); ++v) parts[v] = rows + v * shape.tokens;
+  FetchFronts(shape, streams);
+  return kernel::RansBytes()->decode(shape, layout, static_cast<uint32_t>(streams.size()), streams.data(),
+                                     parts);
 }
 
 }  // namespace kvplane::codec

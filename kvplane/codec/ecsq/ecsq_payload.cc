@@ -53,6 +53,38 @@ base::Status ReadRungs(const EcsqPlan& plan, RungForm form, PayloadReader& reade
   return base::Corrupt("ecsq: unknown rung form {}", static_cast<uint32_t>(form));
 }
 
+// Quotients of positions, by multiplying with what rounds to 1 / d: half of one more than a multiple of d is
+// nearer to it than any rounding error, for positions are below 2^26.
+class Quotient {
+ public:
+  explicit Quotient(uint32_t d) : inverse_(1.0 / d) {}
+  uint32_t Of(uint32_t n) const { return static_cast<uint32_t>((n + 0.5) * inverse_); }
+
+ private:
+  static_assert(uint64_t{tensor::kTileTokens} * kMaxTileHeads * kMaxTileHeadDim <= uint64_t{1} << 26);
+  double inverse_;
+};
+
+struct GapAndBits {
+  uint32_t gap;
+  uint32_t bits;
+};
+// Gaps take one byte or two, by chance: without branches.
+GapAndBits ReadEscape(PayloadReader& reader) {
+  const std::span<const std::byte> rest = reader.rest();
+  if (rest.size() >= sizeof(uint32_t)) {
+    const auto word = base::LoadLe<uint32_t>(rest.data());
+    const uint32_t second = word >> 7 & 1;  // byte of the gap
+    const uint32_t high = word >> 8 & 0xff & (0 - second);
+    if (high < 128 && high >= second) {
+      reader.Bytes(3 + second);
+      return {(word & 127) | high << 7, word >> (8 + 8 * second) & 0xffff};
+    }
+  }
+  const uint32_t gap = reader.Varint();
+  return {gap, reader.Half()};
+}
+
 base::Status ReadEscapes(const EcsqPlan& plan, uint32_t tokens, PayloadReader& reader,
                          std::span<EcsqEscape>& escapes) {
   const uint64_t values = uint64_t{tokens} * plan.elements;
@@ -64,8 +96,8 @@ base::Status ReadEscapes(const EcsqPlan& plan, uint32_t tokens, PayloadReader& r
   escapes = escapes.first(count);
   uint64_t next = 0;
   for (EcsqEscape& escape : escapes) {
-    next += uint64_t{reader.Varint()} + 1;
-    const uint32_t bits = reader.Half();
+    const auto [gap, bits] = ReadEscape(reader);
+    next += uint64_t{gap} + 1;
     if (next > values || (bits & 0x7fff) >= kernel::kRansMagnitudeLimit) {
       return base::Corrupt("ecsq: an escape at {} of {} values holds {:#06x}", next - 1, values, bits);
     }
@@ -158,13 +190,13 @@ base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint3
 
 void ApplyEscapes(const EcsqPlan& plan, std::span<const EcsqEscape> escapes, uint16_t* const* rows,
                   size_t head_stride) {
-  const uint32_t head_dim = plan.rows.head_dim;
-  uint32_t token = 0;
-  uint32_t first = 0;  // position of the token's first element
+  const Quotient by_elements(plan.elements);
+  const Quotient by_head_dim(plan.rows.head_dim);
   for (const EcsqEscape& escape : escapes) {
-    for (; escape.position - first >= plan.elements; first += plan.elements) ++token;
-    const uint32_t element = escape.position - first;
-    rows[token][element / head_dim * head_stride + element % head_dim] = escape.bits;
+    const uint32_t token = by_elements.Of(escape.position);
+    const uint32_t element = escape.position - token * plan.elements;
+    const uint32_t head = by_head_dim.Of(element);
+    rows[token][head * head_stride + (element - head * plan.rows.head_dim)] = escape.bits;
   }
 }
 

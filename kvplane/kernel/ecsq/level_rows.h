@@ -1,12 +1,11 @@
-// bf16 rows to quantiser levels of one byte in coding order, and back: what lies around the entropy coder
-// where levels fit (rans/rans_bytes.h).
+// bf16 rows to quantiser levels of one byte in coding order: what lies before the entropy coder where levels
+// fit (rans/rans_bytes.h, which also has the way back).
 //
 // Elements are counted as head * head_dim + channel, lanes in coding order. Both orders agree on windows of
 // 128: lane i of a window is one of its elements. Per element, binary32, every operation rounded to nearest
 // even on its own (no FMA):
 //   level = RoundToEven((x - mean) * inverse_step), clamped to -128..127; -128 where that is not in int32
-//   value = Bf16(level * step + mean), subnormal results are zeros of their sign (docs/formats/rans.md, 7)
-// Every instruction set gives the same levels, sums and values.
+// Every instruction set gives the same levels and sums.
 //
 // Thread safety: pure functions over the caller's memory. No allocation.
 #pragma once
@@ -46,20 +45,12 @@ struct ToLevels {
   const uint8_t* cap = nullptr;
   const int8_t* weight = nullptr;
 };
-struct FromLevels {
-  const float* mean = nullptr;
-  const float* step = nullptr;
-  const uint8_t* lane_of_element = nullptr;  // [elements], within the window
-  bool streaming_stores = false;             // around the caches, where rows are 64-byte aligned
-};
 
 // levels: [tokens, lanes], 64-byte aligned. rows[t]: head 0 of token t.
 struct LevelRowKernels {
   // sums: [groups], over all tokens.
   void (*to_levels)(const LevelRows& shape, const ToLevels& how, const uint16_t* const* rows, int8_t* levels,
                     uint32_t* sums);
-  void (*from_levels)(const LevelRows& shape, const FromLevels& how, const int8_t* levels,
-                      uint16_t* const* rows);
   // Positions in [tokens, lanes] of levels whose magnitude is above that of their group, rising; at most
   // `room`. Returns how many there are. highest: [groups], below 128.
   size_t (*find_above)(const LevelRows& shape, const uint8_t* highest, const int8_t* levels, size_t room,

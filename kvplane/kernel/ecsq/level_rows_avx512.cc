@@ -19,7 +19,6 @@ constexpr uint32_t kFloats = 16;  // in a vector
 // Pieces of rows are too short for the hardware to see the next one coming: a tile from DRAM takes 6.1 us
 // without fetching ahead, 4.6 with 16 tokens, 5.0 with 8 and 6.2 with 32.
 constexpr uint32_t kTokensAhead = 16;
-constexpr uint32_t kParts = kLevelWindow / kFloats;
 
 // Where the four groups of a window lie in a row.
 struct WindowOffsets {
@@ -133,72 +132,6 @@ KVPLANE_TARGET_AVX512 void LevelsFromRows(const LevelRows& shape, const ToLevels
   }
 }
 
-// --- Levels to values ---
-
-// RNE; subnormals become zeros of their sign: vcvtne2ps2bf16 is the definition's Bf16().
-KVPLANE_INLINE_AVX512 __m512 ValuesOf(const int8_t* levels, __m512 step, __m512 mean) {
-  const __m512i wide = _mm512_cvtepi8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(levels)));
-  return _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(wide), step), mean);
-}
-
-template <bool kStream>
-KVPLANE_INLINE_AVX512 void FromLevelsOfWindow(const LevelRows& shape, const FromLevels& how, uint32_t window,
-                                              const int8_t* levels, uint16_t* const* rows) {
-  const WindowOffsets offsets(shape, window);
-  const size_t first = size_t{window} * kLevelWindow;
-  __m512 step[kParts];
-  __m512 mean[kParts];
-#pragma GCC unroll 8
-  for (uint32_t i = 0; i < kParts; ++i) {
-    step[i] = _mm512_load_ps(how.step + first + i * kFloats);
-    mean[i] = _mm512_load_ps(how.mean + first + i * kFloats);
-  }
-  const __m512i low_pick = LoadBytes(how.lane_of_element + first);
-  const __m512i high_pick = LoadBytes(how.lane_of_element + first + 64);
-  const size_t lanes = shape.elements();
-  for (uint32_t t = 0; t < shape.tokens; ++t) {
-    const int8_t* from = levels + t * lanes + first;
-    const __m512i low = _mm512_load_si512(from);
-    const __m512i high = _mm512_load_si512(from + 64);
-    // By way of memory: loads that widen are cheaper than taking a register apart.
-    alignas(64) int8_t ordered[kLevelWindow];
-    _mm512_store_si512(ordered, _mm512_permutex2var_epi8(low, low_pick, high));
-    _mm512_store_si512(ordered + 64, _mm512_permutex2var_epi8(low, high_pick, high));
-#pragma GCC unroll 4
-    for (uint32_t i = 0; i < kWindowGroups; ++i) {
-      const __m512 even = ValuesOf(ordered + i * kLevelGroup, step[2 * i], mean[2 * i]);
-      const __m512 odd = ValuesOf(ordered + i * kLevelGroup + kFloats, step[2 * i + 1], mean[2 * i + 1]);
-      auto* const to = reinterpret_cast<__m512i*>(rows[t] + offsets.at[i]);
-      if constexpr (kStream) {
-        _mm512_stream_si512(to, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
-      } else {
-        _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
-      }
-    }
-  }
-}
-
-// Streaming stores need whole aligned vectors.
-bool Aligned(const LevelRows& shape, uint16_t* const* rows) {
-  constexpr uintptr_t kVector = 64;
-  uintptr_t misaligned = shape.heads > 1 ? shape.head_stride * sizeof(uint16_t) % kVector : 0;
-  for (uint32_t t = 0; t < shape.tokens; ++t) misaligned |= reinterpret_cast<uintptr_t>(rows[t]) % kVector;
-  return misaligned == 0;
-}
-
-KVPLANE_TARGET_AVX512 void RowsFromLevels(const LevelRows& shape, const FromLevels& how, const int8_t* levels,
-                                          uint16_t* const* rows) {
-  const bool stream = how.streaming_stores && Aligned(shape, rows);
-  for (uint32_t window = 0; window < shape.windows(); ++window) {
-    if (stream) {
-      FromLevelsOfWindow<true>(shape, how, window, levels, rows);
-    } else {
-      FromLevelsOfWindow<false>(shape, how, window, levels, rows);
-    }
-  }
-  if (stream) _mm_sfence();
-}
-
 // --- Levels beyond their group's range ---
 
 // Of many vectors only those with such levels are looked at one by one; a branch a vector would be guessed
@@ -255,6 +188,6 @@ KVPLANE_TARGET_AVX512 size_t FindAbove(const LevelRows& shape, const uint8_t* hi
 
 }  // namespace
 
-const LevelRowKernels kLevelRowsAvx512 = {LevelsFromRows, RowsFromLevels, FindAbove};
+const LevelRowKernels kLevelRowsAvx512 = {LevelsFromRows, FindAbove};
 
 }  // namespace kvplane::kernel::internal

@@ -40,21 +40,6 @@ void LevelsFromRows(const LevelRows& shape, const ToLevels& how, const uint16_t*
   }
 }
 
-void RowsFromLevels(const LevelRows& shape, const FromLevels& how, const int8_t* levels,
-                    uint16_t* const* rows) {
-  const uint32_t lanes = shape.elements();
-  for (uint32_t element = 0; element < lanes; ++element) {
-    const uint32_t lane = element / kLevelWindow * kLevelWindow + how.lane_of_element[element];
-    const size_t at = OffsetOf(shape, element);
-    for (uint32_t t = 0; t < shape.tokens; ++t) {
-      const float scaled = static_cast<float>(levels[size_t{t} * lanes + lane]) * how.step[element];
-      const float value = scaled + how.mean[element];
-      const bool subnormal = std::fabs(value) < 0x1p-126f;
-      rows[t][at] = tensor::FloatToBf16(subnormal ? std::copysign(0.0f, value) : value);
-    }
-  }
-}
-
 size_t FindAbove(const LevelRows& shape, const uint8_t* highest, const int8_t* levels, size_t room,
                  uint32_t* positions) {
   const uint32_t lanes = shape.elements();
@@ -73,7 +58,7 @@ size_t FindAbove(const LevelRows& shape, const uint8_t* highest, const int8_t* l
 }  // namespace
 
 namespace internal {
-const LevelRowKernels kLevelRowsScalar = {LevelsFromRows, RowsFromLevels, FindAbove};
+const LevelRowKernels kLevelRowsScalar = {LevelsFromRows, FindAbove};
 }  // namespace internal
 
 const LevelRowKernels& LevelRowsOf(Isa isa) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "kvplane/kernel/rans/rans_bytes.h"
 #include "kvplane/kernel/rans/rans_driver.h"
@@ -11,9 +12,10 @@ namespace kvplane::kernel::internal {
 namespace {
 
 constexpr uint32_t kRungs = kRansClasses * (kRansMaxBypass + 1);
+constexpr int32_t kBias = 128;
 constexpr uint32_t RungIndex(RansRung rung) { return rung.bypass() * kRansClasses + rung.rans_class(); }
 
-// By slot: the level less its bypass bits, low byte.
+// By slot: the level less its bypass bits and 128 more, low byte.
 struct alignas(64) LevelTable {
   uint8_t level[kRansTotal];
 };
@@ -27,7 +29,7 @@ constexpr auto kLevels = [] {
       for (uint32_t s = 0; s <= 2u * rans_class.half_range; ++s) {
         const int32_t level = (static_cast<int32_t>(s) - rans_class.half_range) * (1 << b) - ((1 << b) >> 1);
         for (uint32_t i = 0; i < rans_class.frequency[s]; ++i) {
-          tables[b * kRansClasses + k].level[slot++] = static_cast<uint8_t>(level & 0xff);
+          tables[b * kRansClasses + k].level[slot++] = static_cast<uint8_t>((level + kBias) & 0xff);
         }
       }
     }
@@ -48,50 +50,186 @@ KVPLANE_INLINE_AVX512 LevelTables LoadLevels(RansRung rung) {
           {_mm512_load_si512(states.offset), _mm512_load_si512(states.offset + 64)}};
 }
 
-// One group of one token of all streams.
+// The bypass sections of a lockstep, which advance together.
+template <uint32_t kWidth>
+struct BypassWords {
+  KVPLANE_INLINE_AVX512 explicit BypassWords(const DecodeJob& job) {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) begin[v] = job.bypass[v];
+  }
+  KVPLANE_INLINE_AVX512 __mmask32 Plane(uint32_t v, uint32_t j) const {
+    return base::LoadLe<uint32_t>(begin[v] + at + j * sizeof(uint32_t));
+  }
+  KVPLANE_INLINE_AVX512 void Prefetch() const {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) _mm_prefetch(begin[v] + at + kRansBytesAhead, _MM_HINT_T0);
+  }
+  const std::byte* begin[kWidth];
+  size_t at = 0;
+};
+
+// One group of one token of all streams: levels, biased, in the low bytes of words.
 template <uint32_t kWidth, bool kFast, uint32_t kBypass>
-KVPLANE_INLINE_AVX512 void DecodeGroup(Decoder<kWidth>& decoder, const DecodeJob& job, RansRung rung,
-                                       size_t at, size_t& bypass_at) {
+KVPLANE_INLINE_AVX512 void DecodeGroup(Decoder<kWidth>& decoder, BypassWords<kWidth>& bypass, RansRung rung,
+                                       __m512i (&levels)[kWidth]) {
   const LevelTables tables = LoadLevels(rung);
 #pragma GCC unroll 8
   for (uint32_t v = 0; v < kWidth; ++v) {
-    __m512i level = _mm512_permutex2var_epi8(tables.level[0], decoder.x[v], tables.level[1]);
+    levels[v] = _mm512_permutex2var_epi8(tables.level[0], decoder.x[v], tables.level[1]);
     Advance<kFast, false>(decoder.x[v], decoder.cursor[v], tables.frequency, tables.offset, 0);
 #pragma GCC unroll 4
     for (uint32_t j = 0; j < kBypass; ++j) {
-      const __mmask32 plane = base::LoadLe<uint32_t>(job.bypass[v] + bypass_at + j * sizeof(uint32_t));
-      level = _mm512_mask_add_epi16(level, plane, level, Words(1 << j));
+      levels[v] = _mm512_mask_add_epi16(levels[v], bypass.Plane(v, j), levels[v], Words(1 << j));
     }
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(job.bytes[v] + at), _mm512_cvtepi16_epi8(level));
   }
-  bypass_at += kBypass * sizeof(uint32_t);
+  bypass.at += kBypass * sizeof(uint32_t);
 }
 
 template <uint32_t kWidth, bool kFast>
-KVPLANE_INLINE_AVX512 void DecodeToken(Decoder<kWidth>& decoder, const DecodeJob& job, size_t at,
-                                       size_t& bypass_at) {
-  const RansShape& shape = *job.shape;
-  const uint32_t groups = shape.groups();
-  for (uint32_t g = 0; g < groups; ++g, at += kRansLanes) {
-    const RansRung rung = shape.rungs[g];
-    switch (rung.bypass()) {
-      case 0:
-        DecodeGroup<kWidth, kFast, 0>(decoder, job, rung, at, bypass_at);
-        break;
-      case 1:
-        DecodeGroup<kWidth, kFast, 1>(decoder, job, rung, at, bypass_at);
-        break;
-      case 2:
-        DecodeGroup<kWidth, kFast, 2>(decoder, job, rung, at, bypass_at);
-        break;
-      case 3:
-        DecodeGroup<kWidth, kFast, 3>(decoder, job, rung, at, bypass_at);
-        break;
-      default:
-        DecodeGroup<kWidth, kFast, 4>(decoder, job, rung, at, bypass_at);
-        break;
+KVPLANE_INLINE_AVX512 void DecodeGroup(Decoder<kWidth>& decoder, BypassWords<kWidth>& bypass, RansRung rung,
+                                       __m512i (&levels)[kWidth]) {
+  switch (rung.bypass()) {
+    case 0:
+      return DecodeGroup<kWidth, kFast, 0>(decoder, bypass, rung, levels);
+    case 1:
+      return DecodeGroup<kWidth, kFast, 1>(decoder, bypass, rung, levels);
+    case 2:
+      return DecodeGroup<kWidth, kFast, 2>(decoder, bypass, rung, levels);
+    case 3:
+      return DecodeGroup<kWidth, kFast, 3>(decoder, bypass, rung, levels);
+    default:
+      return DecodeGroup<kWidth, kFast, 4>(decoder, bypass, rung, levels);
+  }
+}
+
+// The even bytes of two vectors.
+KVPLANE_INLINE_AVX512 __m512i LowBytes() {
+  alignas(64) static constexpr auto kEven = [] {
+    std::array<uint8_t, 64> even{};
+    for (uint32_t i = 0; i < even.size(); ++i) even[i] = static_cast<uint8_t>(2 * i);
+    return even;
+  }();
+  return _mm512_load_si512(kEven.data());
+}
+
+// The values of 16 elements of the 128 whose levels are `low` and `high`.
+KVPLANE_INLINE_AVX512 __m512 ValuesOf(__m512i low, __m512i high, __m512i pick, __m512 step, __m512 mean) {
+  constexpr __mmask64 kLowest = 0x1111111111111111u;
+  const __m512i biased = _mm512_mask2_permutex2var_epi8(low, pick, kLowest, high);
+  const __m512 level = _mm512_sub_ps(_mm512_castsi512_ps(biased), _mm512_set1_ps(0x1p23f + kBias));
+  return _mm512_add_ps(_mm512_mul_ps(level, step), mean);
+}
+
+// vcvtne2ps2bf16 is the definition's Bf16(): nearest even, subnormals become zeros of their sign.
+template <bool kStream>
+KVPLANE_INLINE_AVX512 void StoreValues(uint16_t* to, __m512 odd, __m512 even) {
+  if constexpr (kStream) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+  } else {
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+  }
+}
+
+// Windows of levels on their way to rows. They are scaled one behind, a piece after each piece decoded:
+// values are made while states wait for each other, and their stores go their way meanwhile.
+template <uint32_t kWidth>
+struct alignas(64) Window {
+  uint8_t level[kWidth][kRansByteWindow];
+};
+template <uint32_t kWidth>
+struct RowsBehind {
+  // Before the first window comes one of zeros for its place.
+  KVPLANE_INLINE_AVX512 RowsBehind(const DecodeJob& job, Window<kWidth>* memory)
+      : layout(*job.byte_rows), now(memory), before(memory + 1) {
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      rows[v] = job.rows[v];
+      row[v] = rows[v][0];
+      _mm512_store_si512(before->level[v], _mm512_setzero_si512());
+      _mm512_store_si512(before->level[v] + 64, _mm512_setzero_si512());
     }
   }
+  // The window that is decoded next is whole, of token t from element `first`.
+  KVPLANE_INLINE_AVX512 void Advance(uint32_t t, uint32_t next_element) {
+    if (next_element == 0) {
+#pragma GCC unroll 8
+      for (uint32_t v = 0; v < kWidth; ++v) row[v] = rows[v][t];
+      offset = channel = 0;
+    }
+    element = next_element;
+    std::swap(now, before);
+  }
+  // Elements [at, at + 64) of the window before.
+  template <bool kStream>
+  KVPLANE_INLINE_AVX512 void Scale(uint32_t at) {
+    ScaleGroup<kStream>(element + at);
+    ScaleGroup<kStream>(element + at + kRansLanes);
+  }
+  KVPLANE_INLINE_AVX512 uint8_t* Levels(uint32_t v) const { return now->level[v]; }
+
+ private:
+  template <bool kStream>
+  KVPLANE_INLINE_AVX512 void ScaleGroup(size_t even) {
+    const size_t odd = even + kRansLanes / 2;
+    const __m512i even_pick = _mm512_load_si512(layout.pick + even);
+    const __m512i odd_pick = _mm512_load_si512(layout.pick + odd);
+    const __m512 even_step = _mm512_load_ps(layout.step + even);
+    const __m512 odd_step = _mm512_load_ps(layout.step + odd);
+    const __m512 even_mean = _mm512_load_ps(layout.mean + even);
+    const __m512 odd_mean = _mm512_load_ps(layout.mean + odd);
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      const __m512i low = _mm512_load_si512(before->level[v]);
+      const __m512i high = _mm512_load_si512(before->level[v] + 64);
+      StoreValues<kStream>(row[v] + offset, ValuesOf(low, high, odd_pick, odd_step, odd_mean),
+                           ValuesOf(low, high, even_pick, even_step, even_mean));
+    }
+    offset += kRansLanes;
+    channel += kRansLanes;
+    if (channel == layout.head_dim) {
+      channel = 0;
+      offset += layout.head_stride - layout.head_dim;
+    }
+  }
+
+  const RansByteRows layout;
+  Window<kWidth>* now;
+  Window<kWidth>* before;
+  uint16_t* const* rows[kWidth];
+  uint16_t* row[kWidth];  // of the window that is scaled, whose first element is `element`
+  uint32_t element = 0;
+  uint32_t channel = 0;  // what is scaled next
+  size_t offset = 0;
+};
+
+// One window of one token of all streams.
+template <uint32_t kWidth, bool kFast, bool kStream>
+KVPLANE_INLINE_AVX512 void DecodeWindow(Decoder<kWidth>& decoder, BypassWords<kWidth>& bypass,
+                                        const RansRung* rungs, RowsBehind<kWidth>& behind) {
+  for (uint32_t at = 0; at < kRansByteWindow; at += 2 * kRansLanes, rungs += 2) {
+    __m512i low[kWidth], high[kWidth];
+    DecodeGroup<kWidth, kFast>(decoder, bypass, rungs[0], low);
+    DecodeGroup<kWidth, kFast>(decoder, bypass, rungs[1], high);
+#pragma GCC unroll 8
+    for (uint32_t v = 0; v < kWidth; ++v) {
+      _mm512_store_si512(behind.Levels(v) + at, _mm512_permutex2var_epi8(low[v], LowBytes(), high[v]));
+    }
+    behind.template Scale<kStream>(at);
+  }
+}
+
+// Streaming stores need whole aligned vectors.
+bool Streams(const DecodeJob& job, uint32_t width) {
+  constexpr uintptr_t kVector = 64;
+  const RansByteRows& layout = *job.byte_rows;
+  if (!layout.streaming_stores) return false;
+  uintptr_t misaligned = layout.heads > 1 ? layout.head_stride * sizeof(uint16_t) % kVector : 0;
+  for (uint32_t v = 0; v < width; ++v) {
+    for (uint32_t t = 0; t < job.shape->tokens; ++t) {
+      misaligned |= reinterpret_cast<uintptr_t>(job.rows[v][t]) % kVector;
+    }
+  }
+  return misaligned == 0;
 }
 
 // --- Encoding ---
@@ -275,20 +413,41 @@ struct ByteCore {
     encoder.Finish(job);
   }
 
-  template <uint32_t kWidth>
-  KVPLANE_TARGET_AVX512 static void DecodeLevels(DecodeJob& job) {
-    const RansShape& shape = *job.shape;
+  template <uint32_t kWidth, bool kStream>
+  KVPLANE_TARGET_AVX512 static void DecodeRowsTo(DecodeJob& job) {
+    const RansShape shape = *job.shape;
     Decoder<kWidth> decoder(job);
-    size_t bypass_at = 0;
-    const size_t token_lanes = size_t{shape.groups()} * kRansLanes;
+    Window<kWidth> windows[2];
+    RowsBehind<kWidth> behind(job, windows);
+    BypassWords<kWidth> bypass(job);
     for (uint32_t t = 0; t < shape.tokens; ++t) {
-      if (decoder.Fast(shape.groups())) {
-        DecodeToken<kWidth, true>(decoder, job, t * token_lanes, bypass_at);
-      } else {
-        DecodeToken<kWidth, false>(decoder, job, t * token_lanes, bypass_at);
+      const RansRung* rungs = shape.rungs;
+      for (uint32_t first = 0; first < shape.channels; first += kRansByteWindow) {
+#pragma GCC unroll 8
+        for (uint32_t v = 0; v < kWidth; ++v) {
+          _mm_prefetch(decoder.cursor[v].at + kRansBytesAhead, _MM_HINT_T0);
+        }
+        bypass.Prefetch();
+        if (decoder.Fast(kRansByteWindow / kRansLanes)) {
+          DecodeWindow<kWidth, true, kStream>(decoder, bypass, rungs, behind);
+        } else {
+          DecodeWindow<kWidth, false, kStream>(decoder, bypass, rungs, behind);
+        }
+        behind.Advance(t, first);
+        rungs += kRansByteWindow / kRansLanes;
       }
     }
+    for (uint32_t i = 0; i < kRansByteWindow; i += 2 * kRansLanes) behind.template Scale<kStream>(i);
+    if constexpr (kStream) _mm_sfence();
     decoder.Finish(job);
+  }
+  template <uint32_t kWidth>
+  static void DecodeLevels(DecodeJob& job) {
+    if (Streams(job, kWidth)) {
+      DecodeRowsTo<kWidth, true>(job);
+    } else {
+      DecodeRowsTo<kWidth, false>(job);
+    }
   }
 };
 

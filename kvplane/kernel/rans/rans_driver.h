@@ -56,7 +56,7 @@ struct DecodeJob {
   const std::byte* end[kRansMaxStreams] = {};     // of the code bytes
   const std::byte* bypass[kRansMaxStreams] = {};  // the section's first byte
   int16_t* levels[kRansMaxStreams] = {};
-  int8_t* bytes[kRansMaxStreams] = {};
+  const RansByteRows* byte_rows = nullptr;
   uint16_t* const* rows[kRansMaxStreams] = {};
   bool corrupt[kRansMaxStreams] = {};  // out
 };
@@ -214,10 +214,12 @@ class RansDriver {
     Encode(shape, nullptr, streams, ends, sizes,
            [&](EncodeJob& job, uint32_t slot, uint32_t v) { job.bytes[slot] = levels[v]; });
   }
-  static uint32_t DecodeBytes(const RansShape& shape, uint32_t streams, const std::span<const std::byte>* in,
-                              int8_t* const* levels) {
-    return Decode(shape, nullptr, streams, in,
-                  [&](DecodeJob& job, uint32_t slot, uint32_t v) { job.bytes[slot] = levels[v]; });
+  static uint32_t DecodeBytes(const RansShape& shape, const RansByteRows& layout, uint32_t streams,
+                              const std::span<const std::byte>* in, uint16_t* const* const* rows) {
+    return Decode(shape, nullptr, streams, in, [&](DecodeJob& job, uint32_t slot, uint32_t v) {
+      job.byte_rows = &layout;
+      job.rows[slot] = rows[v];
+    });
   }
 
  private:
