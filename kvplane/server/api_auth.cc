@@ -41,6 +41,11 @@ bool ApiAuth::Allows(const HttpRequest& request) const {
   return allowed;
 }
 
+std::optional<ApiError> ApiAuth::Refuse(const HttpRequest& request) const {
+  if (Allows(request)) return guard_.Refuse(request);
+  return PlainError(401, "a valid token is required: send it as 'Authorization: Bearer TOKEN'");
+}
+
 base::Status CheckBindPolicy(std::string_view host, bool has_auth, bool insecure) {
   if (has_auth || insecure) return base::Status::Ok();
   const std::string address(host);

@@ -7,6 +7,7 @@
 #include "kvplane/model/detokenizer.h"
 #include "kvplane/server/json_fields.h"
 #include "kvplane/transfer/transfer.h"
+#include "kvplane/transport/endpoint.h"
 
 namespace kvplane::server {
 namespace {
@@ -241,6 +242,10 @@ void ReadRemoteEndpoint(JsonFields& fields, TransferParams& params) {
   const std::string_view host = params.remote_host;
   if (host.empty() || host.size() > 255 || host.find_first_of("/ \t\r\n@?#") != std::string_view::npos) {
     fields.Fail("remote_host", "must be the host of the prefill node's KV endpoint");
+  }
+  if (transport::IsWildcardHost(host)) {
+    fields.Fail("remote_host",
+                "names no host: start the prefill node with --kv-advertise and the host's own name");
   }
   if (params.transfer_id.empty()) fields.Fail("transfer_id", "is required with do_remote_prefill");
 }

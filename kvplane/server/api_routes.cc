@@ -13,16 +13,12 @@ bool Matches(const Route& route, std::string_view method) {
   return route.method == method || (route.method == "GET" && method == "HEAD");
 }
 
-HttpResponse Unauthorized() {
-  return ErrorResponse(
-      PlainError(401, "a valid token is required: send it as 'Authorization: Bearer TOKEN'"));
-}
-
 }  // namespace
 
 std::optional<HttpResponse> RouteTable::RefuseBody(const HttpRequest& head) const {
-  if (auth_.Allows(head)) return std::nullopt;
-  return Unauthorized();
+  const std::optional<ApiError> refusal = auth_.Refuse(head);
+  if (!refusal) return std::nullopt;
+  return ErrorResponse(*refusal);
 }
 
 Refusal RouteTable::Dispatch(const std::shared_ptr<Exchange>& exchange) const {
@@ -35,9 +31,10 @@ Refusal RouteTable::Dispatch(const std::shared_ptr<Exchange>& exchange) const {
       allowed += fmt::format("{}{}", allowed.empty() ? "" : ", ", route.method);
       continue;
     }
-    if (!route.open && !auth_.Allows(request)) {
-      exchange->Respond(Unauthorized());
-      return {route.path, 401};
+    const std::optional<ApiError> refusal = route.open ? std::nullopt : auth_.Refuse(request);
+    if (refusal) {
+      exchange->Respond(ErrorResponse(*refusal));
+      return {route.path, refusal->status};
     }
     route.handle(exchange);
     return {route.path, 0};

@@ -1,5 +1,5 @@
 // RouteTable: from method and path to a handler, with the refusals every route shares: unknown path (404),
-// wrong method (405 with Allow), missing or wrong token (401).
+// wrong method (405 with Allow), missing or wrong token (401), a web page's request (403, 415).
 //
 // Thread safety: const after construction.
 #pragma once
@@ -33,7 +33,7 @@ class RouteTable {
   RouteTable(ApiAuth auth, std::vector<Route> routes) : auth_(std::move(auth)), routes_(std::move(routes)) {}
 
   Refusal Dispatch(const std::shared_ptr<Exchange>& exchange) const;
-  // The 401 for a request with a body that is still to come: nobody without a token makes the server hold
+  // The refusal of a request with a body that is still to come: nobody without a token makes the server hold
   // one. Open routes need no body, so they are no exception.
   std::optional<HttpResponse> RefuseBody(const HttpRequest& head) const;
 

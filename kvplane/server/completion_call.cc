@@ -84,9 +84,14 @@ CompletionCall::CompletionCall(NodeContext& node, std::shared_ptr<Exchange> exch
 
 ApiResult<bool> CompletionCall::Submit() {
   if (request_.transfer && request_.transfer->do_remote_decode) {
-    if (node_.info.kv_host.empty()) {
+    if (node_.info.kv_port == 0) {
       return tl::make_unexpected(
           BadField("kv_transfer_params", "this node serves no KV (role prefill does)"));
+    }
+    if (KvHost().empty()) {
+      return tl::make_unexpected(BadField("kv_transfer_params",
+                                          "this node listens for KV on all its addresses: send a Host header "
+                                          "with the one to use, or start it with --kv-advertise"));
     }
     if (request_.transfer->transfer_id.empty()) request_.transfer->transfer_id = RandomHex(16);
   }
@@ -243,6 +248,10 @@ void CompletionCall::CountOutcome(const Choice& choice) {
                                 choice.finish.total);
 }
 
+std::string_view CompletionCall::KvHost() const {
+  return node_.info.kv_host.empty() ? exchange_->request().host() : std::string_view(node_.info.kv_host);
+}
+
 AnswerExtras CompletionCall::FinalExtras() const {
   AnswerExtras extras;
   Usage usage;
@@ -258,7 +267,7 @@ AnswerExtras CompletionCall::FinalExtras() const {
     extras.transfer = TransferReply{.transfer_id = request_.transfer->transfer_id,
                                     .engine_id = node_.info.engine_id,
                                     .request_id = writer_.id(),
-                                    .host = node_.info.kv_host,
+                                    .host = std::string(KvHost()),
                                     .port = node_.info.kv_port};
   }
   return extras;

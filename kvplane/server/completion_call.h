@@ -61,6 +61,8 @@ class CompletionCall : public std::enable_shared_from_this<CompletionCall> {
   void CountOutcome(const Choice& choice);
   void Complete();
   AnswerExtras FinalExtras() const;
+  // Where this node's KV is to be fetched; empty: unknown.
+  std::string_view KvHost() const;
   void Fail(const ApiError& error);
   void CancelAll();
 

@@ -87,6 +87,15 @@ std::string_view HttpRequest::path() const {
   return text.substr(0, text.find('?'));
 }
 
+std::string_view HttpRequest::host() const {
+  std::string_view text = headers.Find("Host").value_or("");
+  if (text.starts_with('[')) {
+    const size_t end = text.find(']');
+    return end == std::string_view::npos ? std::string_view() : text.substr(1, end - 1);
+  }
+  return text.substr(0, text.find(':'));
+}
+
 bool HttpRequest::keep_alive() const {
   if (headers.HasToken("Connection", "close")) return false;
   return minor_version >= 1 || headers.HasToken("Connection", "keep-alive");
@@ -104,6 +113,8 @@ std::string_view ReasonPhrase(int status) {
       return "Bad Request";
     case 401:
       return "Unauthorized";
+    case 403:
+      return "Forbidden";
     case 404:
       return "Not Found";
     case 405:
@@ -114,6 +125,8 @@ std::string_view ReasonPhrase(int status) {
       return "Content Too Large";
     case 414:
       return "URI Too Long";
+    case 415:
+      return "Unsupported Media Type";
     case 417:
       return "Expectation Failed";
     case 429:

@@ -51,6 +51,8 @@ struct HttpRequest {
   std::string body;
 
   std::string_view path() const;  // target up to '?'
+  // Of the Host header: the host without port and brackets; empty when there is none.
+  std::string_view host() const;
   // What the sender wants after this exchange (RFC 9112 §9.3).
   bool keep_alive() const;
 };

@@ -111,7 +111,7 @@ void NodeApi::KvEndpoint(const std::shared_ptr<Exchange>& exchange) {
                {"kv_port", nullptr},
                {"queued", stats.queued},
                {"running", stats.running}};
-  if (!node_.info.kv_host.empty()) {
+  if (node_.info.kv_port != 0) {
     body["kv_host"] = node_.info.kv_host;
     body["kv_port"] = node_.info.kv_port;
   }

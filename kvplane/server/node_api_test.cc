@@ -282,8 +282,10 @@ TEST_F(NodeApiUnit, ClientsThatLeaveAreCancelled) {
   const uint64_t before = node_->engine().stats().requests_cancelled;
   RawClient client(port());
   const std::string body = R"({"prompt": "Once", "max_tokens": 1900, "ignore_eos": true, "stream": true})";
-  client.Send(fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
-                          body.size(), body));
+  client.Send(
+      fmt::format("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                  "application/json\r\nContent-Length: {}\r\n\r\n{}",
+                  body.size(), body));
   EXPECT_FALSE(client.ReadSome().empty());
   client.Close();
   for (int i = 0; i < 2000 && node_->engine().stats().requests_cancelled == before; ++i) {
@@ -295,8 +297,10 @@ TEST_F(NodeApiUnit, ClientsThatLeaveAreCancelled) {
 std::string LongStream(size_t tokens) {
   const std::string body =
       fmt::format(R"({{"prompt": "Once", "max_tokens": {}, "ignore_eos": true, "stream": true}})", tokens);
-  return fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}", body.size(),
-                     body);
+  return fmt::format(
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+      "{}\r\n\r\n{}",
+      body.size(), body);
 }
 
 TEST(NodeApiSafety, AFullQueueIs429WithRetryAfter) {
@@ -327,7 +331,9 @@ TEST(NodeApiSafety, DrainRefusesNewAndFinishesOld) {
   ASSERT_FALSE(text.empty());
   node.server().RequestDrain(base::Clock::System().Now() + std::chrono::minutes(5));
   while (RawClient(node.port()).connected()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  kept.Send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{\"prompt\": \"x\"}");
+  kept.Send(
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+      "15\r\n\r\n{\"prompt\": \"x\"}");
   const RawResponse refused = kept.ReadResponse();
   if (refused.status != 0) {  // the stream may have ended first, and with it the drain
     EXPECT_EQ(refused.status, 503);

@@ -19,8 +19,10 @@ namespace kvplane::server {
 struct NodeInfo {
   std::string role = "unified";  // "unified", "prefill" or "decode": what routers use it for
   std::string engine_id;         // empty: a random one is made
-  std::string kv_host;           // where this node serves KV; empty: it does not
-  uint16_t kv_port = 0;
+  // Where decode nodes find the KV of this one. An empty host stands for the one that the caller reached this
+  // node by: it listens on all its addresses and was not told which to name.
+  std::string kv_host;
+  uint16_t kv_port = 0;               // 0: it serves no KV
   std::string model_fingerprint;      // hexadecimal; a router pairs only nodes that agree
   std::string default_strategy;       // canonical text, of transfers that name none
   std::vector<std::string> profiles;  // ids of the loaded model profiles, hexadecimal

@@ -25,7 +25,7 @@ struct PoolNode {
   NodeView view;
   std::string engine_id;
   std::string model;
-  std::string kv_host;
+  std::string kv_host;  // empty: the endpoint's
   uint16_t kv_port = 0;
   uint32_t failed_checks = 0;
 };

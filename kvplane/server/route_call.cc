@@ -47,6 +47,12 @@ base::TimePoint Now() { return base::Clock::System().Now(); }
 // Another node may well answer where this one refuses for want of room or a fault of its own.
 bool IsRetryable(int status) { return status == 429 || status >= 500; }
 
+// What fails once the node has taken bytes of the request may be the request's fault; whether the node is
+// well is then for the next check to say.
+bool NobodyThere(const HttpCall& call, const base::Status& status) {
+  return status.code() == base::StatusCode::kUnavailable && !call.took_bytes();
+}
+
 bool IsWithdrawalResult(std::string_view text) {
   return text == "withdrawn" || text == "aborted" || text == "ended" || text == "unknown";
 }
@@ -96,6 +102,7 @@ asio::awaitable<void> RouteCall::Run() {
     router_.pool.NotePrefix(prefiller, request_);
     const Outcome outcome = co_await Attempt(choice);
     if (outcome == Outcome::kAnswered || exchange_->gone()) co_return;
+    if (Now() >= deadline_) break;  // a further node would be asked for what nobody waits for
     LeaveOut(outcome, choice, wanted);
     const bool clients_fault = last_error_.code() == base::StatusCode::kInvalidArgument;
     base::Log(clients_fault ? base::LogLevel::kDebug : base::LogLevel::kWarn, "attempt {} failed: {}",
@@ -135,7 +142,8 @@ asio::awaitable<RouteCall::Outcome> RouteCall::Attempt(const NodeChoice& choice)
   if (choice.prefill) {
     const PoolNode& source = router_.pool.node(*choice.prefill);
     const std::string transfer_id = RandomHex(kTransferIdBytes);
-    body = request_.DecodeBody({transfer_id, source.engine_id, source.kv_host, source.kv_port});
+    const std::string& kv_host = source.kv_host.empty() ? source.endpoint.host : source.kv_host;
+    body = request_.DecodeBody({transfer_id, source.engine_id, kv_host, source.kv_port});
     prefill_ = std::make_shared<PrefillTry>();
     prefill_->node = *choice.prefill;
     prefill_->transfer_id = transfer_id;
@@ -216,7 +224,7 @@ asio::awaitable<void> RouteCall::Prefill(size_t node, uint64_t bytes, std::strin
           base::Status(clients_fault ? base::StatusCode::kInvalidArgument : base::StatusCode::kUnavailable,
                        fmt::format("prefill node answers {}: {}", code, *answer));
     }
-  } else if (status.code() == base::StatusCode::kUnavailable) {
+  } else if (NobodyThere(*prefill->call, status)) {
     router_.pool.MarkDown(node, status.message());
   }
   prefill->ended = true;
@@ -232,7 +240,7 @@ asio::awaitable<RouteCall::Outcome> RouteCall::Decode(size_t node, const std::st
   // A generation may be sent twice: the node sees the first connection close and stops.
   const base::Status started = co_await decode_->Start(request, deadline_, /*repeatable=*/true);
   if (!started.ok()) {
-    if (started.code() == base::StatusCode::kUnavailable) router_.pool.MarkDown(node, started.message());
+    if (NobodyThere(*decode_, started)) router_.pool.MarkDown(node, started.message());
     co_return DecodeLost(started);
   }
   const std::string type(decode_->headers().Find("Content-Type").value_or(""));

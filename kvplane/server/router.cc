@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -27,6 +28,12 @@ HttpClientOptions ClientOptions(const RouterOptions& options) {
   // Answers are passed on, not kept: bounded by time and by what the client takes, not by size.
   client.limits.max_body_bytes = uint64_t{1} << 32;
   return client;
+}
+
+HttpServerOptions ClientSide(HttpServerOptions options) {
+  uint64_t& body = options.limits.max_body_bytes;
+  body -= std::min(body, kSplitBodyBytes);
+  return options;
 }
 
 std::string Dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
@@ -67,7 +74,7 @@ class Router::State {
       return refusal;
     };
     hooks.on_close = [this] { pool_.Close(); };
-    KVPLANE_ASSIGN_OR_RETURN(http_, HttpServer::Create(loop_, options_.http, std::move(hooks)));
+    KVPLANE_ASSIGN_OR_RETURN(http_, HttpServer::Create(loop_, ClientSide(options_.http), std::move(hooks)));
     pool_.Start();
     return base::Status::Ok();
   }
@@ -173,6 +180,7 @@ base::Result<std::unique_ptr<Router>> Router::Create(const RouterOptions& option
     node_token = nodes.token();
   }
   KVPLANE_RETURN_IF_ERROR(CheckBindPolicy(options.http.host, auth.enabled(), options.insecure));
+  if (!auth.enabled()) auth.SetGuard(BrowserGuard(options.http.host, options.allowed_hosts));
   auto state = std::make_unique<State>(options, std::move(auth), std::move(node_token));
   KVPLANE_RETURN_IF_ERROR(state->Init());
   return std::unique_ptr<Router>(new Router(std::move(state)));

@@ -24,8 +24,13 @@
 
 namespace kvplane::server {
 
+// What a request may grow by on its way to a node: the transfer's parameters, with a host name.
+constexpr uint64_t kSplitBodyBytes = 4 << 10;
+
 struct RouterOptions {
-  HttpServerOptions http;  // address, port, limits and timeouts of client connections
+  // Address, port, limits and timeouts of client connections. Of limits.max_body_bytes, which is what nodes
+  // take, clients get kSplitBodyBytes less.
+  HttpServerOptions http;
 
   std::vector<std::string> prefill;  // "http://HOST:PORT" or "https://HOST:PORT"; may be empty
   std::vector<std::string> decode;   // at least one
@@ -39,6 +44,9 @@ struct RouterOptions {
   std::shared_ptr<const transport::TlsContext> node_tls;
   // Allow another address than loopback without a token.
   bool insecure = false;
+  // Without a token: names, beside addresses and localhost, that clients may call this server by
+  // (browser_guard.h).
+  std::vector<std::string> allowed_hosts;
 
   // From the arrival of a request to the end of its answer, retries included.
   base::Duration request_timeout = std::chrono::seconds(300);

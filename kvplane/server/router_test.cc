@@ -31,11 +31,18 @@ using testing::DemoNode;
 using testing::RawClient;
 using testing::RawResponse;
 
-// A router with a thread of its own.
+// False after a minute.
+bool Eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 12'000 && !condition(); ++i) std::this_thread::sleep_for(milliseconds(5));
+  return condition();
+}
+
+// A router with a thread of its own, which checks its nodes often unless it is told how often.
 class RunningRouter {
  public:
   explicit RunningRouter(RouterOptions options) {
-    options.health_interval = milliseconds(20);
+    if (options.health_interval == RouterOptions().health_interval)
+      options.health_interval = milliseconds(20);
     auto router = Router::Create(options);
     EXPECT_TRUE(router.ok()) << router.status().ToString();
     router_ = *std::move(router);
@@ -69,7 +76,8 @@ class ScriptedNode {
  public:
   using Script = std::function<void(const std::shared_ptr<Exchange>&)>;
 
-  explicit ScriptedNode(Script script, bool serves_kv = false, const std::string& fingerprint = "demo")
+  explicit ScriptedNode(Script script, bool serves_kv = false, const std::string& fingerprint = "demo",
+                        const HttpServerOptions& options = {})
       : script_(std::move(script)) {
     const json kv_host = serves_kv ? json("127.0.0.1") : json();
     const std::string endpoint =
@@ -93,7 +101,7 @@ class ScriptedNode {
     hooks.make_error = [](int status, const std::string& message) {
       return ErrorResponse(PlainError(status, message));
     };
-    server_ = *HttpServer::Create(std::make_shared<IoLoop>(), {}, hooks);
+    server_ = *HttpServer::Create(std::make_shared<IoLoop>(), options, hooks);
     thread_ = std::thread([this] { server_->Run(); });
   }
   ~ScriptedNode() {
@@ -241,11 +249,43 @@ TEST_F(RouterUnit, AVllmStyleProxyCanDriveTheNodes) {
   EXPECT_EQ(second["choices"][0]["text"], whole["choices"][0]["text"]);
 }
 
+TEST(RouterKvHostUnit, AnUnnamedKvHostIsTheOneThatTheNodeIsReachedBy) {
+  testing::DemoNodeOptions unnamed = NodeOptions("prefill", 0);
+  unnamed.names_kv_host = false;
+  unnamed.server.allowed_hosts = {"prefill-1"};
+  DemoNode prefill(unnamed);
+  DemoNode decode(NodeOptions("decode", 1));
+  RunningRouter router(RealNodes(prefill, decode));
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  const RawResponse split = Call(router.port(), "POST", "/v1/completions", kBody);
+  ASSERT_EQ(split.status, 200) << split.body;
+  EXPECT_EQ(json::parse(split.body)["kvplane"]["source"], "transfer") << split.body;
+
+  const std::string_view offer =
+      R"({"prompt": "x", "max_tokens": 1, "kv_transfer_params": {"do_remote_decode": true}})";
+  const auto remote_host = [&](std::string_view host) {
+    const RawResponse answer = Call(prefill.port(), "POST", "/v1/completions", offer, host);
+    EXPECT_EQ(answer.status, 200) << answer.body;
+    return json::parse(answer.body)["kv_transfer_params"]["remote_host"];
+  };
+  EXPECT_EQ(remote_host("Host: prefill-1:8000\r\n"), "prefill-1");
+  EXPECT_EQ(remote_host("Host: [::1]:8000\r\n"), "::1");
+  RawClient old(prefill.port());
+  old.Send(fmt::format(
+      "POST /v1/completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+      offer.size(), offer));
+  const RawResponse told = old.ReadResponse();
+  EXPECT_EQ(told.status, 400);
+  EXPECT_NE(told.body.find("--kv-advertise"), std::string::npos) << told.body;
+}
+
 TEST_F(RouterUnit, ClientsThatLeaveAreCancelledOnBothNodes) {
   RawClient client(router_.port());
   const std::string body = R"({"prompt": "Once", "max_tokens": 1900, "ignore_eos": true, "stream": true})";
-  client.Send(fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
-                          body.size(), body));
+  client.Send(
+      fmt::format("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                  "application/json\r\nContent-Length: {}\r\n\r\n{}",
+                  body.size(), body));
   EXPECT_FALSE(client.ReadSome().empty());
   client.Close();
   for (int i = 0; i < 2000 && decode_.engine().stats().requests_cancelled == 0; ++i) {
@@ -275,10 +315,6 @@ class RouterWithdraws : public ::testing::Test {
       EXPECT_TRUE(AwaitOffer());
       then(exchange);
     };
-  }
-  static bool Eventually(const std::function<bool()>& condition) {
-    for (int i = 0; i < 12'000 && !condition(); ++i) std::this_thread::sleep_for(milliseconds(5));
-    return condition();
   }
   RouterOptions Options(const ScriptedNode& decode) {
     RouterOptions options;
@@ -327,8 +363,10 @@ TEST_F(RouterWithdrawsSafety, KvOfAClientThatLeft) {
   RunningRouter router(Options(decode));
   ASSERT_TRUE(router.WaitForNodes(1, 1));
   RawClient client(router.port());
-  client.Send(fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
-                          kBody.size(), kBody));
+  client.Send(
+      fmt::format("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                  "application/json\r\nContent-Length: {}\r\n\r\n{}",
+                  kBody.size(), kBody));
   ASSERT_TRUE(AwaitOffer());
   client.Close();
   ExpectWithdrawn(router);
@@ -369,7 +407,7 @@ TEST_F(RouterWithdrawsUnit, KvThatTheDecodeNodeComputedItselfAndSaysSoInPieces) 
 TEST(RouterSafety, APrefillNodeThatDoesNotTakeKvBackCostsNothing) {
   ScriptedNode prefill(AnswerOk, /*serves_kv=*/true);
   ScriptedNode decode([&prefill](const std::shared_ptr<Exchange>& exchange) {
-    while (prefill.calls() == 0) std::this_thread::sleep_for(milliseconds(1));
+    EXPECT_TRUE(Eventually([&prefill] { return prefill.calls() > 0; }));
     Busy(exchange);
   });
   RouterOptions options;
@@ -378,13 +416,10 @@ TEST(RouterSafety, APrefillNodeThatDoesNotTakeKvBackCostsNothing) {
   RunningRouter router(options);
   ASSERT_TRUE(router.WaitForNodes(1, 1));
   EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 429);
-  for (int i = 0; i < 12'000 && prefill.calls() < 2; ++i) std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_TRUE(Eventually([&] { return prefill.calls() >= 2; }));
   EXPECT_EQ(prefill.calls(), 2) << "once, whatever it says";
-  for (int i = 0; i < 12'000; ++i) {
-    if (MetricsOf(router, R"(kvplane_router_withdrawals_total{result="failed"})") == 1) break;
-    std::this_thread::sleep_for(milliseconds(5));
-  }
-  EXPECT_EQ(MetricsOf(router, R"(kvplane_router_withdrawals_total{result="failed"})"), 1);
+  EXPECT_TRUE(Eventually(
+      [&] { return MetricsOf(router, R"(kvplane_router_withdrawals_total{result="failed"})") == 1; }));
 }
 
 TEST(RouterSafety, WithoutPrefillNodeTheDecodeNodeDoesAll) {
@@ -397,6 +432,66 @@ TEST(RouterSafety, WithoutPrefillNodeTheDecodeNodeDoesAll) {
   const RawResponse response = Call(router.port(), "POST", "/v1/completions", kBody);
   ASSERT_EQ(response.status, 200) << response.body;
   EXPECT_EQ(json::parse(response.body)["kvplane"]["source"], "local");
+}
+
+// Nodes are checked when the router starts; afterwards requests alone decide who is up.
+RouterOptions CheckedOnce() {
+  RouterOptions options;
+  options.health_interval = std::chrono::hours(1);
+  options.health_timeout = std::chrono::minutes(1);
+  return options;
+}
+
+// The node answers and closes while the router still writes.
+TEST(RouterSafety, ABodyThatNodesRefuseUnreadPutsNoNodeOut) {
+  HttpServerOptions small;
+  small.limits.max_body_bytes = 1000;
+  ScriptedNode prefill(AnswerOk, /*serves_kv=*/true, "demo", small);
+  ScriptedNode decode(AnswerOk, /*serves_kv=*/false, "demo", small);
+  RouterOptions options = CheckedOnce();
+  options.prefill = {prefill.url()};
+  options.decode = {decode.url()};
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  // More than buffers of sockets and what a server reads of a refused body.
+  const std::string body = json{{"prompt", std::string(15 << 20, 'x')}}.dump();
+  for (int i = 0; i < 3; ++i) {
+    const RawResponse response = Call(router.port(), "POST", "/v1/completions", body);
+    EXPECT_EQ(response.status, 413) << response.body;
+  }
+  EXPECT_TRUE(router.WaitForNodes(1, 1)) << "both are well";
+  EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 200);
+}
+
+TEST(RouterSafety, NodesTakeWhatTheRouterTakes) {
+  const HttpLimits limits;
+  ScriptedNode prefill(AnswerOk, /*serves_kv=*/true);
+  ScriptedNode decode(AnswerOk);
+  RouterOptions options = CheckedOnce();
+  options.prefill = {prefill.url()};
+  options.decode = {decode.url()};
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(1, 1));
+  const size_t quotes = json{{"prompt", ""}}.dump().size();
+  const auto ask = [&](uint64_t bytes) {
+    const std::string body = json{{"prompt", std::string(bytes - quotes, 'x')}}.dump();
+    return Call(router.port(), "POST", "/v1/completions", body).status;
+  };
+  EXPECT_EQ(ask(limits.max_body_bytes), 413);
+  EXPECT_EQ(prefill.calls() + decode.calls(), 0) << "the router's own refusal";
+  EXPECT_EQ(ask(limits.max_body_bytes - kSplitBodyBytes), 200) << "with what the transfer adds";
+  EXPECT_TRUE(router.WaitForNodes(1, 1));
+}
+
+// Whether the node is well is for the next check to say.
+TEST(RouterSafety, ANodeThatFailsARequestItTookIsNotPutOut) {
+  ScriptedNode decode(Die);
+  RouterOptions options = CheckedOnce();
+  options.decode = {decode.url()};
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(0, 1));
+  EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 503);
+  EXPECT_TRUE(router.WaitForNodes(0, 1));
 }
 
 TEST(RouterSafety, AFailingPrefillNodeIsLeftOut) {
@@ -557,15 +652,17 @@ TEST(RouterSafety, ASilentNodeDoesNotHoldItsRequests) {
   ScriptedNode decode(Hang);
   RouterOptions options;
   options.decode = {decode.url()};
-  options.health_timeout = milliseconds(50);
+  options.health_timeout = milliseconds(500);  // three times in a row: silence, not a busy machine
   RunningRouter router(options);
   ASSERT_TRUE(router.WaitForNodes(0, 1));
   RawClient client(router.port());
-  client.Send(fmt::format("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{}",
-                          kBody.size(), kBody));
-  while (decode.calls() == 0) std::this_thread::sleep_for(milliseconds(1));
+  client.Send(
+      fmt::format("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                  "application/json\r\nContent-Length: {}\r\n\r\n{}",
+                  kBody.size(), kBody));
+  ASSERT_TRUE(Eventually([&] { return decode.calls() > 0; }));
   decode.BeSilent();
-  EXPECT_EQ(client.ReadResponse().status, 503);
+  EXPECT_EQ(client.ReadResponse(60'000).status, 503);
 }
 
 TEST(RouterSafety, RequestsHaveADeadline) {
@@ -576,6 +673,18 @@ TEST(RouterSafety, RequestsHaveADeadline) {
   RunningRouter router(options);
   ASSERT_TRUE(router.WaitForNodes(0, 1));
   EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 504);
+}
+
+TEST(RouterSafety, AfterTheDeadlineNoFurtherNodeIsAsked) {
+  ScriptedNode a(Hang), b(Hang), c(Hang);
+  RouterOptions options;
+  options.decode = {a.url(), b.url(), c.url()};
+  options.request_timeout = milliseconds(150);
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(0, 3));
+  EXPECT_EQ(Call(router.port(), "POST", "/v1/completions", kBody).status, 504);
+  EXPECT_EQ(MetricsOf(router, R"(kvplane_router_placements_total{placement="plain"})"), 1);
+  EXPECT_EQ(MetricsOf(router, R"(kvplane_router_retries_total{reason="decode_failed"})"), 0);
 }
 
 TEST(RouterSafety, CreateRefusesBadOptions) {

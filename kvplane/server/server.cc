@@ -69,6 +69,7 @@ base::Result<std::unique_ptr<Server>> Server::Create(engine::Engine& engine,
     KVPLANE_ASSIGN_OR_RETURN(auth, ApiAuth::FromFile(options.auth_token_file));
   }
   KVPLANE_RETURN_IF_ERROR(CheckBindPolicy(options.http.host, auth.enabled(), options.insecure));
+  if (!auth.enabled()) auth.SetGuard(BrowserGuard(options.http.host, options.allowed_hosts));
   auto state = std::make_unique<State>(engine, tokenizer, chat_template, std::move(model_name),
                                        std::move(info), options, std::move(auth));
   KVPLANE_RETURN_IF_ERROR(state->Listen(options.http));

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
@@ -30,6 +31,9 @@ struct ServerOptions {
   std::string auth_token_file;
   // Allow another address than loopback without a token.
   bool insecure = false;
+  // Without a token: names, beside addresses and localhost, that clients may call this server by
+  // (browser_guard.h).
+  std::vector<std::string> allowed_hosts;
 
   // A generation that has not ended this long after its arrival fails (504, or an error event in its stream).
   base::Duration request_timeout = std::chrono::seconds(600);

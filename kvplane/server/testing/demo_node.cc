@@ -43,7 +43,7 @@ DemoNode::DemoNode(const DemoNodeOptions& options) {
   if (options.role == "prefill") {
     sender_ = Need(transfer::KvSender::Create(*transport_, {}));
     const auto endpoint = Need(transport::ParseTcpEndpoint(sender_->endpoint()));
-    info.kv_host = endpoint.host;
+    if (options.names_kv_host) info.kv_host = endpoint.host;
     info.kv_port = endpoint.port;
   } else if (options.role == "decode") {
     transfer::KvReceiverOptions receive;

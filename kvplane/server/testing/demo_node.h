@@ -25,6 +25,7 @@ struct DemoNodeOptions {
   engine::EngineOptions engine;
   ServerOptions server;
   bool chat_template = true;
+  bool names_kv_host = true;  // false: as a node that listens for KV on all its addresses
 };
 
 class DemoNode {

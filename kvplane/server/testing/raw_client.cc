@@ -109,9 +109,12 @@ RawResponse Call(uint16_t port, std::string_view method, std::string_view target
                  std::string_view extra_headers, int timeout_ms) {
   RawClient client(port);
   if (!client.connected()) return {};
-  client.Send(
-      fmt::format("{} {} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n{}",
-                  method, target, body.size(), extra_headers, body));
+  const bool own_type = extra_headers.find("Content-Type") != std::string_view::npos;
+  const std::string_view type = own_type || method != "POST" ? "" : "Content-Type: application/json\r\n";
+  const std::string_view host =
+      extra_headers.find("Host:") != std::string_view::npos ? "" : "Host: localhost\r\n";
+  client.Send(fmt::format("{} {} HTTP/1.1\r\n{}Connection: close\r\n{}Content-Length: {}\r\n{}\r\n{}", method,
+                          target, host, type, body.size(), extra_headers, body));
   return client.ReadResponse(timeout_ms);
 }
 

@@ -41,7 +41,7 @@ class RawClient {
   std::string buffer_;
 };
 
-// One request on a connection of its own.
+// One request on a connection of its own, to localhost; a POST of JSON unless `extra_headers` say otherwise.
 RawResponse Call(uint16_t port, std::string_view method, std::string_view target, std::string_view body = "",
                  std::string_view extra_headers = "", int timeout_ms = 60'000);
 
