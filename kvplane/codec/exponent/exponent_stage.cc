@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kvplane/codec/exponent/exponent_streams.h"
+#include "kvplane/codec/page_stores.h"
 #include "kvplane/codec/tile_rows.h"
 #include "kvplane/kernel/exponent/exponent.h"
 
@@ -41,9 +42,9 @@ size_t Encode(Chain, const tensor::ConstTileView& in, Workspace&, std::span<std:
     const TileRows<const uint16_t> rows(in, head);
     const uint8_t base = WindowBase(kernels.largest_exponent(rows.data(), rows.tokens(), rows.head_dim()));
     out[head] = static_cast<std::byte>(base);
-    const size_t escapes =
-        kernels.encode(rows.data(), rows.tokens(), rows.head_dim(), base, &out[layout.rests(head)],
-                       &out[layout.codes(head)], out.data() + end, out.size() - end);
+    const size_t escapes = kernels.encode(rows.data(), rows.tokens(), rows.head_dim(), base,
+                                          head + 1 < in.heads ? in.head_stride : 0, &out[layout.rests(head)],
+                                          &out[layout.codes(head)], out.data() + end, out.size() - end);
     if (escapes == kernel::kNoEscapeRoom) return 0;
     end += escapes;
   }
@@ -63,7 +64,7 @@ size_t CountEscapes(const Layout& layout, const TileShape& shape, const std::byt
   return escapes;
 }
 
-base::Status Decode(Chain, std::span<const std::byte> in, Workspace&, const tensor::TileView& out) {
+base::Status Decode(Chain chain, std::span<const std::byte> in, Workspace&, const tensor::TileView& out) {
   const TileShape shape = ShapeOf(out);
   const Layout layout(shape);
   if (in.size() < layout.escapes()) {
@@ -78,12 +79,13 @@ base::Status Decode(Chain, std::span<const std::byte> in, Workspace&, const tens
   if (in.size() - layout.escapes() != escapes) {
     return base::Corrupt("exponent: {} escapes for {} escape codes", in.size() - layout.escapes(), escapes);
   }
+  const bool streaming_stores = WritesAroundCaches(chain, out);
   size_t at = layout.escapes();
   for (uint32_t head = 0; head < out.heads; ++head) {
     const TileRows<uint16_t> rows(out, head);
     at += kernel::Exponent().decode(&in[layout.rests(head)], &in[layout.codes(head)], in.data() + at,
                                     static_cast<uint8_t>(in[head]), rows.tokens(), rows.head_dim(),
-                                    rows.data());
+                                    streaming_stores, rows.data());
   }
   return base::Status::Ok();
 }

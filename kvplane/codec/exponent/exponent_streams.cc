@@ -4,6 +4,7 @@
 #include <array>
 
 #include "kvplane/base/endian.h"
+#include "kvplane/codec/page_stores.h"
 #include "kvplane/codec/rans/stream_code.h"
 #include "kvplane/codec/tile_rows.h"
 #include "kvplane/kernel/exponent/exponent.h"
@@ -161,13 +162,15 @@ base::Status DecodeTile(std::span<const std::byte> in, Workspace& workspace, con
   const CodePlane code(shape, width);
   KVPLANE_RETURN_IF_ERROR(
       StreamCode().Decode(code.plane, in.subspan(layout.codes(), coded), workspace, codes));
+  // Nothing stands before this stage: it decodes into pages.
+  const bool streaming_stores = out.values() * sizeof(uint16_t) >= kStreamingBytes;
   size_t taken = 0;
   for (uint32_t head = 0; head < shape.heads; ++head) {
     const TileRows<uint16_t> rows(out, head);
     const size_t count = kernel::Exponent().decode_wide(
         &in[layout.rests(head)], codes + head * layout.head_values, escapes.data() + taken,
         escapes.size() - taken, static_cast<uint8_t>(in[layout.base(head)]), width, rows.tokens(),
-        rows.head_dim(), rows.data());
+        rows.head_dim(), streaming_stores, rows.data());
     if (count == kernel::kNoEscapeRoom) return base::Corrupt("exponent: an escape is missing");
     taken += count;
   }

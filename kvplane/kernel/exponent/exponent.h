@@ -46,13 +46,17 @@ struct ExponentKernels {
 
   // rests: [tokens, channels] bytes; codes: [tokens, WindowRowBytes(channels)]; escapes: at most `room`
   // bytes. base <= kMaxWindowBase. Returns the number of escapes, or kNoEscapeRoom with undefined outputs.
+  // ahead: what is encoded next lies that many elements behind each row and is fetched meanwhile; 0: nothing
+  // does.
   size_t (*encode)(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint8_t base,
-                   std::byte* rests, std::byte* codes, std::byte* escapes, size_t room);
+                   size_t ahead, std::byte* rests, std::byte* codes, std::byte* escapes, size_t room);
   // Escape codes among `count` codes that lie as one row.
   size_t (*count_escapes)(const std::byte* codes, size_t count);
   // The inverse of encode(); returns the number of escapes it took. What count_escapes() says must be there.
+  // streaming_stores: write around the caches where rows are whole aligned vectors. Pays for rows that nobody
+  // reads soon.
   size_t (*decode)(const std::byte* rests, const std::byte* codes, const std::byte* escapes, uint8_t base,
-                   uint32_t tokens, uint32_t channels, uint16_t* const* rows);
+                   uint32_t tokens, uint32_t channels, bool streaming_stores, uint16_t* const* rows);
 
   // As encode() with codes [tokens, channels], one per byte: exponent - base if that is below `width`, else
   // `width`. 1 <= width <= kExponents - base.
@@ -62,7 +66,7 @@ struct ExponentKernels {
   // kNoEscapeRoom (rows are garbage then) when more than `available` are needed.
   size_t (*decode_wide)(const std::byte* rests, const uint8_t* codes, const std::byte* escapes,
                         size_t available, uint8_t base, uint8_t width, uint32_t tokens, uint32_t channels,
-                        uint16_t* const* rows);
+                        bool streaming_stores, uint16_t* const* rows);
 };
 
 const ExponentKernels& Exponent(Isa isa);

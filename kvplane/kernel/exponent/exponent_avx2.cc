@@ -104,8 +104,8 @@ KVPLANE_TARGET_AVX2 uint8_t LargestExponent(const uint16_t* const* rows, uint32_
 }
 
 KVPLANE_TARGET_AVX2 size_t Encode(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                  uint8_t base, std::byte* rests, std::byte* codes, std::byte* escapes,
-                                  size_t room) {
+                                  uint8_t base, size_t /*ahead*/, std::byte* rests, std::byte* codes,
+                                  std::byte* escapes, size_t room) {
   const __m256i bases = _mm256_set1_epi8(static_cast<char>(base));
   const __m256i escape_code = _mm256_set1_epi8(kEscapeCode);
   std::byte* at = escapes;
@@ -149,7 +149,8 @@ KVPLANE_TARGET_AVX2 size_t CountEscapes(const std::byte* codes, size_t count) {
 }
 
 KVPLANE_TARGET_AVX2 size_t Decode(const std::byte* rests, const std::byte* codes, const std::byte* escapes,
-                                  uint8_t base, uint32_t tokens, uint32_t channels, uint16_t* const* rows) {
+                                  uint8_t base, uint32_t tokens, uint32_t channels, bool /*streaming_stores*/,
+                                  uint16_t* const* rows) {
   const __m256i bases = _mm256_set1_epi8(static_cast<char>(base));
   const __m256i escape_code = _mm256_set1_epi8(kEscapeCode);
   const std::byte* at = escapes;
@@ -204,7 +205,7 @@ KVPLANE_TARGET_AVX2 size_t EncodeWide(const uint16_t* const* rows, uint32_t toke
 
 KVPLANE_TARGET_AVX2 size_t DecodeWide(const std::byte* rests, const uint8_t* codes, const std::byte* escapes,
                                       size_t available, uint8_t base, uint8_t width, uint32_t tokens,
-                                      uint32_t channels, uint16_t* const* rows) {
+                                      uint32_t channels, bool /*streaming_stores*/, uint16_t* const* rows) {
   const __m256i bases = _mm256_set1_epi8(static_cast<char>(base));
   const __m256i escape_code = _mm256_set1_epi8(static_cast<char>(width));
   const std::byte* at = escapes;

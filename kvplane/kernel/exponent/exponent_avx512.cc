@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kvplane/kernel/exponent/exponent_definition.h"
+#include "kvplane/kernel/prefetch.h"
 
 // 64 values at a time: their low and high bytes are gathered into one vector each, so that exponents, rests
 // and codes are whole vectors of bytes. The end of a row is the same code under narrower masks.
@@ -55,6 +56,10 @@ KVPLANE_INLINE_AVX512 Planes LoadPlanes(const uint16_t* row, uint64_t mask) {
   return {_mm512_ternarylogic_epi32(_mm512_set1_epi8(-0x80), high, low, 0xca), exponent};
 }
 
+// How rows are written: lanes of a mask, whole vectors, or whole vectors around the caches.
+enum class RowStore { kMasked, kFull, kStream };
+
+template <RowStore kStore = RowStore::kMasked>
 KVPLANE_INLINE_AVX512 void StoreValues(const Planes& planes, uint16_t* row, uint64_t mask) {
   const __m512i half = _mm512_srli_epi16(planes.exponent, 1);
   const __m512i lowest = _mm512_slli_epi16(planes.exponent, 7);
@@ -62,8 +67,23 @@ KVPLANE_INLINE_AVX512 void StoreValues(const Planes& planes, uint16_t* row, uint
   const __m512i low = _mm512_ternarylogic_epi32(_mm512_set1_epi8(-0x80), lowest, planes.rest, 0xca);
   const __m512i a = _mm512_permutex2var_epi8(low, InterleaveIndex<0>(), high);
   const __m512i b = _mm512_permutex2var_epi8(low, InterleaveIndex<1>(), high);
-  _mm512_mask_storeu_epi16(row, static_cast<__mmask32>(mask), a);
-  _mm512_mask_storeu_epi16(row + 32, static_cast<__mmask32>(mask >> 32), b);
+  if constexpr (kStore == RowStore::kStream) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(row), a);
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(row + 32), b);
+  } else if constexpr (kStore == RowStore::kFull) {
+    _mm512_storeu_si512(row, a);
+    _mm512_storeu_si512(row + 32, b);
+  } else {
+    _mm512_mask_storeu_epi16(row, static_cast<__mmask32>(mask), a);
+    _mm512_mask_storeu_epi16(row + 32, static_cast<__mmask32>(mask >> 32), b);
+  }
+}
+
+// Whether every row begins with a whole vector of memory.
+bool RowsAligned(const uint16_t* const* rows, uint32_t tokens) {
+  uintptr_t misaligned = 0;
+  for (uint32_t t = 0; t < tokens; ++t) misaligned |= reinterpret_cast<uintptr_t>(rows[t]) % sizeof(__m512i);
+  return misaligned == 0;
 }
 
 KVPLANE_TARGET_AVX512 void Split(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
@@ -108,12 +128,13 @@ KVPLANE_TARGET_AVX512 uint8_t LargestExponent(const uint16_t* const* rows, uint3
 }
 
 KVPLANE_TARGET_AVX512 size_t Encode(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
-                                    uint8_t base, std::byte* rests, std::byte* codes, std::byte* escapes,
-                                    size_t room) {
+                                    uint8_t base, size_t ahead, std::byte* rests, std::byte* codes,
+                                    std::byte* escapes, size_t room) {
   const __m512i bases = _mm512_set1_epi8(static_cast<char>(base));
   const __m512i escape_code = _mm512_set1_epi8(kEscapeCode);
   size_t escaped = 0;
   for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += WindowRowBytes(channels)) {
+    if (ahead != 0) PrefetchRow(rows[t] + ahead, channels);
     for (uint32_t c = 0; c < channels; c += kLanes) {
       const uint64_t mask = FirstBits(channels - c);
       const Planes planes = LoadPlanes(rows[t] + c, mask);
@@ -148,15 +169,18 @@ KVPLANE_TARGET_AVX512 size_t CountEscapes(const std::byte* codes, size_t count) 
   return escapes + CountEscapesFrom(2 * bytes, codes, count);
 }
 
-KVPLANE_TARGET_AVX512 size_t Decode(const std::byte* rests, const std::byte* codes, const std::byte* escapes,
-                                    uint8_t base, uint32_t tokens, uint32_t channels, uint16_t* const* rows) {
+template <RowStore kStore>
+KVPLANE_TARGET_AVX512 size_t DecodeRows(const std::byte* rests, const std::byte* codes,
+                                        const std::byte* escapes, uint8_t base, uint32_t tokens,
+                                        uint32_t channels, uint16_t* const* rows) {
   const __m512i bases = _mm512_set1_epi8(static_cast<char>(base));
   const __m512i escape_code = _mm512_set1_epi8(kEscapeCode);
   size_t taken = 0;
   for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += WindowRowBytes(channels)) {
     for (uint32_t c = 0; c < channels; c += kLanes) {
-      const uint64_t mask = FirstBits(channels - c);
-      const auto code_mask = static_cast<__mmask32>(FirstBits((channels - c + 1) / 2));
+      const uint64_t mask = kStore == RowStore::kMasked ? FirstBits(channels - c) : ~uint64_t{0};
+      const auto code_mask = static_cast<__mmask32>(
+          kStore == RowStore::kMasked ? FirstBits((channels - c + 1) / 2) : ~uint64_t{0});
       const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(code_mask, codes + c / 2));
       const __m512i code = _mm512_and_si512(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)), escape_code);
       __m512i exponent = _mm512_add_epi8(code, bases);
@@ -167,9 +191,23 @@ KVPLANE_TARGET_AVX512 size_t Decode(const std::byte* rests, const std::byte* cod
         exponent = _mm512_mask_expand_epi8(exponent, escape, dense);
         taken += count;
       }
-      StoreValues({_mm512_maskz_loadu_epi8(mask, rests + c), exponent}, rows[t] + c, mask);
+      StoreValues<kStore>({_mm512_maskz_loadu_epi8(mask, rests + c), exponent}, rows[t] + c, mask);
     }
   }
+  return taken;
+}
+
+KVPLANE_TARGET_AVX512 size_t Decode(const std::byte* rests, const std::byte* codes, const std::byte* escapes,
+                                    uint8_t base, uint32_t tokens, uint32_t channels, bool streaming_stores,
+                                    uint16_t* const* rows) {
+  if (channels % kLanes != 0) {
+    return DecodeRows<RowStore::kMasked>(rests, codes, escapes, base, tokens, channels, rows);
+  }
+  if (!streaming_stores || !RowsAligned(rows, tokens)) {
+    return DecodeRows<RowStore::kFull>(rests, codes, escapes, base, tokens, channels, rows);
+  }
+  const size_t taken = DecodeRows<RowStore::kStream>(rests, codes, escapes, base, tokens, channels, rows);
+  _mm_sfence();
   return taken;
 }
 
@@ -227,13 +265,14 @@ KVPLANE_TARGET_AVX512 size_t EncodeWide(const uint16_t* const* rows, uint32_t to
   return escaped;
 }
 
+template <RowStore kStore>
 KVPLANE_INLINE_AVX512 size_t DecodeWhole(const std::byte* rests, const uint8_t* codes,
                                          const std::byte* escapes, const WideWindow& window, uint16_t* row) {
   const __m512i code = _mm512_loadu_si512(codes);
   const __mmask64 escape = _mm512_cmpeq_epi8_mask(code, window.escape_code);
   const __m512i exponent =
       _mm512_mask_expand_epi8(_mm512_add_epi8(code, window.base), escape, _mm512_loadu_si512(escapes));
-  StoreValues({_mm512_loadu_si512(rests), exponent}, row, ~uint64_t{0});
+  StoreValues<kStore>({_mm512_loadu_si512(rests), exponent}, row, ~uint64_t{0});
   return static_cast<size_t>(_mm_popcnt_u64(escape));
 }
 
@@ -251,24 +290,42 @@ KVPLANE_INLINE_AVX512 size_t DecodeMasked(const std::byte* rests, const uint8_t*
   return count;
 }
 
-KVPLANE_TARGET_AVX512 size_t DecodeWide(const std::byte* rests, const uint8_t* codes,
-                                        const std::byte* escapes, size_t available, uint8_t base,
-                                        uint8_t width, uint32_t tokens, uint32_t channels,
-                                        uint16_t* const* rows) {
-  const WideWindow window = WindowOf(base, width);
+struct WideStreams {
+  const std::byte* rests;
+  const uint8_t* codes;
+  const std::byte* escapes;
+  size_t available;
+};
+
+template <RowStore kStore>
+KVPLANE_TARGET_AVX512 size_t DecodeWideRows(WideStreams in, const WideWindow& window, uint32_t tokens,
+                                            uint32_t channels, uint16_t* const* rows) {
   size_t taken = 0;
-  for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += channels) {
+  for (uint32_t t = 0; t < tokens; ++t, in.rests += channels, in.codes += channels) {
     for (uint32_t c = 0; c < channels; c += kLanes) {
-      if (channels - c >= kLanes && available - taken >= kLanes) {
-        taken += DecodeWhole(rests + c, codes + c, escapes + taken, window, rows[t] + c);
+      const std::byte* const escapes = in.escapes + taken;
+      if (channels - c >= kLanes && in.available - taken >= kLanes) {
+        taken += DecodeWhole<kStore>(in.rests + c, in.codes + c, escapes, window, rows[t] + c);
         continue;
       }
-      const size_t count = DecodeMasked(rests + c, codes + c, escapes + taken, available - taken,
+      const size_t count = DecodeMasked(in.rests + c, in.codes + c, escapes, in.available - taken,
                                         FirstBits(channels - c), window, rows[t] + c);
       if (count == kNoEscapeRoom) return kNoEscapeRoom;
       taken += count;
     }
   }
+  return taken;
+}
+
+KVPLANE_TARGET_AVX512 size_t DecodeWide(const std::byte* rests, const uint8_t* codes,
+                                        const std::byte* escapes, size_t available, uint8_t base,
+                                        uint8_t width, uint32_t tokens, uint32_t channels,
+                                        bool streaming_stores, uint16_t* const* rows) {
+  const WideStreams in = {rests, codes, escapes, available};
+  const bool stream = streaming_stores && channels % kLanes == 0 && RowsAligned(rows, tokens);
+  if (!stream) return DecodeWideRows<RowStore::kFull>(in, WindowOf(base, width), tokens, channels, rows);
+  const size_t taken = DecodeWideRows<RowStore::kStream>(in, WindowOf(base, width), tokens, channels, rows);
+  _mm_sfence();
   return taken;
 }
 

@@ -35,8 +35,8 @@ uint8_t LargestExponent(const uint16_t* const* rows, uint32_t tokens, uint32_t c
   return largest;
 }
 
-size_t Encode(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint8_t base, std::byte* rests,
-              std::byte* codes, std::byte* escapes, size_t room) {
+size_t Encode(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, uint8_t base, size_t /*ahead*/,
+              std::byte* rests, std::byte* codes, std::byte* escapes, size_t room) {
   std::byte* at = escapes;
   for (uint32_t t = 0; t < tokens; ++t) {
     if (!EncodeWindowRow(rows[t], 0, channels, base, rests, codes, at, escapes + room)) return kNoEscapeRoom;
@@ -49,7 +49,7 @@ size_t Encode(const uint16_t* const* rows, uint32_t tokens, uint32_t channels, u
 size_t CountEscapes(const std::byte* codes, size_t count) { return CountEscapesFrom(0, codes, count); }
 
 size_t Decode(const std::byte* rests, const std::byte* codes, const std::byte* escapes, uint8_t base,
-              uint32_t tokens, uint32_t channels, uint16_t* const* rows) {
+              uint32_t tokens, uint32_t channels, bool /*streaming_stores*/, uint16_t* const* rows) {
   const std::byte* at = escapes;
   for (uint32_t t = 0; t < tokens; ++t) {
     at = DecodeWindowRow(rests, codes, at, base, 0, channels, rows[t]);
@@ -71,7 +71,8 @@ size_t EncodeWide(const uint16_t* const* rows, uint32_t tokens, uint32_t channel
 }
 
 size_t DecodeWide(const std::byte* rests, const uint8_t* codes, const std::byte* escapes, size_t available,
-                  uint8_t base, uint8_t width, uint32_t tokens, uint32_t channels, uint16_t* const* rows) {
+                  uint8_t base, uint8_t width, uint32_t tokens, uint32_t channels, bool /*streaming_stores*/,
+                  uint16_t* const* rows) {
   const std::byte* at = escapes;
   for (uint32_t t = 0; t < tokens; ++t, rests += channels, codes += channels) {
     if (!DecodeWideRow(rests, codes, at, escapes + available, base, width, 0, channels, rows[t])) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "kvplane/base/rng.h"
@@ -25,12 +26,13 @@ TEST(ExponentUnit, WindowByHand) {
     const ExponentKernels& kernels = Exponent(isa);
     EXPECT_EQ(kernels.largest_exponent(rows, 1, 5), 128);
     std::vector<std::byte> rests(5), codes(3), escapes(2);
-    EXPECT_EQ(kernels.encode(rows, 1, 5, 114, rests.data(), codes.data(), escapes.data(), 2), 2u);
+    EXPECT_EQ(kernels.encode(rows, 1, 5, 114, 0, rests.data(), codes.data(), escapes.data(), 2), 2u);
     EXPECT_EQ(rests, Bytes({0x00, 0x80, 0x00, 0x00, 0xc1}));
     EXPECT_EQ(codes, Bytes({0xed, 0xf0, 0x0f}));
     EXPECT_EQ(escapes, Bytes({113, 255}));
     EXPECT_EQ(kernels.count_escapes(codes.data(), 5), 2u);
-    EXPECT_EQ(kernels.encode(rows, 1, 5, 114, rests.data(), codes.data(), escapes.data(), 1), kNoEscapeRoom);
+    EXPECT_EQ(kernels.encode(rows, 1, 5, 114, 0, rests.data(), codes.data(), escapes.data(), 1),
+              kNoEscapeRoom);
   }
 }
 
@@ -45,11 +47,12 @@ TEST(ExponentUnit, EveryPatternComesBackAtEveryBase) {
     EXPECT_EQ(kernels.largest_exponent(rows, 1, 65536), 254);
     for (const uint8_t base : {uint8_t{0}, uint8_t{1}, uint8_t{113}, kMaxWindowBase}) {
       const size_t escaped =
-          kernels.encode(rows, 1, 65536, base, rests.data(), codes.data(), escapes.data(), escapes.size());
+          kernels.encode(rows, 1, 65536, base, 0, rests.data(), codes.data(), escapes.data(), escapes.size());
       EXPECT_EQ(escaped, 65536u - 15 * 256);
       EXPECT_EQ(kernels.count_escapes(codes.data(), 65536), escaped);
       std::fill(back.begin(), back.end(), uint16_t{0xbeef});
-      EXPECT_EQ(kernels.decode(rests.data(), codes.data(), escapes.data(), base, 1, 65536, out), escaped);
+      EXPECT_EQ(kernels.decode(rests.data(), codes.data(), escapes.data(), base, 1, 65536, false, out),
+                escaped);
       EXPECT_EQ(back, values);
     }
     kernels.split(rows, 1, 65536, rests.data(), escapes.data());
@@ -94,8 +97,8 @@ TEST(ExponentDiff, EveryIsaGivesTheScalarBytesAndComesBack) {
     const uint8_t largest = scalar.largest_exponent(rows.in.data(), tokens, channels);
     const auto base = static_cast<uint8_t>(std::max(0, largest - 14));
     std::vector<std::byte> rests(n), codes(code_bytes), escapes(n), exponents(n);
-    const size_t escaped =
-        scalar.encode(rows.in.data(), tokens, channels, base, rests.data(), codes.data(), escapes.data(), n);
+    const size_t escaped = scalar.encode(rows.in.data(), tokens, channels, base, 0, rests.data(),
+                                         codes.data(), escapes.data(), n);
     ASSERT_NE(escaped, kNoEscapeRoom);
     escapes.resize(escaped);
     escapes.shrink_to_fit();
@@ -104,15 +107,15 @@ TEST(ExponentDiff, EveryIsaGivesTheScalarBytesAndComesBack) {
       const ExponentKernels& kernels = Exponent(isa);
       ASSERT_EQ(kernels.largest_exponent(rows.in.data(), tokens, channels), largest);
       std::vector<std::byte> rests2(n), codes2(code_bytes), escapes2(escaped), exponents2(n);
-      ASSERT_EQ(kernels.encode(rows.in.data(), tokens, channels, base, rests2.data(), codes2.data(),
+      ASSERT_EQ(kernels.encode(rows.in.data(), tokens, channels, base, channels, rests2.data(), codes2.data(),
                                escapes2.data(), escaped),
                 escaped);
       ASSERT_EQ(rests2, rests);
       ASSERT_EQ(codes2, codes);
       ASSERT_EQ(escapes2, escapes);
       if (escaped > 0) {
-        ASSERT_EQ(kernels.encode(rows.in.data(), tokens, channels, base, rests2.data(), codes2.data(),
-                                 escapes2.data(), escaped - 1),
+        ASSERT_EQ(kernels.encode(rows.in.data(), tokens, channels, base, channels, rests2.data(),
+                                 codes2.data(), escapes2.data(), escaped - 1),
                   kNoEscapeRoom);
       }
       size_t counted = 0;
@@ -121,9 +124,9 @@ TEST(ExponentDiff, EveryIsaGivesTheScalarBytesAndComesBack) {
       }
       ASSERT_EQ(counted, escaped);
       Rows back(tokens, channels);
-      ASSERT_EQ(
-          kernels.decode(rests.data(), codes.data(), escapes.data(), base, tokens, channels, back.out.data()),
-          escaped);
+      ASSERT_EQ(kernels.decode(rests.data(), codes.data(), escapes.data(), base, tokens, channels, true,
+                               back.out.data()),
+                escaped);
       ASSERT_EQ(back.memory, rows.memory);
       kernels.split(rows.in.data(), tokens, channels, rests2.data(), exponents2.data());
       ASSERT_EQ(rests2, rests);
@@ -183,7 +186,7 @@ TEST(ExponentDiff, WideCodesOfEveryIsaAreTheScalarsAndComeBack) {
       ASSERT_EQ(escapes2, escapes);
       Rows back(tokens, channels);
       ASSERT_EQ(kernels.decode_wide(rests.data(), codes.data(), escapes.data(), escaped, base, width, tokens,
-                                    channels, back.out.data()),
+                                    channels, true, back.out.data()),
                 escaped);
       ASSERT_EQ(back.memory, rows.memory);
       if (escaped == 0) continue;
@@ -193,8 +196,56 @@ TEST(ExponentDiff, WideCodesOfEveryIsaAreTheScalarsAndComeBack) {
       escapes2.resize(escaped - 1);
       escapes2.shrink_to_fit();
       ASSERT_EQ(kernels.decode_wide(rests.data(), codes.data(), escapes2.data(), escaped - 1, base, width,
-                                    tokens, channels, back.out.data()),
+                                    tokens, channels, false, back.out.data()),
                 kNoEscapeRoom);
+    }
+  }
+}
+
+// Aligned rows, which streaming stores take, with a gap behind each that stays as it is.
+TEST(ExponentDiff, StreamedRowsAreTheSame) {
+  struct alignas(64) Line {
+    uint16_t values[32] = {};
+  };
+  base::Rng rng(32);
+  for (int round = 0; round < 200; ++round) {
+    const auto tokens = static_cast<uint32_t>(1 + rng.Below(9));
+    const auto channels =
+        static_cast<uint32_t>(rng.Below(3) == 0 ? 1 + rng.Below(300) : 64 * (1 + rng.Below(4)));
+    const size_t lines = (channels + 31) / 32 + 1;
+    std::vector<Line> in(tokens * lines), whole(in.size()), streamed(in.size());
+    std::vector<const uint16_t*> from;
+    std::vector<uint16_t*> to, around;
+    for (uint32_t t = 0; t < tokens; ++t) {
+      uint16_t* const row = in[t * lines].values;
+      for (uint32_t c = 0; c < channels; ++c) row[c] = RandomValue(rng, 10);
+      from.push_back(row);
+      to.push_back(whole[t * lines].values);
+      around.push_back(streamed[t * lines].values);
+    }
+    const auto same = [&](const std::vector<Line>& out) {
+      return std::memcmp(out.data(), in.data(), in.size() * sizeof(Line)) == 0;
+    };
+    const size_t n = size_t{tokens} * channels;
+    for (const Isa isa : AvailableIsas()) {
+      const ExponentKernels& kernels = Exponent(isa);
+      std::vector<std::byte> rests(n), codes(tokens * WindowRowBytes(channels)), escapes(n);
+      const size_t escaped = kernels.encode(from.data(), tokens, channels, 114, lines * 32, rests.data(),
+                                            codes.data(), escapes.data(), n);
+      kernels.decode(rests.data(), codes.data(), escapes.data(), 114, tokens, channels, false, to.data());
+      EXPECT_EQ(kernels.decode(rests.data(), codes.data(), escapes.data(), 114, tokens, channels, true,
+                               around.data()),
+                escaped);
+      ASSERT_TRUE(same(whole)) << Name(isa);
+      ASSERT_TRUE(same(streamed)) << Name(isa);
+      std::vector<uint8_t> wide(n);
+      const size_t more = kernels.encode_wide(from.data(), tokens, channels, 120, 9, rests.data(),
+                                              wide.data(), escapes.data(), n);
+      std::fill(streamed.begin(), streamed.end(), Line{});
+      EXPECT_EQ(kernels.decode_wide(rests.data(), wide.data(), escapes.data(), more, 120, 9, tokens, channels,
+                                    true, around.data()),
+                more);
+      ASSERT_TRUE(same(streamed)) << Name(isa);
     }
   }
 }
