@@ -42,6 +42,7 @@ base::Status CheckTransferFlags(const RuntimeArgs& args) {
   }
   KVPLANE_RETURN_IF_ERROR(ParseFaultPlan(args.kv_fault).status());
   KVPLANE_RETURN_IF_ERROR(SecondsFlag("--stall-timeout-s", args.stall_timeout_s).status());
+  KVPLANE_RETURN_IF_ERROR(SecondsFlag("--offer-lease-s", args.offer_lease_s).status());
   return SecondsFlag("--transfer-timeout-s", args.transfer_timeout_s).status();
 }
 

@@ -34,6 +34,7 @@ base::Status Route(const RouteArgs& args) {
   options.auth_token_file = args.auth_token_file;
   options.node_token_file = args.node_token_file;
   options.insecure = args.insecure;
+  options.allowed_hosts = args.allowed_hosts;
   KVPLANE_ASSIGN_OR_RETURN(options.http.tls, HttpsServerContext(args.tls_certificate, args.tls_key));
   KVPLANE_ASSIGN_OR_RETURN(options.node_tls, HttpsClientContext(args.node_ca));
   KVPLANE_ASSIGN_OR_RETURN(options.request_timeout,

@@ -16,7 +16,8 @@ struct RouteArgs {
   std::string auth_token_file;  // bearer token clients must send
   std::string node_token_file;  // bearer token sent to the nodes
   bool insecure = false;
-  std::string tls_certificate;  // HTTPS instead of HTTP: PEM files
+  std::vector<std::string> allowed_hosts;  // without a token: names clients may call the router by
+  std::string tls_certificate;             // HTTPS instead of HTTP: PEM files
   std::string tls_key;
   std::string node_ca;             // authorities of https nodes; empty: the system's
   double request_timeout_s = 300;  // one request, both nodes together

@@ -2,20 +2,20 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <string_view>
 #include <utility>
 
 #include "apps/cli/exit_code.h"
 #include "apps/cli/https_flags.h"
+#include "apps/cli/kv_advertise.h"
 #include "apps/cli/seconds_flag.h"
 #include "apps/cli/shutdown_signal.h"
 #include "kvplane/base/log.h"
 #include "kvplane/server/server.h"
+#include "kvplane/transport/endpoint.h"
 
 namespace kvplane::cli {
 namespace {
@@ -35,20 +35,20 @@ std::string Hex(std::span<const std::byte> bytes) {
   return out;
 }
 
-server::NodeInfo DescribeNode(const ServeArgs& args, NodeRuntime& runtime) {
+base::Result<server::NodeInfo> DescribeNode(const ServeArgs& args, NodeRuntime& runtime) {
   server::NodeInfo info;
   info.role = args.runtime.role;
   info.model_fingerprint = Hex(runtime.model().fingerprint());
   info.default_strategy = runtime.default_strategy().ToString();
   for (const auto& profile : runtime.profiles().all()) info.profiles.push_back(profile->id().ToHex());
-  // "tcp://HOST:PORT", as the sender prints its own endpoint.
-  const std::string endpoint = runtime.kv_endpoint();
-  const size_t colon = endpoint.rfind(':');
-  constexpr std::string_view kScheme = "tcp://";
-  if (endpoint.starts_with(kScheme) && colon > kScheme.size()) {
-    info.kv_host = endpoint.substr(kScheme.size(), colon - kScheme.size());
-    std::from_chars(endpoint.data() + colon + 1, endpoint.data() + endpoint.size(), info.kv_port);
-  }
+  const std::string bound = runtime.kv_endpoint();
+  if (bound.empty()) return info;
+  KVPLANE_ASSIGN_OR_RETURN(KvAddress told, AdvertisedKv(args.runtime.kv_listen, args.kv_advertise, bound));
+  info.kv_host = std::move(told.host);
+  info.kv_port = told.port;
+  base::Log(base::LogLevel::kInfo, "KV is served at {}; decode nodes are told {}", bound,
+            info.kv_host.empty() ? "the host by which this node is reached (--kv-advertise names one)"
+                                 : transport::FormatHostPort(info.kv_host, info.kv_port));
   return info;
 }
 
@@ -74,6 +74,9 @@ base::Status Serve(const ServeArgs& args) {
   KVPLANE_RETURN_IF_ERROR(ConfigureLogFrom(args));
   KVPLANE_ASSIGN_OR_RETURN(const base::Duration drain,
                            SecondsFlag("--drain-s", args.drain_s, /*zero_allowed=*/true));
+  if (!args.kv_advertise.empty()) {
+    KVPLANE_RETURN_IF_ERROR(ParseKvAdvertise(args.kv_advertise).status().Annotate("--kv-advertise"));
+  }
   server::ServerOptions options;
   KVPLANE_ASSIGN_OR_RETURN(options.http.tls, HttpsServerContext(args.tls_certificate, args.tls_key));
   ShutdownSignal signals;
@@ -86,10 +89,12 @@ base::Status Serve(const ServeArgs& args) {
   options.http.port = static_cast<uint16_t>(args.port);
   options.auth_token_file = args.auth_token_file;
   options.insecure = args.insecure;
+  options.allowed_hosts = args.allowed_hosts;
+  KVPLANE_ASSIGN_OR_RETURN(server::NodeInfo info, DescribeNode(args, *runtime));
   KVPLANE_ASSIGN_OR_RETURN(
       const std::unique_ptr<server::Server> server,
       server::Server::Create(runtime->engine(), runtime->tokenizer(), runtime->chat_template(),
-                             ModelName(args), DescribeNode(args, *runtime), options));
+                             ModelName(args), std::move(info), options));
   signals.Watch([&server, drain] {
     base::Log(base::LogLevel::kInfo, "draining for at most {:.0f} s", base::ToSeconds(drain));
     server->RequestDrain(base::Clock::System().Now() + drain);

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "apps/cli/node_runtime.h"
 
@@ -18,9 +19,11 @@ struct ServeArgs {
   std::string host = "127.0.0.1";  // other addresses need --auth-token-file or --insecure
   uint32_t port = 8000;            // 0: the system chooses
   std::string served_model_name;   // default: the model folder's name
-  std::string auth_token_file;     // bearer token clients must send, and what nodes prove to each other
-  bool insecure = false;           // allow a public address without a token
-  std::string tls_certificate;     // HTTPS instead of HTTP: PEM files
+  std::string kv_advertise;        // where others fetch KV, HOST[:PORT]; empty: where --kv-listen says
+  std::vector<std::string> allowed_hosts;  // without a token: names clients may call this node by
+  std::string auth_token_file;  // bearer token clients must send, and what nodes prove to each other
+  bool insecure = false;        // allow a public address without a token
+  std::string tls_certificate;  // HTTPS instead of HTTP: PEM files
   std::string tls_key;
   double drain_s = 30;
   std::string log_level = "info";

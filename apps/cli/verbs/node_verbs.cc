@@ -12,6 +12,10 @@
 namespace kvplane::cli {
 namespace {
 
+constexpr uint32_t kMaxCodecThreads = 256;
+constexpr uint32_t kMaxTileRetries = 100;         // a link that needs more delivers nothing in time
+constexpr uint32_t kMaxStoreTimeoutMs = 600'000;  // requests end earlier
+
 void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
   verb->add_option("--role", args.role, "unified, prefill (sends KV) or decode (receives KV)")
       ->check(CLI::IsMember({"unified", "prefill", "decode"}));
@@ -22,8 +26,10 @@ void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
   verb->add_option("--kv-listen", args.kv_listen, "Where a prefill node serves KV");
   AddKvSecurityFlags(verb, args.kv_security);
   verb->add_option("--codec-threads", args.codec_threads,
-                   "Threads that code tiles; 0: on the link's own threads");
-  verb->add_option("--tile-retries", args.tile_retries, "Times a damaged tile is asked for again");
+                   "Threads that code tiles; 0: on the link's own threads")
+      ->check(CLI::Range(0u, kMaxCodecThreads));
+  verb->add_option("--tile-retries", args.tile_retries, "Times a damaged tile is asked for again")
+      ->check(CLI::Range(0u, kMaxTileRetries));
   verb->add_option("--transfer-timeout-s", args.transfer_timeout_s,
                    "A transfer not complete by then is recomputed");
   verb->add_option("--offer-lease-s", args.offer_lease_s,
@@ -52,7 +58,8 @@ void AddStoreFlags(CLI::App* verb, StoreArgs& args) {
   verb->add_option("--store-salt-file", args.salt_file,
                    "File with a secret that goes into all names: who has another one shares nothing");
   verb->add_option("--store-timeout-ms", args.timeout_ms,
-                   "A lookup, or a round of reads, that takes longer is a miss");
+                   "A lookup, or a round of reads, that takes longer is a miss")
+      ->check(CLI::Range(1u, kMaxStoreTimeoutMs));
   verb->add_option("--store-load", args.load,
                    "adaptive: load where it is faster than computing; always: whatever is found")
       ->check(CLI::IsMember({"adaptive", "always"}));
@@ -80,6 +87,14 @@ void AddHttpsFlags(CLI::App* verb, std::string& certificate, std::string& key) {
   verb->add_option("--tls-key", key, "Its key (PEM)");
 }
 
+void AddAllowHostFlag(CLI::App* verb, std::vector<std::string>& hosts) {
+  verb->add_option(
+          "--allow-host", hosts,
+          "Without a token: a name, beside addresses and localhost, that clients may call this server "
+          "by; repeatable")
+      ->allow_extra_args(false);
+}
+
 }  // namespace
 
 void AddServe(CLI::App& app, Action& action) {
@@ -87,6 +102,10 @@ void AddServe(CLI::App& app, Action& action) {
   CLI::App* verb = Verb(app, "serve", "Serve a model behind the OpenAI-compatible API");
   AddRuntimeFlags(verb, args.runtime);
   AddTransferFlags(verb, args.runtime);
+  verb->add_option(
+      "--kv-advertise", args.kv_advertise,
+      "HOST[:PORT] at which decode nodes reach --kv-listen; default: its host, and where that is "
+      "0.0.0.0 or [::], the host by which this node itself was reached");
   AddStoreFlags(verb, args.runtime.store);
   verb->add_option("--host", args.host, "Address to bind; others than loopback need a token or --insecure");
   verb->add_option("--port", args.port, "Port; 0: any free one")->check(CLI::Range(0, 65535));
@@ -95,6 +114,7 @@ void AddServe(CLI::App& app, Action& action) {
   verb->add_option("--auth-token-file", args.auth_token_file,
                    "File with the token that clients must send and nodes must prove to each other");
   verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
+  AddAllowHostFlag(verb, args.allowed_hosts);
   AddHttpsFlags(verb, args.tls_certificate, args.tls_key);
   verb->add_option("--drain-s", args.drain_s, "Time running requests get after SIGTERM");
   AddLogFlags(verb, args.log_level, args.log_json);
@@ -117,6 +137,7 @@ void AddRoute(CLI::App& app, Action& action) {
   verb->add_option("--auth-token-file", args.auth_token_file, "File with the bearer token clients must send");
   verb->add_option("--node-token-file", args.node_token_file, "File with the bearer token the nodes ask for");
   verb->add_flag("--insecure", args.insecure, "Allow a public address without a token");
+  AddAllowHostFlag(verb, args.allowed_hosts);
   AddHttpsFlags(verb, args.tls_certificate, args.tls_key);
   verb->add_option("--node-ca", args.node_ca,
                    "Authorities (PEM) that vouch for https:// nodes; default: the system's");
