@@ -24,12 +24,14 @@ namespace {
 
 using Bytes = std::vector<std::byte>;
 
-// One layer of channels with the given deviations; means are 3 deviations; 0 dB for the whole layer.
+// One layer of channels with the given deviations; means are 3 deviations. `step_0db`: 0: that of the
+// whole layer.
 std::shared_ptr<const ModelProfile> ProfileOf(uint32_t heads, uint32_t head_dim,
-                                              const std::vector<double>& deviations) {
+                                              const std::vector<double>& deviations, double step_0db = 0) {
   double energy = 0;
   for (const double deviation : deviations) energy += deviation * deviation;
-  const int16_t step = testing::LogOf(std::sqrt(12 * energy / static_cast<double>(deviations.size())));
+  const double layer_step = std::sqrt(12 * energy / static_cast<double>(deviations.size()));
+  const int16_t step = testing::LogOf(step_0db > 0 ? step_0db : layer_step);
   SpaceData space;
   BasisData basis;
   basis.rank = head_dim;
@@ -56,9 +58,12 @@ std::shared_ptr<const TileCodec> CodecOf(std::string_view chain,
   return *codec;
 }
 
+// What a tile holds that nobody has written.
+constexpr uint16_t kUntouched = 0xbeef;
+
 struct Tile {
   Tile(uint32_t tokens, uint32_t heads, uint32_t head_dim)
-      : shape{tokens, heads, head_dim}, values(shape.values()) {}
+      : shape{tokens, heads, head_dim}, values(shape.values(), kUntouched) {}
   tensor::ConstTileView view() const {
     return tensor::ConstTileView::Contiguous(values.data(), shape.tokens, shape.heads, shape.head_dim);
   }
@@ -217,6 +222,63 @@ TEST(EcsqDiff, EveryIsaWritesTheSameBytesAndValues) {
       }
       ASSERT_EQ(coded, expected) << Name(isa) << " round " << round;
       ASSERT_EQ(back.values, first.values) << Name(isa) << " round " << round;
+    }
+  }
+}
+
+// Lanes that the profile says are idle have no stream: what decodes in their place must be written, whatever
+// the shape.
+TEST(EcsqDiff, LanesLeftOutComeBackOnEveryIsa) {
+  base::Rng rng(14);
+  constexpr struct {
+    uint32_t heads, head_dim, tokens;
+  } kShapes[] = {{1, 128, 64}, {2, 64, 20},  {2, 128, 64}, {4, 64, 64},
+                 {8, 128, 64}, {3, 128, 64}, {5, 16, 9}};
+  constexpr bool (*kIdle[])(uint32_t, uint32_t) = {
+      [](uint32_t e, uint32_t) { return e >= 128; },      // the last windows
+      [](uint32_t e, uint32_t) { return e < 128; },       // the first one
+      [](uint32_t e, uint32_t n) { return e >= n / 2; },  // the last half
+      [](uint32_t e, uint32_t n) { return e + 1 == n; },  // the last lane
+      [](uint32_t e, uint32_t n) { return e == n / 3; },  // one lane
+      [](uint32_t e, uint32_t n) { return e != n / 3; },  // all but one
+      [](uint32_t e, uint32_t) { return e * 2654435761u % 4 == 0; },
+      [](uint32_t, uint32_t) { return true; },
+  };
+  constexpr double kStep = 0.1;
+  constexpr int kSnr = 20;
+  for (const auto& [heads, head_dim, tokens] : kShapes) {
+    const uint32_t elements = heads * head_dim;
+    for (const auto idle : kIdle) {
+      std::vector<double> deviations = SpreadDeviations(rng, elements, 0.5);
+      for (uint32_t e = 0; e < elements; ++e) {
+        if (idle(e, elements)) deviations[e] = 0.001;
+      }
+      const auto profile = ProfileOf(heads, head_dim, deviations, kStep * std::pow(10, kSnr / 20.0));
+      for (const std::string_view chain :
+           {"centre(static) | ecsq(snr=20) | rans(class)", "ecsq(snr=20) | rans(class)",
+            "centre(static) | ternary(layers=1,snr=20) | rans(class)"}) {
+        const auto codec = CodecOf(chain, profile);
+        const Tile tile = RandomTile(rng, tokens, heads, head_dim, deviations, 3);
+        Bytes expected;
+        Tile first(tokens, heads, head_dim);
+        for (const kernel::Isa isa : kernel::AvailableIsas()) {
+          const kernel::testing::ScopedIsa scoped(isa);
+          const Bytes coded = Encode(*codec, tile);
+          Tile back(tokens, heads, head_dim);
+          ASSERT_TRUE(Decode(*codec, coded, back).ok());
+          if (isa == kernel::Isa::kScalar) {
+            expected = coded;
+            first = back;
+          }
+          ASSERT_EQ(coded, expected) << Name(isa) << ", " << chain << ", " << heads << " x " << head_dim;
+          ASSERT_EQ(back.values, first.values)
+              << Name(isa) << ", " << chain << ", " << heads << " x " << head_dim;
+        }
+        for (size_t i = 0; i < tile.values.size(); ++i) {
+          const double a = tensor::Bf16ToFloat(tile.values[i]);
+          ASSERT_NEAR(tensor::Bf16ToFloat(first.values[i]), a, 2.6 * kStep + std::fabs(a) / 128) << chain;
+        }
+      }
     }
   }
 }

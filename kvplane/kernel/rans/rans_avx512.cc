@@ -248,7 +248,9 @@ void DecodeRowsTo(DecodeJob& job) {
 
 template <uint32_t kWidth>
 void Avx512Core::DecodeRows(DecodeJob& job) {
-  if (PicksRows(*job.layout)) return DecodeRowsTo<kWidth, Target::kWindow>(job);
+  // The walk over the windows takes as many groups of lanes as of elements, each with its lane.
+  const bool all_lanes = job.shape->channels == job.layout->elements();
+  if (all_lanes && PicksRows(*job.layout)) return DecodeRowsTo<kWidth, Target::kWindow>(job);
   if (MayStream<kWidth>(job)) return DecodeRowsTo<kWidth, Target::kStream>(job);
   DecodeRowsTo<kWidth, Target::kRow>(job);
 }
