@@ -10,6 +10,7 @@ constexpr int kExitFailed = 1;
 constexpr int kExitUsage = 2;
 constexpr int kExitCorrupt = 3;
 constexpr int kExitUnavailable = 4;
+constexpr int kExitNotDecoded = 5;  // of `verify`: every checksum matches, the profile to decode is not there
 
 constexpr int ExitCodeFor(base::StatusCode code) {
   switch (code) {

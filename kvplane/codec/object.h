@@ -157,6 +157,9 @@ class ObjectReader {
   // Verifies the index of `layer`; `section` is exactly layer_range(layer).
   base::Result<LayerSection> OpenLayer(uint32_t layer, std::span<const std::byte> section) const;
 
+  // Whether the profile that the strategy takes is there: kFailedPrecondition, with its id, where it is not.
+  // Decoding says so too; who takes memory for the values asks first.
+  base::Status CheckDecodable() const;
   // Decodes one tile into `out`, all or nothing.
   base::Status DecodeTile(const LayerSection& section, const TileRef& tile, Workspace& workspace,
                           const tensor::TileView& out) const;

@@ -95,6 +95,9 @@ base::Result<SideStrategy> ReadStrategy(std::span<const std::byte> text, tensor:
   return strategy;
 }
 
+// What a coded tile takes at least, whatever its chain: that of an object whose profile is not there.
+uint64_t SmallestTile(const TileShape& shape) { return 1 + shape.raw_bytes() / kMaxTileRatio; }
+
 // What the section of a layer takes at least. It ties the geometry an object claims to bytes that are there.
 uint64_t SmallestSection(const ObjectInfo& info,
                          const std::array<std::shared_ptr<const TileCodec>, 2>& codecs) {
@@ -102,12 +105,10 @@ uint64_t SmallestSection(const ObjectInfo& info,
   const TileShape full = {tensor::kTileTokens, last.heads, last.head_dim};
   uint64_t bytes = layout::IndexBytes(info.tiles_per_layer());
   for (const auto& codec : codecs) {
-    if (codec == nullptr) {
-      bytes += info.tiles_per_layer() / 2;
-      continue;
-    }
-    bytes += info.head_groups() *
-             (uint64_t{info.token_tiles() - 1} * codec->MinEncodedBytes(full) + codec->MinEncodedBytes(last));
+    const auto least = [&codec](const TileShape& shape) {
+      return codec == nullptr ? SmallestTile(shape) : uint64_t{codec->MinEncodedBytes(shape)};
+    };
+    bytes += info.head_groups() * (uint64_t{info.token_tiles() - 1} * least(full) + least(last));
   }
   return bytes;
 }
@@ -250,6 +251,12 @@ base::Result<std::span<const std::byte>> LayerSection::Tile(size_t index) const 
   return coded;
 }
 
+base::Status ObjectReader::CheckDecodable() const {
+  if (codecs_[0] != nullptr && codecs_[1] != nullptr) return base::Status::Ok();
+  return base::FailedPrecondition("object: coded with the profile {}, which is not loaded",
+                                  ProfileId{info_.identity.profile}.ToHex());
+}
+
 base::Status ObjectReader::DecodeTile(const LayerSection& section, const TileRef& tile, Workspace& workspace,
                                       const tensor::TileView& out) const {
   if (tile.head_group >= info_.head_groups() || tile.token_tile >= info_.token_tiles()) {
@@ -261,15 +268,13 @@ base::Status ObjectReader::DecodeTile(const LayerSection& section, const TileRef
   }
   KVPLANE_ASSIGN_OR_RETURN(const auto coded, section.Tile(TileIndex(info_, tile)));
   const TileCodec* codec = codecs_[static_cast<size_t>(tile.side)].get();
-  if (codec == nullptr) {
-    return base::FailedPrecondition("object: coded with the profile {}, which is not loaded",
-                                    ProfileId{info_.identity.profile}.ToHex());
-  }
+  if (codec == nullptr) return CheckDecodable();
   return codec->Decode(coded, workspace, out, ContextOf(info_, section.layer(), tile));
 }
 
 base::Status ObjectReader::DecodeLayer(uint32_t layer, std::span<const std::byte> section,
                                        Workspace& workspace, const tensor::LayerPages& out) const {
+  KVPLANE_RETURN_IF_ERROR(CheckDecodable());
   if (out.format.block_tokens == 0 || out.pages.size() * out.format.block_tokens < info_.tokens) {
     return base::InvalidArgument("object: {} pages of {} tokens do not cover {} tokens", out.pages.size(),
                                  out.format.block_tokens, info_.tokens);
@@ -294,6 +299,7 @@ base::Status ObjectReader::CheckObjectLength(std::span<const std::byte> object) 
 
 base::Status ObjectReader::DecodeAll(std::span<const std::byte> object, Workspace& workspace,
                                      std::span<const tensor::LayerPages> out) const {
+  KVPLANE_RETURN_IF_ERROR(CheckDecodable());
   KVPLANE_RETURN_IF_ERROR(CheckObjectLength(object));
   if (out.size() != info_.geometry.layers) {
     return base::InvalidArgument("object: pages of {} layers for {}", out.size(), info_.geometry.layers);

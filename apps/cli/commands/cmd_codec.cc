@@ -76,8 +76,9 @@ base::Result<OpenedObject> OpenFile(const std::string& path, const codec::OpenOp
 }
 
 base::Result<RawKv> DecodeValues(const OpenedObject& object) {
-  // Sections are at least as long as their tiles can be: a claim of much KV needs a large object.
   KVPLANE_RETURN_IF_ERROR(object.reader.VerifyChecksums(object.bytes));
+  KVPLANE_RETURN_IF_ERROR(object.reader.CheckDecodable());
+  // Sections are at least as long as their tiles can be: a claim of much KV needs a large object.
   RawKv kv = RawKv::Make(object.reader.info().geometry, object.reader.info().tokens);
   std::vector<uint16_t*> pages;
   for (uint32_t layer = 0; layer < kv.geometry.layers; ++layer) pages.push_back(kv.layer_page(layer));
@@ -190,22 +191,29 @@ base::Status Inspect(const InspectArgs& args) {
   return base::Status::Ok();
 }
 
-base::Status Verify(const VerifyArgs& args) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(args.input, ignored)) {
-    return VerifyStore({.folder = args.input, .repair = args.repair, .json = args.json});
-  }
+base::Status VerifyFolder(const VerifyArgs& args) {
+  return VerifyStore({.folder = args.input, .repair = args.repair, .json = args.json});
+}
+
+// Whether the object was decoded, not only its checksums verified: that takes the profile it names.
+base::Result<bool> VerifyObject(const VerifyArgs& args) {
   if (args.repair || args.json) {
     return base::InvalidArgument("{}: --repair and --json are for the folder of a disk store", args.input);
   }
   KVPLANE_ASSIGN_OR_RETURN(const codec::ProfileSet profiles, ReadProfileFiles(args.profiles));
   KVPLANE_ASSIGN_OR_RETURN(const OpenedObject object, OpenFile(args.input, {.profiles = &profiles}));
-  const base::Status decoded = DecodeValues(object).status();
-  if (!decoded.ok()) return decoded.Annotate(args.input);
   const codec::ObjectInfo& info = object.reader.info();
-  fmt::print(stderr, "{}: ok, {} layers of {} tiles, {} tokens, ratio {:.3f}\n", args.input,
+  const bool decodable = object.reader.CheckDecodable().ok();
+  const base::Status checked =
+      decodable ? DecodeValues(object).status() : object.reader.VerifyChecksums(object.bytes);
+  if (!checked.ok()) return checked.Annotate(args.input);
+  const std::string found =
+      decodable ? std::string("ok")
+                : fmt::format("checksums ok, not decoded (profile {} is not loaded: --profile)",
+                              codec::ProfileId{info.identity.profile}.ToHex());
+  fmt::print(stderr, "{}: {}, {} layers of {} tiles, {} tokens, ratio {:.3f}\n", args.input, found,
              info.geometry.layers, info.tiles_per_layer(), info.tokens, RatioOf(object.reader));
-  return base::Status::Ok();
+  return decodable;
 }
 
 }  // namespace
@@ -213,6 +221,12 @@ base::Status Verify(const VerifyArgs& args) {
 int CmdEncode(const EncodeArgs& args) { return Report(Encode(args)); }
 int CmdDecode(const DecodeArgs& args) { return Report(Decode(args)); }
 int CmdInspect(const InspectArgs& args) { return Report(Inspect(args)); }
-int CmdVerify(const VerifyArgs& args) { return Report(Verify(args)); }
+int CmdVerify(const VerifyArgs& args) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(args.input, ignored)) return Report(VerifyFolder(args));
+  const base::Result<bool> decoded = VerifyObject(args);
+  if (!decoded.ok()) return Report(decoded.status());
+  return *decoded ? kExitOk : kExitNotDecoded;
+}
 
 }  // namespace kvplane::cli
