@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "apps/cli/verbs/verb.h"
 #include "kvplane/base/edit_distance.h"
 #include "kvplane/kernel/isa.h"
+#include "kvplane/store/disk_store.h"
 
 namespace kvplane::cli {
 namespace {
@@ -103,7 +105,13 @@ int Run(int argc, char** argv) {
     fmt::print(stderr, "kvplane: {}\n", forced.ToString());
     return kExitUsage;
   }
-  return action();
+  const int code = action();
+  if (store::DiskStore::left_behind() > 0) {
+    // Its threads are in the kernel, waiting for a disk: what they use must not be destroyed under them.
+    std::fflush(nullptr);
+    std::_Exit(code);
+  }
+  return code;
 }
 
 }  // namespace

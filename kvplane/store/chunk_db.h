@@ -35,6 +35,10 @@
 #include "kvplane/base/status.h"
 #include "kvplane/store/record.h"
 
+namespace rocksdb {
+class Env;
+}
+
 namespace kvplane::store {
 
 constexpr uint32_t kChunkBytes = 256 << 10;
@@ -47,6 +51,7 @@ struct ChunkDbOptions {
   uint64_t budget_bytes = 0;      // of the chunk files; checked after every flush
   size_t write_buffer_bytes = 0;  // also the size of a file
   base::Duration ttl{};           // older files go; zero: never. Whole seconds.
+  rocksdb::Env* env = nullptr;    // null: the system's
 };
 
 struct FolderSpace {

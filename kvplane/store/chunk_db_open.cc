@@ -55,6 +55,7 @@ class ChangeListener final : public rocksdb::EventListener {
 
 rocksdb::DBOptions DatabaseOptions(const ChunkDbOptions& options, const std::function<void()>& on_change) {
   rocksdb::DBOptions out;
+  if (options.env != nullptr) out.env = options.env;
   out.create_if_missing = options.create;
   out.create_missing_column_families = options.create;
   // A lost or damaged file costs its entries; the others must stay readable.

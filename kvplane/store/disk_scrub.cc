@@ -63,53 +63,54 @@ bool DiskStore::State::PauseUntil(base::TimePoint when) {
   return !keeper_stopped;
 }
 
-base::Result<ScrubReport> DiskStore::Scrub(const ScrubOptions& options) {
-  if (options.repair) KVPLANE_RETURN_IF_ERROR(state_->CheckWritable());
-  const base::Clock& clock = base::Clock::System();
+base::Result<ScrubReport> DiskStore::Scrub(const ScrubOptions& options) { return state_->Scrub(options); }
+
+base::Result<ScrubReport> DiskStore::State::Scrub(const ScrubOptions& scrub) {
+  if (scrub.repair) KVPLANE_RETURN_IF_ERROR(CheckWritable());
+  const base::Clock& system = base::Clock::System();
   ScrubReport report;
   std::vector<std::byte> buffer;
   std::optional<StoreKey> at;
-  base::TimePoint next = clock.Now();
+  base::TimePoint next = system.Now();
   for (;;) {
     {
-      base::MutexLock lock(state_->mutex);
-      at = state_->index.After(at);
+      base::MutexLock lock(mutex);
+      at = index.After(at);
     }
     if (!at) return report;
-    KVPLANE_RETURN_IF_ERROR(state_->CheckRunning());
-    if (clock.Now() >= options.deadline) return base::DeadlineExceeded("after {} entries", report.entries);
-    const base::Result<uint64_t> bytes = state_->VerifyEntry(*at, buffer);
+    KVPLANE_RETURN_IF_ERROR(CheckRunning());
+    if (system.Now() >= scrub.deadline) return base::DeadlineExceeded("after {} entries", report.entries);
+    const base::Result<uint64_t> bytes = VerifyEntry(*at, buffer);
     const base::StatusCode code = bytes.status().code();
     if (code == base::StatusCode::kNotFound) continue;
     ++report.entries;
     report.bytes += bytes.ok() ? *bytes : 0;
     report.damaged += code == base::StatusCode::kCorrupt;
     report.unreadable += !bytes.ok() && code != base::StatusCode::kCorrupt;
-    if (!bytes.ok() && report.named.size() < options.max_named)
+    if (!bytes.ok() && report.named.size() < scrub.max_named)
       report.named.push_back(Describe(*at, bytes.status()));
-    if (code == base::StatusCode::kCorrupt && options.repair) {
-      KVPLANE_RETURN_IF_ERROR(state_->EraseDamaged(*at, options.deadline));
+    if (code == base::StatusCode::kCorrupt && scrub.repair) {
+      KVPLANE_RETURN_IF_ERROR(EraseDamaged(*at, scrub.deadline));
     }
-    if (options.bytes_per_s == 0) continue;
-    next = std::max(next, clock.Now()) +
-           base::FromSeconds(static_cast<double>(buffer.size()) / static_cast<double>(options.bytes_per_s));
-    if (!state_->PauseUntil(std::min(next, options.deadline)))
-      return base::Cancelled("the store was shut down");
+    if (scrub.bytes_per_s == 0) continue;
+    next = std::max(next, system.Now()) +
+           base::FromSeconds(static_cast<double>(buffer.size()) / static_cast<double>(scrub.bytes_per_s));
+    if (!PauseUntil(std::min(next, scrub.deadline))) return base::Cancelled("the store was shut down");
   }
 }
 
-void DiskStore::KeepScrubbing() {
+void DiskStore::State::KeepScrubbing() {
   for (;;) {
-    const auto report = Scrub({.repair = true, .bytes_per_s = state_->options.scrub_bytes_per_s});
+    const auto report = Scrub({.repair = true, .bytes_per_s = options.scrub_bytes_per_s});
     if (report.status().code() == base::StatusCode::kCancelled) return;
     if (!report.ok()) {
-      base::Log(base::LogLevel::kWarn, "disk store {}: scrubbing ended early: {}", state_->options.folder,
+      base::Log(base::LogLevel::kWarn, "disk store {}: scrubbing ended early: {}", options.folder,
                 report.status().ToString());
     } else if (report->damaged + report->unreadable != 0) {
       base::Log(base::LogLevel::kWarn, "disk store {}: scrubbed {} entries: {} damaged, {} unreadable",
-                state_->options.folder, report->entries, report->damaged, report->unreadable);
+                options.folder, report->entries, report->damaged, report->unreadable);
     }
-    if (!state_->PauseUntil(base::Clock::System().Now() + kPauseBetweenRounds)) return;
+    if (!PauseUntil(base::Clock::System().Now() + kPauseBetweenRounds)) return;
   }
 }
 

@@ -73,6 +73,10 @@ struct DiskStore::State {
   void FollowDroppedFiles();
   void TryResume();
 
+  // The scrubber's thread, or a caller's.
+  base::Result<ScrubReport> Scrub(const ScrubOptions& scrub);
+  void KeepScrubbing();
+
   // Any thread. VerifyEntry(): kCorrupt when it is damaged, kNotFound when it went meanwhile.
   base::Result<uint64_t> VerifyEntry(const StoreKey& key, std::vector<std::byte>& buffer);
   // Counts a damaged entry and erases it, on the medium as well when it returns OK.
@@ -114,6 +118,7 @@ struct DiskStore::State {
   std::unique_ptr<DeadlinePool> readers;
   std::unique_ptr<DeadlinePool> writer;
   std::thread keeper;
+  std::thread scrubber;
 };
 
 }  // namespace kvplane::store

@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "kvplane/base/log.h"
@@ -22,6 +26,36 @@ constexpr size_t kMaxReadThreads = 64;
 constexpr uint64_t kLatePart = 4;
 // Of writing again; more uses than that in a moment are left to the next one.
 constexpr size_t kMaxRefreshes = 64;
+
+// How a store's closing goes, for the destructor that may not wait for its end.
+class Closing {
+ public:
+  void Ended() {
+    base::MutexLock lock(mutex_);
+    ended_ = true;
+    if (counted_) --count_;
+    changed_.NotifyAll();
+  }
+  // False: `limit` has come first; left_behind() then counts it until it ends.
+  bool AwaitEnd(base::TimePoint limit) {
+    base::MutexLock lock(mutex_);
+    while (!ended_ && changed_.WaitUntil(mutex_, limit)) {
+    }
+    if (!ended_) {
+      counted_ = true;
+      ++count_;
+    }
+    return ended_;
+  }
+  static size_t left_behind() { return count_; }
+
+ private:
+  static inline std::atomic<size_t> count_{0};
+  base::Mutex mutex_;
+  base::CondVar changed_;
+  bool ended_ KVPLANE_GUARDED_BY(mutex_) = false;
+  bool counted_ KVPLANE_GUARDED_BY(mutex_) = false;
+};
 
 base::Status CheckOptions(const DiskStoreOptions& options) {
   if (options.folder.empty()) return base::InvalidArgument("the disk tier needs a folder");
@@ -45,6 +79,7 @@ DiskStore::State::State(const DiskStoreOptions& store_options)
 
 DiskStore::State::~State() {
   Stop();
+  if (scrubber.joinable()) scrubber.join();
   if (keeper.joinable()) keeper.join();
   readers.reset();
   writer.reset();
@@ -83,7 +118,8 @@ base::Status DiskStore::State::Open() {
                                .budget_bytes = std::max(capacity_bytes - std::min(capacity_bytes, buffers),
                                                         kMinFileBudgetBuffers * write_buffer_bytes),
                                .write_buffer_bytes = write_buffer_bytes,
-                               .ttl = options.ttl};
+                               .ttl = options.ttl,
+                               .env = options.env};
   ChunkDbContents contents;
   KVPLANE_ASSIGN_OR_RETURN(db, ChunkDb::Open(chunk_options, contents, [this] {
                              base::MutexLock lock(keeper_mutex);
@@ -122,6 +158,7 @@ void DiskStore::State::Start() {
   readers = std::make_unique<DeadlinePool>(options.read_threads);
   writer = std::make_unique<DeadlinePool>(1);
   keeper = std::thread([this] { Keep(); });
+  if (options.scrub_bytes_per_s != 0) scrubber = std::thread([this] { KeepScrubbing(); });
 }
 
 void DiskStore::State::Stop() {
@@ -171,14 +208,32 @@ base::Result<std::unique_ptr<DiskStore>> DiskStore::Open(const DiskStoreOptions&
   return std::unique_ptr<DiskStore>(new DiskStore(std::move(state)));
 }
 
-DiskStore::DiskStore(std::unique_ptr<State> state) : state_(std::move(state)) {
-  if (state_->options.scrub_bytes_per_s != 0) scrubber_ = std::thread([this] { KeepScrubbing(); });
-}
+DiskStore::DiskStore(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 DiskStore::~DiskStore() {
   state_->Stop();
-  if (scrubber_.joinable()) scrubber_.join();
+  const std::string folder = state_->options.folder;
+  const base::TimePoint limit = base::Clock::System().Now() + state_->options.close_timeout;
+  const auto closing = std::make_shared<Closing>();
+  std::thread closer;
+  try {
+    closer = std::thread([state = std::shared_ptr<State>(std::move(state_)), closing]() mutable {
+      state.reset();
+      closing->Ended();
+    });
+  } catch (const std::system_error&) {
+    return;  // no thread to be had: closed already, by this one, however long it took
+  }
+  if (closing->AwaitEnd(limit)) {
+    closer.join();
+    return;
+  }
+  closer.detach();
+  base::Log(base::LogLevel::kError, "disk store {}: the disk does not answer, it is left behind unclosed",
+            folder);
 }
+
+size_t DiskStore::left_behind() { return Closing::left_behind(); }
 
 std::string DiskStore::name() const { return "disk " + state_->options.folder; }
 const std::string& DiskStore::opening_damage() const { return state_->opening_damage; }

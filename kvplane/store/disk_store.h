@@ -26,20 +26,29 @@
 // Memory: 3 write buffers (capacity / 64, between 1 and 64 MiB each: at most 192 MiB), 3 x 4 MiB for
 // entries, 32 MiB block cache, about 250 bytes per entry, one chunk (256 KiB) per read in progress.
 //
-// Pin() is kUnimplemented: files go as they are. Thread safety: as Store. The destructor flushes (unless
-// told not to) and waits for work in progress, as long as the disk takes.
+// Pin() is kUnimplemented: files go as they are.
+//
+// The destructor flushes (unless told not to) and waits for work in progress, for close_timeout at most: a
+// disk that hangs keeps its callers in the kernel for as long as it likes. What is not closed by then goes on
+// closing on a thread of its own, with the folder locked, and left_behind() counts it. A process that ends
+// while there are some should end without destroying what RocksDB's threads use (std::_Exit).
+//
+// Thread safety: as Store.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
 #include "kvplane/store/store.h"
+
+namespace rocksdb {
+class Env;
+}
 
 namespace kvplane::store {
 
@@ -61,6 +70,9 @@ struct DiskStoreOptions {
   uint64_t scrub_bytes_per_s = 0;  // reads everything again and again at this rate; zero: off
   bool flush_on_close = true;      // false: end as a crash would (tests)
   base::Clock* clock = nullptr;    // of TTLs; null: the system's
+  // The longest that the destructor waits for the disk. Flushing three write buffers takes a second or two.
+  base::Duration close_timeout = std::chrono::seconds(30);
+  rocksdb::Env* env = nullptr;  // what the database stands on; null: the system's. Outlives left_behind().
 };
 
 struct ScrubOptions {
@@ -105,16 +117,17 @@ class DiskStore final : public Store {
   // thread and waits for the disk. kDeadlineExceeded, kCancelled, or the failure of an erasure: the
   // report would be partial.
   base::Result<ScrubReport> Scrub(const ScrubOptions& options);
+  // Stores of this process that were destroyed and are still closing: their disks do not answer.
+  static size_t left_behind();
+
   // What opening the folder had to give up, for people; empty: nothing.
   const std::string& opening_damage() const;
 
  private:
   struct State;
   explicit DiskStore(std::unique_ptr<State> state);
-  void KeepScrubbing();
 
   std::unique_ptr<State> state_;
-  std::thread scrubber_;
 };
 
 }  // namespace kvplane::store
