@@ -118,8 +118,9 @@ class DeltaTransform final : public TileTransform {
                        const tensor::TileView& out) const override {
     const size_t stride = TokenStride(ShapeOf(out));
     const kernel::RowFrameKernels kernels = kernel::RowFrames();
-    return geometry_.Inverse(context, side, out, [&](uint32_t head, const auto& rows, const auto& frame) {
+    return geometry_.Inverse(context, side, out, [&](uint32_t head, const auto& rows, auto frame) {
       const uint32_t dim = rows.head_dim();
+      frame.streaming_stores = false;  // so few rows a call would be a wait each
       for (uint32_t t = 0; t < rows.tokens(); t += group_) {
         const uint16_t* from = coded + t * stride + size_t{head} * dim;
         kernels.Restore(from, stride, 1, dim, frame.From(t), rows.data() + t);

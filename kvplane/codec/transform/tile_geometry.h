@@ -12,6 +12,7 @@
 
 #include "kvplane/base/status.h"
 #include "kvplane/codec/model_profile.h"
+#include "kvplane/codec/page_stores.h"
 #include "kvplane/codec/stage_registry.h"
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/codec/tile_context.h"
@@ -87,6 +88,7 @@ bool TileGeometry::Forward(const TileContext& context, const tensor::ConstTileVi
     const TileRows<const uint16_t> rows(in, head);
     if (!CanBeTransformed(rows)) return false;
     kernel::RowFrame frame = FrameWithoutMean(rope);
+    frame.ahead = head + 1 < in.heads ? in.head_stride : 0;
     if (centre_ == CentreScope::kStatic) LoadStaticMeans(context, head, in.head_dim, means);
     if (centre_ == CentreScope::kBlock) {
       MakeBlockMeans(rows, frame, side + size_t{2} * head * in.head_dim, means);
@@ -106,6 +108,7 @@ base::Status TileGeometry::Inverse(const TileContext& context, const std::byte* 
   for (uint32_t head = 0; head < out.heads; ++head) {
     const TileRows<uint16_t> rows(out, head);
     kernel::RowFrame frame = FrameWithoutMean(rope);
+    frame.streaming_stores = out.values() * sizeof(uint16_t) >= kStreamingBytes;
     if (centre_ == CentreScope::kStatic) LoadStaticMeans(context, head, out.head_dim, means);
     if (centre_ == CentreScope::kBlock &&
         !LoadBlockMeans(side + size_t{2} * head * out.head_dim, out.head_dim, means)) {

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kvplane/kernel/hadamard/hadamard_lanes.h"
+#include "kvplane/kernel/prefetch.h"
 
 namespace kvplane::kernel::internal {
 namespace {
@@ -80,12 +81,17 @@ KVPLANE_TARGET_AVX512 inline void Rotate(Lanes (&x)[kRegisters], const float* ro
   }
 }
 
+// stream: around the caches; requires alignment.
 template <uint32_t kRegisters>
-KVPLANE_TARGET_AVX512 inline void StoreBf16(const Lanes (&x)[kRegisters], uint16_t* to) {
+KVPLANE_TARGET_AVX512 inline void StoreBf16(const Lanes (&x)[kRegisters], bool stream, uint16_t* to) {
 #pragma GCC unroll 16
   for (uint32_t i = 0; i < kRegisters; i += 2) {
-    const __m512bh pair = _mm512_cvtne2ps_pbh(x[i + 1].v, x[i].v);
-    _mm512_storeu_si512(to + 16 * i, reinterpret_cast<__m512i>(pair));
+    const auto pair = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(x[i + 1].v, x[i].v));
+    if (stream) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to + 16 * i), pair);
+    } else {
+      _mm512_storeu_si512(to + 16 * i, pair);
+    }
   }
 }
 
@@ -95,6 +101,7 @@ KVPLANE_TARGET_AVX512 void ForwardInRegisters(const uint16_t* const* rows, uint3
                                               size_t stride) {
   const __m512 scale = _mm512_set1_ps(frame.scale);
   for (uint32_t t = 0; t < tokens; ++t, out += stride) {
+    if (frame.ahead != 0) PrefetchRow(rows[t] + frame.ahead, 16 * kRegisters);
     Lanes x[kRegisters];
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kRegisters; ++i) x[i].v = LoadBf16(rows[t] + 16 * i);
@@ -108,7 +115,7 @@ KVPLANE_TARGET_AVX512 void ForwardInRegisters(const uint16_t* const* rows, uint3
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kRegisters; ++i) x[i].v = _mm512_mul_ps(x[i].v, _mm512_loadu_ps(gains + 16 * i));
     TransformInRegisters(x);
-    StoreBf16(x, out);
+    StoreBf16(x, false, out);
   }
 }
 
@@ -116,6 +123,9 @@ template <uint32_t kRegisters, bool kRope, bool kMean>
 KVPLANE_TARGET_AVX512 void InverseInRegisters(const uint16_t* in, size_t stride, uint32_t tokens,
                                               const RowFrame& frame, const float* gains,
                                               uint16_t* const* rows) {
+  uintptr_t misaligned = frame.streaming_stores ? 0 : 1;
+  for (uint32_t t = 0; t < tokens; ++t) misaligned |= reinterpret_cast<uintptr_t>(rows[t]) % sizeof(__m512i);
+  const bool stream = misaligned == 0;
   for (uint32_t t = 0; t < tokens; ++t, in += stride) {
     Lanes x[kRegisters];
 #pragma GCC unroll 16
@@ -132,8 +142,9 @@ KVPLANE_TARGET_AVX512 void InverseInRegisters(const uint16_t* in, size_t stride,
     if constexpr (kRope) Rotate(x, frame.rope[t]);
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < kRegisters; ++i) x[i].v = Saturate(x[i].v);
-    StoreBf16(x, rows[t]);
+    StoreBf16(x, stream, rows[t]);
   }
+  if (stream) _mm_sfence();
 }
 
 // Half-split pairs lie in registers i and i + half when all channels are rotated.

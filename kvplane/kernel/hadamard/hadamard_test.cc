@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <iterator>
 #include <vector>
 
 #include "kvplane/base/rng.h"
@@ -196,6 +198,45 @@ TEST(HadamardDiff, EveryIsaGivesTheScalarBytes) {
       Hadamard(isa).Inverse(plan, x.data(), n, tokens, frame, gains.data(), out2.data());
       ASSERT_EQ(y2, y) << Name(isa) << " " << n;
       ASSERT_EQ(back2, back) << Name(isa) << " " << n;
+    }
+  }
+}
+
+// Hints change nothing: aligned rows written around the caches, the next rows fetched.
+TEST(HadamardDiff, StreamedRowsAreTheSame) {
+  struct alignas(64) Line {
+    uint16_t values[32] = {};
+  };
+  base::Rng rng(15);
+  for (const uint32_t n : kSizes) {
+    const HadamardPlan plan(n);
+    const std::vector<float> gains = RandomGains(rng, plan);
+    constexpr uint32_t kTokens = 5;
+    const size_t lines = (n + 31) / 32 + 1;
+    std::vector<uint16_t> in(size_t{kTokens} * n);
+    for (uint16_t& v : in) v = FloatToBf16(static_cast<float>(rng.Normal()));
+    for (const Isa isa : AvailableIsas()) {
+      std::vector<Line> memory[2] = {std::vector<Line>(kTokens * lines), std::vector<Line>(kTokens * lines)};
+      std::vector<uint16_t> forward[2] = {std::vector<uint16_t>(in.size()), std::vector<uint16_t>(in.size())};
+      for (const bool hinted : {false, true}) {
+        std::vector<uint16_t*> rows;
+        std::vector<const uint16_t*> from;
+        for (uint32_t t = 0; t < kTokens; ++t) {
+          rows.push_back(memory[hinted][t * lines].values);
+          from.push_back(in.data() + size_t{t} * n);
+        }
+        RowFrame frame;
+        frame.streaming_stores = hinted;
+        frame.ahead = hinted ? n : 0;
+        Hadamard(isa).Inverse(plan, in.data(), n, kTokens, frame, gains.data(), rows.data());
+        Hadamard(isa).Forward(plan, from.data(), kTokens, frame, gains.data(), forward[hinted].data(), n);
+      }
+      EXPECT_EQ(forward[0], forward[1]);
+      for (size_t i = 0; i < memory[0].size(); ++i) {
+        ASSERT_TRUE(
+            std::equal(std::begin(memory[0][i].values), std::end(memory[0][i].values), memory[1][i].values))
+            << Name(isa) << " n " << n;
+      }
     }
   }
 }

@@ -31,6 +31,11 @@ struct RowFrame {
   uint32_t half = 0;                   // 2 * half <= channels
   float scale = 1.0f;                  // 1 / magnitude^2
   const float* mean = nullptr;         // [channels]; null: not centred
+  // Hints. Removing: what comes next lies that many elements behind each row and is fetched meanwhile; 0:
+  // nothing does. Restoring: write around the caches where rows are whole aligned vectors, which pays for
+  // rows that nobody reads soon.
+  size_t ahead = 0;
+  bool streaming_stores = false;
 
   // The frame of the rows from `token` on.
   RowFrame From(uint32_t token) const {

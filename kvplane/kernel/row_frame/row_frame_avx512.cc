@@ -1,6 +1,7 @@
 // 16 channels at a time, rounded to bf16 by vcvtneps2bf16; rows end in masked vectors.
 #include <immintrin.h>
 
+#include "kvplane/kernel/prefetch.h"
 #include "kvplane/kernel/row_frame/row_frame_definition.h"
 
 namespace kvplane::kernel::internal {
@@ -20,6 +21,16 @@ KVPLANE_TARGET_AVX512 inline __m512 Load(const float* from, __mmask16 mask) {
 
 KVPLANE_TARGET_AVX512 inline void Store(__m512 x, __mmask16 mask, uint16_t* to) {
   _mm256_mask_storeu_epi16(to, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+}
+
+// kStream: a vector of half a line around the caches; the other half follows at once.
+template <bool kStream>
+KVPLANE_TARGET_AVX512 inline void StoreRestored(__m512 x, __mmask16 mask, uint16_t* to) {
+  if constexpr (kStream) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+  } else {
+    Store(x, mask, to);
+  }
 }
 
 KVPLANE_TARGET_AVX512 inline __m512 Saturate(__m512 x) {
@@ -95,6 +106,7 @@ template <bool kRope, bool kMean>
 KVPLANE_TARGET_AVX512 void Remove(const uint16_t* const* rows, uint32_t tokens, uint32_t channels,
                                   const RowFrame& frame, uint16_t* out, size_t stride) {
   for (uint32_t t = 0; t < tokens; ++t, out += stride) {
+    if (frame.ahead != 0) PrefetchRow(rows[t] + frame.ahead, channels);
     if constexpr (kRope) RemoveRotation<kMean>(rows[t], frame.rope[t], frame, out);
     for (uint32_t c = kRope ? 2 * frame.half : 0; c < channels; c += 16) {
       const __mmask16 mask = MaskOf(channels - c);
@@ -103,7 +115,7 @@ KVPLANE_TARGET_AVX512 void Remove(const uint16_t* const* rows, uint32_t tokens, 
   }
 }
 
-template <bool kMean, typename Element>
+template <bool kMean, bool kStream, typename Element>
 KVPLANE_TARGET_AVX512 inline void RestoreRotation(const Element* y, const float* rope, const RowFrame& frame,
                                                   uint16_t* x) {
   const uint32_t half = frame.half;
@@ -115,21 +127,42 @@ KVPLANE_TARGET_AVX512 inline void RestoreRotation(const Element* y, const float*
     const __m512 sin = Load(rope + half + i, mask);
     const __m512 low = _mm512_sub_ps(_mm512_mul_ps(a, cos), _mm512_mul_ps(b, sin));
     const __m512 high = _mm512_add_ps(_mm512_mul_ps(b, cos), _mm512_mul_ps(a, sin));
-    Store(Saturate(low), mask, x + i);
-    Store(Saturate(high), mask, x + half + i);
+    StoreRestored<kStream>(Saturate(low), mask, x + i);
+    StoreRestored<kStream>(Saturate(high), mask, x + half + i);
+  }
+}
+
+// Streaming stores need whole aligned lines, and rotated halves that are whole vectors.
+bool MayStream(const RowFrame& frame, uint32_t channels, const uint16_t* const* rows, uint32_t tokens) {
+  constexpr uintptr_t kLine = 64;
+  if (!frame.streaming_stores || channels * sizeof(uint16_t) % kLine != 0 || frame.half % 16 != 0)
+    return false;
+  uintptr_t misaligned = 0;
+  for (uint32_t t = 0; t < tokens; ++t) misaligned |= reinterpret_cast<uintptr_t>(rows[t]) % kLine;
+  return misaligned == 0;
+}
+
+template <bool kRope, bool kMean, bool kStream, typename Element>
+KVPLANE_TARGET_AVX512 void RestoreRows(const Element* in, size_t stride, uint32_t tokens, uint32_t channels,
+                                       const RowFrame& frame, uint16_t* const* rows) {
+  for (uint32_t t = 0; t < tokens; ++t, in += stride) {
+    if constexpr (kRope) RestoreRotation<kMean, kStream>(in, frame.rope[t], frame, rows[t]);
+    for (uint32_t c = kRope ? 2 * frame.half : 0; c < channels; c += 16) {
+      const __mmask16 mask = MaskOf(channels - c);
+      StoreRestored<kStream>(Saturate(PlusMean<kMean>(Load(in + c, mask), frame.mean, c, mask)), mask,
+                             rows[t] + c);
+    }
   }
 }
 
 template <bool kRope, bool kMean, typename Element>
-KVPLANE_TARGET_AVX512 void Restore(const Element* in, size_t stride, uint32_t tokens, uint32_t channels,
-                                   const RowFrame& frame, uint16_t* const* rows) {
-  for (uint32_t t = 0; t < tokens; ++t, in += stride) {
-    if constexpr (kRope) RestoreRotation<kMean>(in, frame.rope[t], frame, rows[t]);
-    for (uint32_t c = kRope ? 2 * frame.half : 0; c < channels; c += 16) {
-      const __mmask16 mask = MaskOf(channels - c);
-      Store(Saturate(PlusMean<kMean>(Load(in + c, mask), frame.mean, c, mask)), mask, rows[t] + c);
-    }
+void Restore(const Element* in, size_t stride, uint32_t tokens, uint32_t channels, const RowFrame& frame,
+             uint16_t* const* rows) {
+  if (!MayStream(frame, channels, rows, tokens)) {
+    return RestoreRows<kRope, kMean, false>(in, stride, tokens, channels, frame, rows);
   }
+  RestoreRows<kRope, kMean, true>(in, stride, tokens, channels, frame, rows);
+  _mm_sfence();
 }
 
 }  // namespace

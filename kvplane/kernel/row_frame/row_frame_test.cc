@@ -176,5 +176,48 @@ TEST(RowFrameDiff, EveryIsaGivesTheScalarBytes) {
   }
 }
 
+// Aligned rows, which streaming stores take, and others: the same values, and none behind the rows.
+TEST(RowFrameDiff, StreamedRowsAreTheSame) {
+  struct alignas(64) Line {
+    uint16_t values[32] = {};
+  };
+  base::Rng rng(14);
+  for (int round = 0; round < 200; ++round) {
+    const auto tokens = static_cast<uint32_t>(1 + rng.Below(10));
+    const auto channels =
+        static_cast<uint32_t>(rng.Below(3) == 0 ? 1 + rng.Below(140) : 32 * (1 + rng.Below(5)));
+    const auto half = static_cast<uint32_t>(rng.Below(2) == 0 ? rng.Below(channels / 2 + 1) : channels / 2);
+    Case data(rng, tokens, channels, half, rng.Below(2) == 0);
+    data.frame.ahead = channels;
+    const size_t lines = (channels + 31) / 32 + 1;
+    std::vector<float> wide;
+    for (const uint16_t v : data.values) wide.push_back(Bf16ToFloat(v) * 1.01f);
+    for (const Isa isa : AvailableIsas()) {
+      std::vector<uint16_t> expected(data.values.size());
+      RowFrames(isa).Restore(wide.data(), channels, tokens, channels, data.frame,
+                             RowsOf(expected, tokens, channels).data());
+      std::vector<Line> memory(tokens * lines);
+      std::vector<uint16_t*> rows;
+      for (uint32_t t = 0; t < tokens; ++t) rows.push_back(memory[t * lines].values);
+      RowFrame streamed = data.frame;
+      streamed.streaming_stores = true;
+      RowFrames(isa).Restore(wide.data(), channels, tokens, channels, streamed, rows.data());
+      for (uint32_t t = 0; t < tokens; ++t) {
+        ASSERT_EQ(std::memcmp(rows[t], expected.data() + size_t{t} * channels, channels * sizeof(uint16_t)),
+                  0)
+            << Name(isa) << " channels " << channels << " half " << half << " token " << t;
+        for (size_t c = channels; c < lines * 32; ++c) ASSERT_EQ(rows[t][c], 0);
+      }
+      // A fetch ahead changes nothing.
+      std::vector<uint16_t> removed(data.values.size()), plain(data.values.size());
+      RowFrames(isa).Remove(data.rows.data(), tokens, channels, data.frame, removed.data(), channels);
+      RowFrame alone = data.frame;
+      alone.ahead = 0;
+      RowFrames(isa).Remove(data.rows.data(), tokens, channels, alone, plain.data(), channels);
+      ASSERT_EQ(removed, plain);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvplane::kernel
