@@ -33,7 +33,8 @@ PrefixPusher::~PrefixPusher() {
 bool PrefixPusher::Push(std::shared_ptr<PushJob> job) {
   KVPLANE_CHECK(job->first_run < job->end_run);
   const uint64_t runs = job->end_run - job->first_run;
-  if (context_.breaker.open()) {
+  // A node that looks nothing up has only its pushes to find out that the store is back.
+  if (!context_.breaker.WouldAllow(Now())) {
     Drop(PushDrop::kSuspended, runs);
     return false;
   }
@@ -171,8 +172,10 @@ void PrefixPusher::PutThread() {
     }
     const uint64_t bytes = coded.object.size();
     const base::TimePoint now = Now();
-    if (now >= give_up || context_.breaker.open()) {
-      Drop(now >= give_up ? PushDrop::kStore : PushDrop::kSuspended);
+    if (now >= give_up) {
+      Drop(PushDrop::kStore);
+    } else if (!context_.breaker.Allow(now)) {
+      Drop(PushDrop::kSuspended);
     } else {
       const base::Status status = context_.store.Put(coded.key, coded.meta, std::move(coded.object), {},
                                                      std::min(now + kPutTimeout, give_up));

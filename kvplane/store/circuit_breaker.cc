@@ -35,6 +35,11 @@ void CircuitBreaker::Failed(base::TimePoint now) {
   }
 }
 
+bool CircuitBreaker::WouldAllow(base::TimePoint now) const {
+  base::MutexLock lock(mutex_);
+  return backoff_ == base::Duration::zero() || now >= retry_at_;
+}
+
 bool CircuitBreaker::open() const {
   base::MutexLock lock(mutex_);
   return backoff_ > base::Duration::zero();

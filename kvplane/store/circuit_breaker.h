@@ -27,6 +27,8 @@ class CircuitBreaker {
   void Succeeded();
   void Failed(base::TimePoint now);
 
+  // What Allow() would say, without making the caller the one that tries.
+  bool WouldAllow(base::TimePoint now) const;
   bool open() const;
   uint64_t times_opened() const;
 

@@ -38,8 +38,8 @@ struct DiskStore::State {
   uint64_t NowUnixMs() const;
   base::Status CheckRunning() const;
   base::Status CheckWritable() const;
-  // The entry, unless it is not there or has expired (then it goes).
-  DiskEntry* FindLive(const StoreKey& key) KVPLANE_REQUIRES(mutex);
+  // The entry, unless it is not there or has expired (then it goes). Calls that look twice give the time.
+  DiskEntry* FindLive(const StoreKey& key, std::optional<uint64_t> now_unix_ms = {}) KVPLANE_REQUIRES(mutex);
   // A use: an entry near its end is written again.
   void Use(const StoreKey& key, DiskEntry& entry) KVPLANE_REQUIRES(mutex);
 

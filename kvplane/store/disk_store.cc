@@ -183,9 +183,9 @@ base::Status DiskStore::State::CheckWritable() const {
   return base::Status::Ok();
 }
 
-DiskEntry* DiskStore::State::FindLive(const StoreKey& key) {
+DiskEntry* DiskStore::State::FindLive(const StoreKey& key, std::optional<uint64_t> now_unix_ms) {
   DiskEntry* entry = index.Find(key);
-  if (entry == nullptr || !entry->Expired(NowUnixMs())) return entry;
+  if (entry == nullptr || !entry->Expired(now_unix_ms ? *now_unix_ms : NowUnixMs())) return entry;
   index.Erase(key);
   ++counters.expirations;
   writer->Post([this, key] { (void)EraseStale(std::span(&key, 1)); });
@@ -247,14 +247,16 @@ base::Result<std::vector<EntryInfo>> DiskStore::Lookup(std::span<const StoreKey>
   base::MutexLock lock(state_->mutex);
   ++state_->counters.lookups;
   state_->counters.lookup_keys += keys.size();
+  // One time for all: of a key that is asked for twice, no second look may take away what the first found.
+  const uint64_t now = state_->NowUnixMs();
   for (const StoreKey& key : keys) {
-    const DiskEntry* entry = state_->FindLive(key);
+    const DiskEntry* entry = state_->FindLive(key, now);
     if (entry == nullptr || entry->quality < min_quality) break;
     found.push_back({.bytes = entry->bytes,
                      .prefix_bytes = entry->prefix_bytes,
                      .quality = entry->quality,
                      .tier = TierKind::kDisk,
-                     .ttl_left = entry->TtlLeft(state_->NowUnixMs())});
+                     .ttl_left = entry->TtlLeft(now)});
   }
   state_->counters.hits += found.size();
   for (size_t i = found.size(); i-- > 0;) state_->Use(keys[i], *state_->index.Find(keys[i]));
@@ -266,8 +268,9 @@ base::Status DiskStore::Touch(std::span<const StoreKey> keys, base::TimePoint de
   KVPLANE_RETURN_IF_ERROR(state_->CheckRunning());
   KVPLANE_RETURN_IF_ERROR(CheckDeadline(deadline));
   base::MutexLock lock(state_->mutex);
+  const uint64_t now = state_->NowUnixMs();
   for (const StoreKey& key : keys) {
-    if (DiskEntry* entry = state_->FindLive(key); entry != nullptr) state_->Use(key, *entry);
+    if (DiskEntry* entry = state_->FindLive(key, now); entry != nullptr) state_->Use(key, *entry);
   }
   return base::Status::Ok();
 }

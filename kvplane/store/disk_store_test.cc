@@ -141,6 +141,36 @@ TEST_F(DiskStoreTest, TimesToLiveGoOnOverRestartsUnit) {
   EXPECT_EQ(store_->stats().expirations, 2u);
 }
 
+// The client names the keys, also one many times over; what is found at first must not expire in mid-call.
+TEST_F(DiskStoreTest, AnEntryThatExpiresDuringALookupIsWholeOrGoneSafety) {
+  class HastyClock final : public base::Clock {  // every look is a millisecond later
+   public:
+    base::TimePoint Now() const override { return System().Now(); }
+    void SleepUntil(base::TimePoint when) override { System().SleepUntil(when); }
+    double UnixSeconds() const override { return 1e-3 * static_cast<double>(++looks_); }
+
+   private:
+    mutable std::atomic<uint64_t> looks_ = 1000;
+  };
+  HastyClock hasty;
+  options_.folder = folder_.path();
+  options_.clock = &hasty;
+  auto opened = DiskStore::Open(options_);
+  ASSERT_TRUE(opened.ok()) << opened.status().ToString();
+  store_ = *std::move(opened);
+  ASSERT_TRUE(Put(1, 10, false, std::chrono::milliseconds(50)).ok());
+  const std::vector<StoreKey> same(1000, NumberedKey(1));
+  size_t found = 1;
+  for (int i = 0; i < 60 && found > 0; ++i) {
+    const auto looked = store_->Lookup(same, 0, Soon());
+    ASSERT_TRUE(looked.ok());
+    found = looked->size();
+    EXPECT_TRUE(found == 0 || found == same.size()) << found;
+    EXPECT_TRUE(store_->Touch(same, Soon()).ok());
+  }
+  EXPECT_EQ(found, 0u) << "it does expire";
+}
+
 TEST_F(DiskStoreTest, TheFolderStaysWithinItsCapacityUnit) {
   options_.capacity_bytes = 32 << 20;
   Open();

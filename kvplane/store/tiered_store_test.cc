@@ -244,9 +244,50 @@ TEST_F(TieredStoreTest, AFullQueueDropsTheOldestAndNeverBlocksSafety) {
   EXPECT_EQ(stats.queued_bytes, 4 * kObject);
   EXPECT_EQ(stats.dropped, 6u);
   lower_[0]->Open();
-  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  const base::Status flushed = store_->Flush(Soon());
+  EXPECT_EQ(flushed.code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(flushed.message().find("6 writes were lost"), std::string::npos) << flushed.ToString();
+  EXPECT_TRUE(store_->Flush(Soon()).ok()) << "told once";
   EXPECT_TRUE(Holds(*inner_[0], 9)) << "the newest are kept";
   EXPECT_EQ(store_->tier_stats()[1].writes.written, 4u);
+}
+
+TEST_F(TieredStoreTest, AFlushTellsOfWritesThatFailedSafety) {
+  Make({});
+  lower_[0]->Fail(base::ResourceExhausted("disk full"));
+  ASSERT_TRUE(Put(0).ok());
+  EXPECT_EQ(store_->Flush(Soon()).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(store_->tier_stats()[1].writes.failed, 1u);
+}
+
+TEST_F(TieredStoreTest, WhatNoQueueCanHoldPushesNothingOutSafety) {
+  Make({.writes = {.max_bytes = 2 * kObject, .max_entries = 100}});
+  lower_[0]->Close();
+  for (uint64_t i = 0; i < 2; ++i) ASSERT_TRUE(Put(i).ok());
+  ASSERT_TRUE(store_
+                  ->Put(Key(2), {.prefix_bytes = 10, .quality = 1, .ttl = {}},
+                        Slice::Own(Content(2, 3 * kObject)), {}, Soon())
+                  .ok());
+  EXPECT_EQ(store_->tier_stats()[1].writes.dropped, 1u);
+  lower_[0]->Open();
+  EXPECT_EQ(store_->Flush(Soon()).code(), StatusCode::kResourceExhausted);
+  for (uint64_t i = 0; i < 2; ++i) EXPECT_TRUE(Holds(*inner_[0], i)) << i;
+}
+
+// The write's end says nothing about a tier that was never asked.
+TEST(WriteBehindSafety, AnExpiredWriteDoesNotCloseTheBreaker) {
+  base::ManualClock clock;
+  CircuitBreaker breaker({.failures_to_open = 1});
+  const std::shared_ptr<DramStore> inner = Memory(1 << 20, clock);
+  FaultyStore tier(inner);
+  const auto writes = WriteBehind::Create(tier, breaker, clock, {});
+  breaker.Failed(clock.Now());
+  writes->Enqueue({.key = Key(0),
+                   .meta = {.prefix_bytes = 0, .quality = 1, .ttl = std::chrono::milliseconds(1)},
+                   .object = Slice::Own(Content(0, kObject))});
+  clock.Advance(std::chrono::seconds(60));
+  ASSERT_TRUE(writes->Drain(Soon()).ok());
+  EXPECT_TRUE(breaker.open());
 }
 
 TEST_F(TieredStoreTest, DurablePutsWaitAndGoFirstUnit) {
@@ -543,9 +584,11 @@ TEST(CircuitBreakerUnit, OpensTriesAndCloses) {
   EXPECT_TRUE(breaker.Allow(clock.Now())) << "not two in a row";
   breaker.Failed(clock.Now());
   EXPECT_FALSE(breaker.Allow(clock.Now()));
+  EXPECT_FALSE(breaker.WouldAllow(clock.Now()));
   breaker.Failed(clock.Now());  // a call that began before: does not prolong
   clock.Advance(std::chrono::seconds(1));
-  EXPECT_TRUE(breaker.Allow(clock.Now()));
+  EXPECT_TRUE(breaker.WouldAllow(clock.Now()));
+  EXPECT_TRUE(breaker.Allow(clock.Now())) << "asking whether did not take the trial";
   EXPECT_FALSE(breaker.Allow(clock.Now())) << "one trial at a time";
   breaker.Failed(clock.Now());
   clock.Advance(std::chrono::milliseconds(1999));

@@ -1,5 +1,7 @@
 #include "kvplane/store/write_behind.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <list>
 #include <memory>
@@ -28,6 +30,7 @@ struct Ticket {
 
 struct Queued {
   WriteBehind::Job job;
+  uint64_t order = 0;  // of its arrival
   base::TimePoint expires = kNever;
   std::shared_ptr<Ticket> ticket;  // null: nobody waits
 };
@@ -35,8 +38,16 @@ struct Queued {
 // The write that the thread is at.
 struct InFlight {
   StoreKey key{};
+  uint64_t order = 0;
   uint16_t quality = 0;
   bool dropped = false;  // meanwhile: what was written must go again
+};
+
+// How a write ended.
+struct Written {
+  base::Status status;
+  bool asked = false;  // the tier was called: `status` says something about it
+  bool sent = false;   // the object went to it
 };
 
 class ThreadedWriteBehind final : public WriteBehind {
@@ -78,9 +89,12 @@ class ThreadedWriteBehind final : public WriteBehind {
   void Run();
   // The next write; nothing when it is over.
   std::optional<Queued> Next();
-  base::Status Write(const Queued& queued, bool* sent);
+  Written Write(const Queued& queued);
   void EraseIfDropped(const StoreKey& key);
-  void Finish(const Queued& queued, const base::Status& status, bool sent);
+  void Finish(const Queued& queued, const Written& written);
+  // A write that nobody waits for came to nothing: the next Drain() says so.
+  void Lose(const Job& job, const base::Status& why) KVPLANE_REQUIRES(mutex_);
+  bool HoldsUntil(uint64_t order) const KVPLANE_REQUIRES(mutex_);
 
   Store& tier_;
   CircuitBreaker& breaker_;
@@ -90,7 +104,10 @@ class ThreadedWriteBehind final : public WriteBehind {
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   bool shut_down_ KVPLANE_GUARDED_BY(mutex_) = false;
-  Queue durable_ KVPLANE_GUARDED_BY(mutex_);  // somebody waits; oldest in front
+  uint64_t arrivals_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  uint64_t lost_ KVPLANE_GUARDED_BY(mutex_) = 0;        // since the last Drain()
+  base::Status first_loss_ KVPLANE_GUARDED_BY(mutex_);  // since the last Drain()
+  Queue durable_ KVPLANE_GUARDED_BY(mutex_);            // somebody waits; oldest in front
   Queue relaxed_ KVPLANE_GUARDED_BY(mutex_);
   std::unordered_map<StoreKey, Queue::iterator, StoreKeyHash> relaxed_index_ KVPLANE_GUARDED_BY(mutex_);
   std::optional<InFlight> in_flight_ KVPLANE_GUARDED_BY(mutex_);
@@ -107,6 +124,7 @@ Queued ThreadedWriteBehind::Wrap(Job job, std::shared_ptr<Ticket> ticket) const 
 void ThreadedWriteBehind::Link(Queue& queue, Queued queued) {
   stats_.queued_bytes += queued.job.object.size();
   ++stats_.queued_entries;
+  queued.order = ++arrivals_;
   queue.push_back(std::move(queued));
   if (&queue == &relaxed_) relaxed_index_[queue.back().job.key] = std::prev(queue.end());
 }
@@ -121,9 +139,10 @@ Queued ThreadedWriteBehind::Unlink(Queue& queue, Queue::iterator at) {
 }
 
 bool ThreadedWriteBehind::MakeRoom(uint64_t bytes) {
+  if (bytes > options_.max_bytes) return false;  // others need not go for it
   while (stats_.queued_bytes + bytes > options_.max_bytes || stats_.queued_entries >= options_.max_entries) {
     if (relaxed_.empty()) return false;
-    Unlink(relaxed_, relaxed_.begin());
+    Lose(Unlink(relaxed_, relaxed_.begin()).job, base::ResourceExhausted("the write queue was full"));
     ++stats_.dropped;
   }
   return true;
@@ -138,6 +157,7 @@ void ThreadedWriteBehind::Enqueue(Job job) {
   }
   if (!MakeRoom(job.object.size())) {
     ++stats_.dropped;
+    Lose(job, base::ResourceExhausted("the write queue has no room for its {} bytes", job.object.size()));
     return;
   }
   Link(relaxed_, Wrap(std::move(job), nullptr));
@@ -235,13 +255,27 @@ base::Status ThreadedWriteBehind::AwaitTenant(uint64_t tenant, base::TimePoint d
 
 base::Status ThreadedWriteBehind::Drain(base::TimePoint deadline) {
   base::MutexLock lock(mutex_);
-  while (stats_.queued_entries > 0) {
+  const uint64_t last = arrivals_;
+  while (HoldsUntil(last)) {
     if (shut_down_) return ShutDown();
-    if (!changed_.WaitUntil(mutex_, deadline) && stats_.queued_entries > 0) {
+    if (!changed_.WaitUntil(mutex_, deadline) && HoldsUntil(last)) {
       return base::DeadlineExceeded("{} writes to {} are still queued", stats_.queued_entries, tier_.name());
     }
   }
-  return base::Status::Ok();
+  const uint64_t lost = std::exchange(lost_, 0);
+  return lost == 0
+             ? base::Status::Ok()
+             : std::exchange(first_loss_, {}).Annotate(fmt::format("{} writes were lost, the first", lost));
+}
+
+bool ThreadedWriteBehind::HoldsUntil(uint64_t order) const {
+  return (in_flight_.has_value() && in_flight_->order <= order) ||
+         (!durable_.empty() && durable_.front().order <= order) ||
+         (!relaxed_.empty() && relaxed_.front().order <= order);
+}
+
+void ThreadedWriteBehind::Lose(const Job& job, const base::Status& why) {
+  if (lost_++ == 0) first_loss_ = why.Annotate(fmt::format("{} bytes", job.object.size()));
 }
 
 WriteBehindStats ThreadedWriteBehind::stats() const {
@@ -273,28 +307,28 @@ std::optional<Queued> ThreadedWriteBehind::Next() {
       Queued next = Unlink(queue, queue.begin());
       stats_.queued_bytes += next.job.object.size();  // still held until written
       ++stats_.queued_entries;
-      in_flight_ = {.key = next.job.key, .quality = next.job.meta.quality};
+      in_flight_ = {.key = next.job.key, .order = next.order, .quality = next.job.meta.quality};
       return next;
     }
   }
 }
 
-base::Status ThreadedWriteBehind::Write(const Queued& queued, bool* sent) {
-  *sent = false;
+Written ThreadedWriteBehind::Write(const Queued& queued) {
   EntryMeta meta = queued.job.meta;
   if (queued.expires != kNever) {
     meta.ttl = queued.expires - clock_.Now();
-    if (meta.ttl <= base::Duration::zero()) return base::Status::Ok();
+    if (meta.ttl <= base::Duration::zero()) return {};
   }
   const base::TimePoint deadline = base::Clock::System().Now() + options_.budget;
   const bool durable = queued.ticket != nullptr;
   if (!durable) {
     const auto found = tier_.Lookup(std::span(&queued.job.key, 1), meta.quality, deadline);
-    if (!found.ok()) return found.status();
-    if (!found->empty()) return base::Status::Ok();
+    if (!found.ok()) return {.status = found.status(), .asked = true};
+    if (!found->empty()) return {.status = {}, .asked = true};
   }
-  *sent = true;
-  return tier_.Put(queued.job.key, meta, queued.job.object, {.durable = durable}, deadline);
+  return {.status = tier_.Put(queued.job.key, meta, queued.job.object, {.durable = durable}, deadline),
+          .asked = true,
+          .sent = true};
 }
 
 // Who dropped it may be gone: Quarantine() does not wait for ever. Also after a write that failed, which may
@@ -307,29 +341,34 @@ void ThreadedWriteBehind::EraseIfDropped(const StoreKey& key) {
   (void)tier_.Erase(key, base::Clock::System().Now() + options_.budget);
 }
 
-void ThreadedWriteBehind::Finish(const Queued& queued, const base::Status& status, bool sent) {
+void ThreadedWriteBehind::Finish(const Queued& queued, const Written& written) {
+  const base::Status& status = written.status;
   if (IsTierFailure(status.code())) {
     breaker_.Failed(clock_.Now());
-  } else {
+  } else if (written.asked) {
     breaker_.Succeeded();
   }
   base::MutexLock lock(mutex_);
+  const bool dropped = in_flight_->dropped;
   in_flight_.reset();
   if (!shut_down_) {
     stats_.queued_bytes -= queued.job.object.size();
     --stats_.queued_entries;
   }
-  if (queued.ticket != nullptr) *queued.ticket = {.done = true, .status = status};
-  ++(!status.ok() ? stats_.failed : sent ? stats_.written : stats_.already_there);
+  if (queued.ticket != nullptr) {
+    *queued.ticket = {.done = true, .status = status};
+  } else if (!status.ok() && !dropped) {
+    Lose(queued.job, status);
+  }
+  ++(!status.ok() ? stats_.failed : written.sent ? stats_.written : stats_.already_there);
   changed_.NotifyAll();
 }
 
 void ThreadedWriteBehind::Run() {
   while (const std::optional<Queued> queued = Next()) {
-    bool sent = false;
-    const base::Status status = Write(*queued, &sent);
+    const Written written = Write(*queued);
     EraseIfDropped(queued->job.key);
-    Finish(*queued, status, sent);
+    Finish(*queued, written);
   }
 }
 

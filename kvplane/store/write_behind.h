@@ -60,7 +60,8 @@ class WriteBehind {
   virtual size_t DropWorse(std::span<const StoreKey> keys, uint16_t min_quality) = 0;
   virtual base::Status AwaitKey(const StoreKey& key, base::TimePoint deadline) = 0;
   virtual base::Status AwaitTenant(uint64_t tenant, base::TimePoint deadline) = 0;
-  // Until the queue is empty.
+  // Until what was enqueued before the call is written. Like fsync it tells once what was lost: an error when
+  // a write that nobody waited for failed, or was pushed out of the queue, since the last Drain() that ended.
   virtual base::Status Drain(base::TimePoint deadline) = 0;
 
   virtual WriteBehindStats stats() const = 0;
