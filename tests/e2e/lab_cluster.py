@@ -14,11 +14,13 @@ NODES = ("client", "router", "prefill", "decode")
 
 
 class LabCluster:
-    """Use it as a context. Rates are of every link at the start."""
+    """Use it as a context. Rates are of every link at the start. kv_listen: what the prefill node listens on for KV;
+    default: its address in the lab, any port."""
 
-    def __init__(self, name, folder, rate="1Gbit", prefill_flags=(), decode_flags=()):
+    def __init__(self, name, folder, rate="1Gbit", prefill_flags=(), decode_flags=(), kv_listen=None):
         self.lab = netlab.Lab(name, dict.fromkeys(NODES, rate))
         self._folder = folder
+        self._kv_listen = kv_listen
         self._flags = {"prefill": prefill_flags, "decode": decode_flags}
         self._processes = []
 
@@ -60,7 +62,7 @@ class LabCluster:
 
     def _serve(self, role):
         address = self.lab.address(role)
-        listen = ["--kv-listen", f"tcp://{address}:0"] if role == "prefill" else []
+        listen = ["--kv-listen", self._kv_listen or f"tcp://{address}:0"] if role == "prefill" else []
         process = self._start(
             role, "serve", "--model", MODEL, "--role", role, "--host", address, "--insecure", *NODE_FLAGS,
             "--store", "none", *listen, *self._flags[role],

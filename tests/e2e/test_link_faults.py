@@ -1,16 +1,19 @@
 """Real networks that fail: links that are cut and restored, that hardly move, that change all the time.
 
-Over network namespaces and kernel shaping (docs/netlab.md); skipped with the reason where those are not
-allowed. Whatever the link does, an answer holds the tokens of a node that computes everything itself.
+Over network namespaces and kernel shaping (docs/netlab.md) or, where those are not allowed, over the transport
+`shaped` and a proxy on loopback, which is said. Whatever the link does, an answer holds the tokens of a node that
+computes everything itself.
 """
 
 import os
 import threading
+import warnings
 
 import pytest
 
 from kvplane_process import eventually
 from lab_cluster import LabCluster, netlab
+from loopback_cluster import LoopbackCluster
 
 SLOW = "4Mbit"
 IN_TIME_S = 45
@@ -18,13 +21,17 @@ PATIENCE = ("--transfer-timeout-s", 12, "--stall-timeout-s", 3)
 
 
 @pytest.fixture
-def lab_cluster(tmp_path):
-    reason = netlab.why_not_possible()
-    if reason is not None:
-        pytest.skip(reason)
+def lab_cluster(tmp_path, request):
+    """Starts a cluster over links of a rate. Parameter "loopback": without namespaces in any case."""
+    kind = LabCluster
+    if getattr(request, "param", None) == "loopback":
+        kind = LoopbackCluster
+    elif (reason := netlab.why_not_possible()) is not None:
+        warnings.warn(f"over a proxy on loopback instead of shaped links: {reason}", stacklevel=2)
+        kind = LoopbackCluster
 
     def start(rate):
-        return LabCluster(f"e2e-{os.getpid()}", tmp_path, rate, prefill_flags=PATIENCE, decode_flags=PATIENCE)
+        return kind(f"e2e-{os.getpid()}", tmp_path, rate, prefill_flags=PATIENCE, decode_flags=PATIENCE)
 
     return start
 
@@ -72,6 +79,7 @@ def tokens(answer):
     return answer["choices"][0]["token_ids"]
 
 
+@pytest.mark.parametrize("lab_cluster", ["links", "loopback"], indirect=True)
 def test_a_link_cut_and_restored_in_mid_transfer(lab_cluster, prompt, expected):
     with lab_cluster(SLOW) as cluster:
         call = Ask(cluster, prompt)
@@ -98,6 +106,7 @@ def test_a_link_cut_for_good_is_recomputed(lab_cluster, prompt, expected):
         )
 
 
+@pytest.mark.parametrize("lab_cluster", ["links", "loopback"], indirect=True)
 def test_bandwidth_near_zero_is_recomputed_in_time(lab_cluster, prompt, expected):
     with lab_cluster("50Mbit") as cluster:
         cluster.lab.set_rate("prefill", "1Mbit")

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -186,6 +187,70 @@ def test_the_command_line(lab_name, tmp_path):
         assert script("down", lab_name).returncode == 0
     assert script("show", lab_name).returncode == 1
     assert script("down", lab_name).returncode == 1
+
+
+class Echo:
+    """Sends back what it gets, on a port of loopback."""
+
+    def __init__(self):
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = self._server.getsockname()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            connection, _ = self._server.accept()
+            threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
+
+    def _echo(self, connection):
+        try:
+            while piece := connection.recv(1 << 16):
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+
+def talk(connection, sent):
+    connection.sendall(sent)
+    got = b""
+    while len(got) < len(sent):
+        got += connection.recv(1 << 16)
+    return got
+
+
+def test_a_cable_is_cut_restored_and_severed():
+    cable = netlab.Cable(Echo().address)
+    with socket.create_connection(("127.0.0.1", cable.port), timeout=30) as connection:
+        assert talk(connection, b"whole") == b"whole"
+        cable.cut()
+        connection.sendall(b"lost in the dark")
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        cable.restore()
+        connection.settimeout(30)
+        assert talk(connection, b"!").startswith(b"lost in the dark"), "kept, as TCP keeps it"
+        cable.sever()
+        with pytest.raises(ConnectionError):
+            while connection.recv(100):
+                pass
+            raise ConnectionError("an end will do as well")
+    with socket.create_connection(("127.0.0.1", cable.port), timeout=30) as connection:
+        assert talk(connection, b"again") == b"again"
+    cable.close()
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", cable.port), timeout=5)
+
+
+def test_a_slow_cable_is_no_faster_than_its_rate():
+    cable = netlab.Cable(Echo().address)
+    cable.set_rate("4Mbit")
+    with socket.create_connection(("127.0.0.1", cable.port), timeout=60) as connection:
+        begin = time.monotonic()
+        assert len(talk(connection, bytes(200_000))) >= 200_000
+        assert 8 * 200_000 / (time.monotonic() - begin) < 1.01 * 4e6
+    cable.close()
 
 
 def test_where_it_is_not_possible_it_says_so():

@@ -1,0 +1,1 @@
+"""A deployment under load and faults: what scripts/soak is made of."""
