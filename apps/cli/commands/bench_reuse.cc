@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <string_view>
 #include <utility>
 
 #include "apps/cli/bench_report.h"
@@ -13,6 +15,7 @@
 #include "apps/cli/exit_code.h"
 #include "apps/cli/log_folder.h"
 #include "apps/cli/prompt_source.h"
+#include "apps/cli/reuse_bench/own_redis.h"
 #include "apps/cli/reuse_bench/reuse_nodes.h"
 #include "apps/cli/strategy_list.h"
 #include "kvplane/base/rng.h"
@@ -29,6 +32,8 @@ constexpr base::Duration kStopTimeout = std::chrono::seconds(20);
 
 // Tokens generated: enough to see that the loaded KV is right, few enough not to matter.
 constexpr uint32_t kGenerate = 8;
+
+constexpr std::string_view kNoRedis = "none";
 
 base::TimePoint After(base::Duration wait) { return base::Clock::System().Now() + wait; }
 double Median(const std::vector<double>& values) { return stats::Quantile(values, 0.5); }
@@ -161,7 +166,22 @@ base::Result<bool> RunRemote(const BenchReuseArgs& args, const ReuseSetting& set
   return right;
 }
 
-// Tiers of the node itself, and a Redis that runs already; no link is paced.
+// The servers that are named, or one of the bench's own where it can be had.
+base::Result<std::optional<OwnRedis>> ProvideRedis(const std::filesystem::path& folder, std::string& spec) {
+  const bool none = spec == kNoRedis;
+  if (none) spec.clear();
+  if (none || !spec.empty()) return std::optional<OwnRedis>();
+  base::Result<OwnRedis> own = OwnRedis::Start(folder);
+  if (own.status().code() == base::StatusCode::kNotFound) {
+    fmt::print(stderr, "no rows of Redis: {}\n", own.status().message());
+    return std::optional<OwnRedis>();
+  }
+  if (!own.ok()) return own.status();
+  spec = own->spec();
+  return std::optional<OwnRedis>(*std::move(own));
+}
+
+// Tiers of the node itself and a Redis on this machine; no link is paced.
 base::Result<bool> RunLocal(const BenchReuseArgs& args, const ReuseSetting& setting,
                             const std::vector<Prompt>& prompts, const std::vector<Prompt>& warmup,
                             BenchReport& report) {
@@ -225,7 +245,9 @@ base::Result<bool> RunBench(BenchReuseArgs args, const std::filesystem::path& fo
   fmt::print(stderr, "{}\n{} prompts of real text, {} to {} tokens, block runs of {}; matmul in {}\n",
              Describe(ThisMachine()), prompts.size(), args.min_tokens, args.max_tokens, args.run_tokens,
              setting.compute);
+  KVPLANE_ASSIGN_OR_RETURN(std::optional<OwnRedis> redis, ProvideRedis(folder, args.redis));
   KVPLANE_ASSIGN_OR_RETURN(bool right, RunLocal(args, setting, prompts, warmup, report));
+  if (redis) redis->Stop();  // what is measured next has the machine for itself
   for (const double rate : rates) {
     KVPLANE_ASSIGN_OR_RETURN(const bool one, RunRemote(args, setting, rate, prompts, warmup, report));
     right = right && one;

@@ -14,7 +14,7 @@ struct BenchReuseArgs {
   std::vector<std::string> profiles;  // files, loaded by every node; the first is coded with
   std::vector<std::string> link_rates = {"100Mbit/s", "500Mbit/s", "1Gbit/s", "4Gbit/s"};
   std::vector<std::string> strategies = {"off", "lossless", "int8", "int4"};
-  std::string redis;  // redis://HOST:PORT[,HOST:PORT] of servers that run already; empty: no such rows
+  std::string redis;  // redis://HOST:PORT[,HOST:PORT] that run already; empty: one of its own; or "none"
   uint32_t count = 20;
   uint32_t min_tokens = 600;
   uint32_t max_tokens = 2000;

@@ -101,7 +101,9 @@ void AddBenchReuse(CLI::App* bench, const std::string& command, Action& action) 
   verb->add_option("--link-rates", args.link_rates, "Rates of the store's link")->delimiter(',');
   verb->add_option("--strategies", args.strategies,
                    "What stored KV is coded with, comma-separated or repeated");
-  verb->add_option("--redis", args.redis, "redis://HOST:PORT[,HOST:PORT] of servers that run already");
+  verb->add_option("--redis", args.redis,
+                   "redis://HOST:PORT[,HOST:PORT] of servers that run already; none: no such rows; "
+                   "default: a redis-server of its own, where that is installed");
   verb->add_option("--count", args.count, "Prompts");
   verb->add_option("--min-tokens", args.min_tokens, "Shortest prompt, in tokens");
   verb->add_option("--max-tokens", args.max_tokens, "Longest prompt, in tokens");
