@@ -259,7 +259,7 @@ def test_a_store_behind_a_store(serve_store, thing, tmp_path):
     "flags, words",
     [
         (["--dram", "much"], "--dram"),
-        (["--listen", "127.0.0.1:1"], "tcp://"),
+        (["--listen", "127.0.0.1:1"], "SCHEME://HOST:PORT"),
         (["--tier", "ftp://x"], "known are mem:"),
         (["--metrics", "nowhere"], "HOST:PORT"),
         (["--metrics", "0.0.0.0:0"], "--auth-token-file"),
