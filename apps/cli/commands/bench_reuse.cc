@@ -2,25 +2,24 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "apps/cli/bench_report.h"
-#include "apps/cli/completion_client.h"
 #include "apps/cli/exit_code.h"
 #include "apps/cli/log_folder.h"
 #include "apps/cli/prompt_source.h"
 #include "apps/cli/reuse_bench/own_redis.h"
-#include "apps/cli/reuse_bench/reuse_nodes.h"
+#include "apps/cli/reuse_bench/paired_ratio.h"
+#include "apps/cli/reuse_bench/reuse_readers.h"
 #include "apps/cli/strategy_list.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/base/units.h"
-#include "kvplane/codec/strategy.h"
 #include "kvplane/model/tokenizer.h"
 #include "kvplane/stats/quantile.h"
 
@@ -30,77 +29,20 @@ namespace {
 constexpr base::Duration kRequestTimeout = std::chrono::seconds(60);
 constexpr base::Duration kStopTimeout = std::chrono::seconds(20);
 
-// Tokens generated: enough to see that the loaded KV is right, few enough not to matter.
-constexpr uint32_t kGenerate = 8;
+base::TimePoint After(base::Duration wait) { return base::Clock::System().Now() + wait; }
+
+// Requests in flight: more than any node runs at once.
+constexpr uint32_t kMaxClients = 256;
 
 constexpr std::string_view kNoRedis = "none";
 
-base::TimePoint After(base::Duration wait) { return base::Clock::System().Now() + wait; }
 double Median(const std::vector<double>& values) { return stats::Quantile(values, 0.5); }
 
-struct Reader {
-  ReuseMode mode;
-  NodeProcess node;
-  std::unique_ptr<CompletionClient> client;
-  std::vector<double> ttft_s;
-  std::vector<double> cached_share;  // of the prompt's tokens
-  uint32_t identical = 0;            // outputs equal to the cold node's
-  bool exact = true;                 // they must be
-};
-
-base::Result<Reader> StartReader(const ReuseSetting& setting, const ReuseMode& mode) {
-  KVPLANE_ASSIGN_OR_RETURN(NodeProcess node, StartReuseNode(setting, mode, "reader-" + mode.name));
-  auto client = std::make_unique<CompletionClient>(node.http());
-  Reader reader{mode, std::move(node), std::move(client), {}, {}, 0, true};
-  if (!mode.strategy.empty()) {
-    KVPLANE_ASSIGN_OR_RETURN(const codec::Strategy strategy, codec::Strategy::Parse(mode.strategy));
-    reader.exact = !strategy.lossy();
-  }
-  return reader;
-}
-
-base::Result<CompletionResult> Ask(Reader& reader, const Prompt& prompt) {
-  CompletionCall call;
-  call.prompt = prompt.text;
-  call.max_tokens = kGenerate;
-  auto result = reader.client->Complete(call, After(kRequestTimeout));
-  if (!result.ok()) return result.status().Annotate(reader.mode.name);
-  return result;
-}
-
-// Every prompt once in every mode, the modes in rotating order; the first reader is the cold one.
-base::Status RunReaders(std::vector<Reader>& readers, const std::vector<Prompt>& prompts,
-                        const std::vector<Prompt>& warmup) {
-  for (const Prompt& prompt : warmup) {
-    for (Reader& reader : readers) KVPLANE_RETURN_IF_ERROR(Ask(reader, prompt).status());
-  }
-  for (Reader& reader : readers) {
-    for (const Prompt& prompt : prompts) {
-      if (reader.mode.keeps_local) KVPLANE_RETURN_IF_ERROR(Ask(reader, prompt).status());
-    }
-  }
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    std::vector<std::vector<int32_t>> outputs(readers.size());
-    for (size_t turn = 0; turn < readers.size(); ++turn) {
-      const size_t at = (i + turn) % readers.size();
-      KVPLANE_ASSIGN_OR_RETURN(CompletionResult result, Ask(readers[at], prompts[i]));
-      readers[at].ttft_s.push_back(result.ttft_s);
-      readers[at].cached_share.push_back(static_cast<double>(result.cached_tokens) /
-                                         static_cast<double>(std::max<uint32_t>(result.prompt_tokens, 1)));
-      outputs[at] = std::move(result.token_ids);
-    }
-    for (size_t at = 0; at < readers.size(); ++at) {
-      if (outputs[at] == outputs[0]) ++readers[at].identical;
-    }
-  }
-  return base::Status::Ok();
-}
-
-void PrintReaders(const std::vector<Reader>& readers) {
+void PrintReaders(const std::vector<ReuseReader>& readers) {
   fmt::print(stderr, "{:<24} {:>4} {:>10} {:>10} {:>10} {:>8} {:>10}\n", "mode", "n", "TTFT p50", "TTFT p95",
              "of cold", "cached", "identical");
   const double cold = Median(readers.front().ttft_s);
-  for (const Reader& reader : readers) {
+  for (const ReuseReader& reader : readers) {
     fmt::print(stderr, "{:<24} {:>4} {:>7.1f} ms {:>7.1f} ms {:>9.2f}x {:>7.0f}% {:>6}/{:<3}\n",
                reader.mode.name, reader.ttft_s.size(), Median(reader.ttft_s) * 1e3,
                stats::Quantile(reader.ttft_s, 0.95) * 1e3, Median(reader.ttft_s) / cold,
@@ -108,12 +50,47 @@ void PrintReaders(const std::vector<Reader>& readers) {
   }
 }
 
-bool AddRows(const std::vector<Reader>& readers, double link_bits_per_s, BenchReport& report) {
+void PrintTogether(const std::vector<ReuseReader>& readers) {
+  fmt::print(stderr, "{:<24} {:>4} {:>10} {:>10} {:>10} {:>10} {:>8} {:>10}\n", "mode", "n", "TTFT p50",
+             "TTFT p95", "TPOT p50", "TPOT p95", "cached", "identical");
+  for (const ReuseReader& reader : readers) {
+    fmt::print(stderr, "{:<24} {:>4} {:>7.1f} ms {:>7.1f} ms {:>7.2f} ms {:>7.2f} ms {:>7.0f}% {:>6}/{:<3}\n",
+               reader.mode.name, reader.ttft_s.size(), Median(reader.ttft_s) * 1e3,
+               stats::Quantile(reader.ttft_s, 0.95) * 1e3, Median(reader.tpot_s) * 1e3,
+               stats::Quantile(reader.tpot_s, 0.95) * 1e3, Median(reader.cached_share) * 100,
+               reader.identical, reader.ttft_s.size());
+  }
+}
+
+// Each reader that meets in the middle against the better of those that do only one of the two: the same
+// store loaded whole (it stands before it), and the cold one.
+void AddRatios(const std::vector<ReuseReader>& readers, size_t prompts, const BenchCase& cell,
+               BenchReport& report) {
+  for (size_t i = 1; i < readers.size(); ++i) {
+    const ReuseReader& meet = readers[i];
+    if (meet.mode.load != "adaptive") continue;
+    const ReuseReader& load = readers[i - 1];
+    const ReuseReader& cold = readers.front();
+    const ReuseReader& better = Median(load.ttft_s) < Median(cold.ttft_s) ? load : cold;
+    const PairedRatio ratio = CompareCases(meet.ttft_s, better.ttft_s, prompts, /*seed=*/1);
+    fmt::print(stderr, "{} / {}: {:.3f} [{:.3f}, {:.3f}] (95 %, {} prompts)\n", meet.mode.name,
+               better.mode.name, ratio.median, ratio.low, ratio.high, ratio.cases);
+    BenchCase where = cell;
+    where.emplace("mode", meet.mode.name);
+    where.emplace("against", better.mode.name);
+    report.AddSample(where, "ttft_ratio", "1", {ratio.median});
+    report.AddSample(where, "ttft_ratio_low", "1", {ratio.low});
+    report.AddSample(where, "ttft_ratio_high", "1", {ratio.high});
+  }
+}
+
+bool AddRows(const std::vector<ReuseReader>& readers, const BenchCase& cell, BenchReport& report) {
   bool right = true;
-  for (const Reader& reader : readers) {
-    BenchCase where = {{"mode", reader.mode.name}};
-    if (link_bits_per_s > 0) where.emplace("link_bits_per_s", link_bits_per_s);
+  for (const ReuseReader& reader : readers) {
+    BenchCase where = cell;
+    where.emplace("mode", reader.mode.name);
     report.AddSample(where, "ttft_s", "s", reader.ttft_s);
+    report.AddSample(where, "tpot_s", "s", reader.tpot_s);
     report.AddSample(where, "cached_share", "1", reader.cached_share);
     if (reader.exact && reader.identical != reader.ttft_s.size()) {
       fmt::print(stderr, "{}: {} of {} outputs differ from the cold node's\n", reader.mode.name,
@@ -124,34 +101,50 @@ bool AddRows(const std::vector<Reader>& readers, double link_bits_per_s, BenchRe
   return right;
 }
 
-base::Result<bool> RunModes(const ReuseSetting& setting, const std::vector<ReuseMode>& modes,
-                            const std::vector<Prompt>& prompts, const std::vector<Prompt>& warmup,
+struct Prompts {
+  std::vector<Prompt> measured;
+  std::vector<Prompt> warmup;
+};
+
+base::Result<bool> RunModes(const BenchReuseArgs& args, const ReuseSetting& setting,
+                            const std::vector<ReuseMode>& modes, const Prompts& prompts,
                             double link_bits_per_s, BenchReport& report) {
-  std::vector<Reader> readers;
+  std::vector<ReuseReader> readers;
   for (const ReuseMode& mode : modes) {
-    KVPLANE_ASSIGN_OR_RETURN(Reader reader, StartReader(setting, mode));
+    KVPLANE_ASSIGN_OR_RETURN(ReuseReader reader, StartReuseReader(setting, mode));
     readers.push_back(std::move(reader));
   }
-  KVPLANE_RETURN_IF_ERROR(RunReaders(readers, prompts, warmup));
-  for (Reader& reader : readers) KVPLANE_RETURN_IF_ERROR(reader.node.Stop(After(kStopTimeout)));
+  BenchCase cell;
+  if (link_bits_per_s > 0) cell.emplace("link_bits_per_s", link_bits_per_s);
+  KVPLANE_RETURN_IF_ERROR(AskInTurn(readers, prompts.measured, prompts.warmup, args.rounds));
   PrintReaders(readers);
-  return AddRows(readers, link_bits_per_s, report);
+  AddRatios(readers, prompts.measured.size(), cell, report);
+  bool right = AddRows(readers, cell, report);
+  if (args.clients > 0) {
+    for (ReuseReader& reader : readers) reader.Forget();
+    KVPLANE_RETURN_IF_ERROR(AskTogether(readers, prompts.measured, args.rounds, args.clients));
+    fmt::print(stderr, "{} requests in flight\n", args.clients);
+    PrintTogether(readers);
+    cell.emplace("clients", static_cast<int64_t>(args.clients));
+    right = AddRows(readers, cell, report) && right;
+  }
+  for (ReuseReader& reader : readers) KVPLANE_RETURN_IF_ERROR(reader.node.Stop(After(kStopTimeout)));
+  return right;
 }
 
 const ReuseMode kCold{.name = "cold", .store = "", .strategy = ""};
 
 // A shared store behind a paced link: raw, then each strategy, loaded whole and as the plan says.
 base::Result<bool> RunRemote(const BenchReuseArgs& args, const ReuseSetting& setting, double link_bits_per_s,
-                             const std::vector<Prompt>& prompts, const std::vector<Prompt>& warmup,
-                             BenchReport& report) {
+                             const Prompts& prompts, BenchReport& report) {
   KVPLANE_ASSIGN_OR_RETURN(NodeProcess store, StartPacedStore(setting, link_bits_per_s));
   std::vector<ReuseMode> modes = {kCold};
   for (const std::string& strategy : args.strategies) {
     ReuseMode mode{
         .name = "load " + strategy, .store = store.field("store"), .strategy = strategy, .load = "always"};
     // With the warm-up prompts, from which readers learn how fast store and link are.
-    std::vector<Prompt> stored = warmup;
-    stored.insert(stored.end(), prompts.begin(), prompts.end());
+    std::vector<Prompt> stored = prompts.warmup;
+    stored.insert(stored.end(), prompts.measured.begin(), prompts.measured.end());
     KVPLANE_RETURN_IF_ERROR(FillStore(setting, mode, stored, kRequestTimeout));
     modes.push_back(mode);
     mode.name = "meet " + strategy;
@@ -161,7 +154,7 @@ base::Result<bool> RunRemote(const BenchReuseArgs& args, const ReuseSetting& set
   fmt::print(stderr, "\nstore behind a link of {} (shaped in the store's process)\n",
              base::FormatBitsPerSecond(link_bits_per_s));
   KVPLANE_ASSIGN_OR_RETURN(const bool right,
-                           RunModes(setting, modes, prompts, warmup, link_bits_per_s, report));
+                           RunModes(args, setting, modes, prompts, link_bits_per_s, report));
   KVPLANE_RETURN_IF_ERROR(store.Stop(After(kStopTimeout)));
   return right;
 }
@@ -182,8 +175,7 @@ base::Result<std::optional<OwnRedis>> ProvideRedis(const std::filesystem::path& 
 }
 
 // Tiers of the node itself and a Redis on this machine; no link is paced.
-base::Result<bool> RunLocal(const BenchReuseArgs& args, const ReuseSetting& setting,
-                            const std::vector<Prompt>& prompts, const std::vector<Prompt>& warmup,
+base::Result<bool> RunLocal(const BenchReuseArgs& args, const ReuseSetting& setting, const Prompts& prompts,
                             BenchReport& report) {
   std::vector<ReuseMode> modes = {kCold};
   for (const std::string& strategy : {args.strategies.front(), args.strategies.back()}) {
@@ -208,7 +200,7 @@ base::Result<bool> RunLocal(const BenchReuseArgs& args, const ReuseSetting& sett
     if (args.strategies.size() == 1) break;
   }
   fmt::print(stderr, "\ntiers of this machine\n");
-  return RunModes(setting, modes, prompts, warmup, 0, report);
+  return RunModes(args, setting, modes, prompts, 0, report);
 }
 
 base::Result<std::vector<Prompt>> MakePrompts(const BenchReuseArgs& args, uint32_t count, uint64_t seed) {
@@ -221,16 +213,18 @@ base::Result<std::vector<Prompt>> MakePrompts(const BenchReuseArgs& args, uint32
 
 base::Result<bool> RunBench(BenchReuseArgs args, const std::filesystem::path& folder, BenchReport& report) {
   args.strategies = SplitStrategyLists(args.strategies);
-  if (args.count == 0 || args.strategies.empty()) {
-    return base::InvalidArgument("--count and --strategies must not be zero or empty");
+  if (args.count == 0 || args.rounds == 0 || args.strategies.empty()) {
+    return base::InvalidArgument("--count, --rounds and --strategies must not be zero or empty");
   }
+  if (args.clients > kMaxClients) return base::InvalidArgument("--clients: at most {}", kMaxClients);
   std::vector<double> rates;
   for (const std::string& rate : args.link_rates) {
     KVPLANE_ASSIGN_OR_RETURN(const double parsed, base::ParseBitsPerSecond(rate));
     rates.push_back(parsed);
   }
-  KVPLANE_ASSIGN_OR_RETURN(const std::vector<Prompt> prompts, MakePrompts(args, args.count, args.seed));
-  KVPLANE_ASSIGN_OR_RETURN(const std::vector<Prompt> warmup, MakePrompts(args, 3, args.seed + 1000));
+  Prompts prompts;
+  KVPLANE_ASSIGN_OR_RETURN(prompts.measured, MakePrompts(args, args.count, args.seed));
+  KVPLANE_ASSIGN_OR_RETURN(prompts.warmup, MakePrompts(args, 3, args.seed + 1000));
   ReuseSetting setting{.model = args.model,
                        .profiles = args.profiles,
                        .threads = args.threads,
@@ -243,13 +237,13 @@ base::Result<bool> RunBench(BenchReuseArgs args, const std::filesystem::path& fo
     KVPLANE_RETURN_IF_ERROR(probe.Stop(After(kStopTimeout)));
   }
   fmt::print(stderr, "{}\n{} prompts of real text, {} to {} tokens, block runs of {}; matmul in {}\n",
-             Describe(ThisMachine()), prompts.size(), args.min_tokens, args.max_tokens, args.run_tokens,
-             setting.compute);
+             Describe(ThisMachine()), prompts.measured.size(), args.min_tokens, args.max_tokens,
+             args.run_tokens, setting.compute);
   KVPLANE_ASSIGN_OR_RETURN(std::optional<OwnRedis> redis, ProvideRedis(folder, args.redis));
-  KVPLANE_ASSIGN_OR_RETURN(bool right, RunLocal(args, setting, prompts, warmup, report));
+  KVPLANE_ASSIGN_OR_RETURN(bool right, RunLocal(args, setting, prompts, report));
   if (redis) redis->Stop();  // what is measured next has the machine for itself
   for (const double rate : rates) {
-    KVPLANE_ASSIGN_OR_RETURN(const bool one, RunRemote(args, setting, rate, prompts, warmup, report));
+    KVPLANE_ASSIGN_OR_RETURN(const bool one, RunRemote(args, setting, rate, prompts, report));
     right = right && one;
   }
   return right;

@@ -14,8 +14,10 @@ struct BenchReuseArgs {
   std::vector<std::string> profiles;  // files, loaded by every node; the first is coded with
   std::vector<std::string> link_rates = {"100Mbit/s", "500Mbit/s", "1Gbit/s", "4Gbit/s"};
   std::vector<std::string> strategies = {"off", "lossless", "int8", "int4"};
-  std::string redis;  // redis://HOST:PORT[,HOST:PORT] that run already; empty: one of its own; or "none"
-  uint32_t count = 20;
+  std::string redis;     // redis://HOST:PORT[,HOST:PORT] that run already; empty: one of its own; or "none"
+  uint32_t count = 20;   // prompts
+  uint32_t rounds = 1;   // every prompt so often in every mode
+  uint32_t clients = 0;  // then also with so many requests in flight; 0: only one at a time
   uint32_t min_tokens = 600;
   uint32_t max_tokens = 2000;
   uint32_t run_tokens = 256;

@@ -105,6 +105,9 @@ void AddBenchReuse(CLI::App* bench, const std::string& command, Action& action) 
                    "redis://HOST:PORT[,HOST:PORT] of servers that run already; none: no such rows; "
                    "default: a redis-server of its own, where that is installed");
   verb->add_option("--count", args.count, "Prompts");
+  verb->add_option("--rounds", args.rounds, "Every prompt so often in every mode");
+  verb->add_option("--clients", args.clients,
+                   "Then also with so many requests in flight; 0: only one at a time");
   verb->add_option("--min-tokens", args.min_tokens, "Shortest prompt, in tokens");
   verb->add_option("--max-tokens", args.max_tokens, "Longest prompt, in tokens");
   verb->add_option("--run-tokens", args.run_tokens, "Tokens of one stored object");
