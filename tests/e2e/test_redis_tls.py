@@ -45,5 +45,9 @@ def test_nodes_share_prefixes_through_redis_over_tls(launch, tls_redis, prose):
     expected = writer.client.complete(prompt, max_tokens=8).token_ids
     eventually(lambda: server.keys() >= 2, "block runs of 256 tokens lie in Redis")
     reader = launch.node("--store", spec)
+    # A look-up has 50 ms for Redis, handshake included. What this one pushes takes its time and leaves a connection.
+    before = server.keys()
+    reader.client.complete(prose(2500, start=9000), max_tokens=8)
+    eventually(lambda: server.keys() > before, "the reader is connected")
     assert reader.client.complete(prompt, max_tokens=8).token_ids == expected
     assert reader.client.metric(FOUND[0], event=FOUND[1]) >= 512
