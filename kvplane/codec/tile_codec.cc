@@ -213,7 +213,7 @@ base::Result<size_t> TileCodec::Encode(const tensor::ConstTileView& in, Workspac
   const size_t raw_bytes = shape.raw_bytes();
   // Where coding saves nothing (very short tiles), raw is as small and exact.
   Body body;
-  if (MinEncodedBytes(shape) - 1 < raw_bytes) {
+  if (LeastBodyBytes(shape) < raw_bytes || MinEncodedBytes(shape) - 1 < raw_bytes) {
     body = EncodeBody(in, workspace, out.subspan(1, raw_bytes), context);
   }
   KVPLANE_DCHECK(body.bytes <= raw_bytes);

@@ -112,33 +112,19 @@ struct HighestLevels {
 };
 constexpr HighestLevels kHighest;
 
-// Steps through rising positions in [tokens, lanes] without dividing.
-class TokenLane {
- public:
-  explicit TokenLane(uint32_t lanes) : lanes_(lanes) {}
-  void MoveTo(uint32_t position) {
-    for (; position - first_ >= lanes_; first_ += lanes_) ++token;
-    lane = position - first_;
-  }
-  uint32_t token = 0;
-  uint32_t lane = 0;
-
- private:
-  uint32_t lanes_;
-  uint32_t first_ = 0;
-};
-
 // What the encoder notes of a tile, in the workspace.
 struct ByteTile {
   ByteTile(const EcsqPlan& plan, size_t values, Workspace& workspace) : room(values / kEcsqValuesPerEscape) {
     const size_t groups = plan.groups();
     levels = reinterpret_cast<int8_t*>(workspace.Scratch(values, Workspace::Use::kSymbols).data());
-    std::byte* at = workspace
-                        .Scratch(room * (sizeof(EcsqEscape) + sizeof(uint32_t)) +
-                                     groups * (sizeof(uint32_t) + sizeof(float) + sizeof(Beyond) + 3),
-                                 Workspace::Use::kQuantizer)
-                        .data();
+    std::byte* at =
+        workspace
+            .Scratch(room * (sizeof(EcsqEscape) + sizeof(uint32_t)) +
+                         groups * (sizeof(uint32_t) + sizeof(float) + sizeof(Beyond) + 2) + plan.lanes,
+                     Workspace::Use::kQuantizer)
+            .data();
     const auto take = [&at](size_t bytes) { return std::exchange(at, at + bytes); };
+    highest = reinterpret_cast<uint8_t*>(take(plan.lanes));  // read in vectors: first, where it is aligned
     escapes = reinterpret_cast<EcsqEscape*>(take(room * sizeof(EcsqEscape)));
     above = reinterpret_cast<uint32_t*>(take(room * sizeof(uint32_t)));
     sums = reinterpret_cast<uint32_t*>(take(groups * sizeof(uint32_t)));
@@ -146,21 +132,26 @@ struct ByteTile {
     beyond = reinterpret_cast<Beyond*>(take(groups * sizeof(Beyond)));
     ladder = reinterpret_cast<uint8_t*>(take(groups));
     shifts = reinterpret_cast<uint8_t*>(take(groups));
-    highest = reinterpret_cast<uint8_t*>(take(groups));
   }
-  // Levels beyond the range of a group's rung and of the next wider ones.
-  using Beyond = std::array<uint32_t, EcsqForecast::kWider>;
+  // Levels beyond the range of a group's rung and of the next wider ones, 16 bits each: a group has fewer.
+  using Beyond = uint64_t;
+  static constexpr uint32_t kCountBits = 16;
+  static_assert(EcsqForecast::kWider * kCountBits == 64 &&
+                tensor::kTileTokens * kernel::kRansLanes < 1u << kCountBits);
+  uint32_t beyond_of(uint32_t group, uint32_t wider) const {
+    return static_cast<uint16_t>(beyond[group] >> wider * kCountBits);
+  }
 
   size_t room;          // of escapes, and of levels that may be some
   int8_t* levels;       // [tokens, lanes]
   EcsqEscape* escapes;  // [room]
-  uint32_t* above;      // [room], positions in `levels`
+  uint32_t* above;      // [room], as kernel::LevelPosition()
   uint32_t* sums;       // [groups]
   float* reach;         // [groups], EcsqReach() of the rungs
   Beyond* beyond;       // [groups]
   uint8_t* ladder;      // [groups]
   uint8_t* shifts;      // [groups]
-  uint8_t* highest;     // [groups]
+  uint8_t* highest;     // [lanes], of the cheapest rung
 };
 
 uint8_t ShiftOf(const EcsqForecast& forecast, uint32_t sum, uint32_t tokens) {
@@ -182,21 +173,24 @@ uint64_t EscapesCost(uint32_t count) {
 void Widen(const EcsqPlan& plan, uint32_t tokens, std::span<const uint32_t> above, const ByteTile& tile) {
   const uint32_t groups = plan.groups();
   std::fill_n(tile.beyond, groups, ByteTile::Beyond{});
-  TokenLane at(plan.lanes);
   for (const uint32_t position : above) {
-    at.MoveTo(position);
-    const uint32_t g = at.lane / kernel::kRansLanes;
-    const int32_t size = std::abs(int32_t{tile.levels[position]});
+    const uint32_t lane = kernel::LaneOf(position);
+    const uint32_t g = lane / kernel::kRansLanes;
+    const int32_t size = std::abs(int32_t{tile.levels[kernel::TokenOf(position) * plan.lanes + lane]});
     const uint8_t* highest = kHighest.of + tile.ladder[g];
-    for (uint32_t d = 0; d < EcsqForecast::kWider; ++d) tile.beyond[g][d] += size > highest[d] ? 1 : 0;
+    // Ranges widen with rungs: one more for all rungs up to the first that holds it.
+    uint32_t exceeded = 0;
+    for (uint32_t d = 1; d < EcsqForecast::kWider; ++d) exceeded += size > highest[d] ? 1 : 0;
+    constexpr uint64_t kOnes = 0x0001000100010001;
+    tile.beyond[g] += kOnes >> (EcsqForecast::kWider - 1 - exceeded) * ByteTile::kCountBits;
   }
   for (uint32_t g = 0; g < groups; ++g) {
     const auto& costs = plan.byte_lanes->forecast[g].cost[tile.shifts[g]];
     uint32_t best = 0;
-    for (uint32_t d = 1; d < EcsqForecast::kWider && tile.beyond[g][d - 1] > 0; ++d) {
+    for (uint32_t d = 1; d < EcsqForecast::kWider && tile.beyond_of(g, d - 1) > 0; ++d) {
       if (tile.ladder[g] + d >= kernel::kEcsqLadder) break;
-      if (uint64_t{costs[d]} * tokens + EscapesCost(tile.beyond[g][d]) <
-          uint64_t{costs[best]} * tokens + EscapesCost(tile.beyond[g][best])) {
+      if (uint64_t{costs[d]} * tokens + EscapesCost(tile.beyond_of(g, d)) <
+          uint64_t{costs[best]} * tokens + EscapesCost(tile.beyond_of(g, best))) {
         best = d;
       }
     }
@@ -212,7 +206,7 @@ uint64_t SettleRungs(const EcsqPlan& plan, uint32_t tokens, const ByteTile& tile
   for (uint32_t g = 0; g < plan.groups(); ++g) {
     const EcsqForecast& forecast = plan.byte_lanes->forecast[g];
     const uint32_t wider = tile.sums[g];
-    const uint64_t escapes = EscapesCost(tile.beyond[g][wider]);
+    const uint64_t escapes = EscapesCost(tile.beyond_of(g, wider));
     chosen += uint64_t{forecast.cost[tile.shifts[g]][wider]} * tokens + escapes;
     // Escapes of a wider rung than the one taken are not known; those of this one are an upper bound.
     const bool narrower = plan.foretold[g] < tile.ladder[g];
@@ -224,7 +218,8 @@ uint64_t SettleRungs(const EcsqPlan& plan, uint32_t tokens, const ByteTile& tile
   if (choice.head.form != RungForm::kForetold && foretold <= chosen + bytes * 8 * kernel::kEcsqCostUnits) {
     // Narrower rungs would have more levels beyond their range than were looked for.
     bool covered = true;
-    for (uint32_t g = 0; g < groups; ++g) covered &= kHighest.of[plan.foretold[g]] >= tile.highest[g];
+    for (uint32_t g = 0; g < groups; ++g)
+      covered &= kHighest.of[plan.foretold[g]] >= tile.highest[g * kernel::kRansLanes];
     if (covered) {
       std::copy(plan.foretold.begin(), plan.foretold.end(), choice.ladder.begin());
       choice.head.form = RungForm::kForetold;
@@ -240,16 +235,17 @@ size_t PickEscapes(const EcsqPlan& plan, const tensor::ConstTileView& in, const 
   const EcsqByteLanes& bytes = *plan.byte_lanes;
   for (uint32_t g = 0; g < plan.groups(); ++g) tile.reach[g] = EcsqReach(tile.ladder[g], 0);
   size_t count = 0;
-  TokenLane from(plan.lanes);
+  const Quotient by_head_dim(in.head_dim);
   for (const uint32_t position : above) {
-    from.MoveTo(position);
-    const uint32_t element = plan.element_of_lane[from.lane];
-    const uint32_t head = element / in.head_dim;
-    const uint16_t bits = rows[from.token][head * in.head_stride + (element - head * in.head_dim)];
+    const uint32_t token = kernel::TokenOf(position);
+    const uint32_t lane = kernel::LaneOf(position);
+    const uint32_t element = plan.element_of_lane[lane];
+    const uint32_t head = by_head_dim.Of(element);
+    const uint16_t bits = rows[token][head * in.head_stride + (element - head * in.head_dim)];
     const float centred = tensor::Bf16ToFloat(bits) - bytes.mean[element];
     const float level = centred * bytes.inverse_step[element];
-    const bool inside = std::fabs(level) <= tile.reach[from.lane / kernel::kRansLanes];
-    tile.escapes[count] = {from.token * plan.elements + element, bits};
+    const bool inside = std::fabs(level) <= tile.reach[lane / kernel::kRansLanes];
+    tile.escapes[count] = {token * plan.elements + element, bits};
     count += inside ? 0 : 1;
   }
   return count;
@@ -342,7 +338,7 @@ EcsqByteChoice ChooseBytes(const EcsqPlan& plan, const EcsqConfig& config, const
   for (uint32_t g = 0; g < plan.groups(); ++g) {
     tile.shifts[g] = ShiftOf(bytes.forecast[g], tile.sums[g], in.tokens);
     tile.ladder[g] = bytes.forecast[g].rung[tile.shifts[g]];
-    tile.highest[g] = kHighest.of[tile.ladder[g]];
+    std::fill_n(tile.highest + g * kernel::kRansLanes, kernel::kRansLanes, kHighest.of[tile.ladder[g]]);
   }
   const size_t found =
       kernel::LevelRowsOf().find_above(shape, tile.highest, tile.levels, tile.room, tile.above);

@@ -53,18 +53,6 @@ base::Status ReadRungs(const EcsqPlan& plan, RungForm form, PayloadReader& reade
   return base::Corrupt("ecsq: unknown rung form {}", static_cast<uint32_t>(form));
 }
 
-// Quotients of positions, by multiplying with what rounds to 1 / d: half of one more than a multiple of d is
-// nearer to it than any rounding error, for positions are below 2^26.
-class Quotient {
- public:
-  explicit Quotient(uint32_t d) : inverse_(1.0 / d) {}
-  uint32_t Of(uint32_t n) const { return static_cast<uint32_t>((n + 0.5) * inverse_); }
-
- private:
-  static_assert(uint64_t{tensor::kTileTokens} * kMaxTileHeads * kMaxTileHeadDim <= uint64_t{1} << 26);
-  double inverse_;
-};
-
 struct GapAndBits {
   uint32_t gap;
   uint32_t bits;
@@ -83,6 +71,18 @@ GapAndBits ReadEscape(PayloadReader& reader) {
   }
   const uint32_t gap = reader.Varint();
   return {gap, reader.Half()};
+}
+
+void WriteEscape(uint32_t gap, uint32_t bits, PayloadWriter& writer) {
+  if (gap < 1u << 14) {
+    const uint32_t second = gap < 128 ? 0 : 1;
+    const uint32_t number = (gap & 127) | second << 7 | gap >> 7 << 8;
+    writer.Word(number | bits << (8 + 8 * second), 3 + second);
+    return;
+  }
+  writer.Varint(gap);
+  writer.Byte(bits & 0xff);
+  writer.Byte(bits >> 8);
 }
 
 base::Status ReadEscapes(const EcsqPlan& plan, uint32_t tokens, PayloadReader& reader,
@@ -156,9 +156,7 @@ void WriteEcsqHead(const EcsqHead& head, const EcsqPlan& plan, std::span<const u
   writer.Varint(static_cast<uint32_t>(escapes.size()));
   uint32_t next = 0;
   for (const EcsqEscape& escape : escapes) {
-    writer.Varint(escape.position - next);
-    writer.Byte(escape.bits & 0xff);
-    writer.Byte(escape.bits >> 8);
+    WriteEscape(escape.position - next, escape.bits, writer);
     next = escape.position + 1;
   }
 }

@@ -10,6 +10,8 @@
 #include "kvplane/base/endian.h"
 #include "kvplane/base/status.h"
 #include "kvplane/codec/ecsq/ecsq_plan.h"
+#include "kvplane/codec/tile_codec.h"
+#include "kvplane/tensor/kv_view.h"
 
 namespace kvplane::codec {
 
@@ -20,6 +22,18 @@ constexpr uint32_t kEcsqMaxStreamsLog = 3;
 constexpr uint32_t kTernaryMaxLayers = 3;
 // At most one value in this many is an escape: beyond that raw is as small.
 constexpr uint32_t kEcsqValuesPerEscape = 8;
+
+// Quotients of positions, by multiplying with what rounds to 1 / d: half of one more than a multiple of d is
+// nearer to it than any rounding error, for positions are below 2^26.
+class Quotient {
+ public:
+  explicit Quotient(uint32_t d) : inverse_(1.0 / d) {}
+  uint32_t Of(uint32_t n) const { return static_cast<uint32_t>((n + 0.5) * inverse_); }
+
+ private:
+  static_assert(uint64_t{tensor::kTileTokens} * kMaxTileHeads * kMaxTileHeadDim <= uint64_t{1} << 26);
+  double inverse_;
+};
 
 // A value that its rung cannot hold, as it is.
 struct EcsqEscape {
@@ -50,6 +64,15 @@ class PayloadWriter {
     } else {
       out_[at_++] = static_cast<std::byte>(value);
     }
+  }
+  // The lowest `bytes` of a word, at most 4.
+  void Word(uint32_t word, uint32_t bytes) {
+    if (out_.size() - at_ < sizeof(word)) {
+      for (uint32_t i = 0; i < bytes; ++i) Byte(word >> 8 * i & 0xff);
+      return;
+    }
+    base::StoreLe(out_.data() + at_, word);
+    at_ += bytes;
   }
   void Varint(uint32_t value) {
     for (; value >= 128; value >>= 7) Byte(128 | (value & 127));

@@ -20,7 +20,7 @@ namespace kvplane::kernel {
 constexpr uint32_t kLevelWindow = 128;
 constexpr uint32_t kLevelGroup = 32;
 
-// Requires: head_dim is a multiple of 32, elements() of 128.
+// Requires: head_dim is a multiple of 32, elements() of 128 and below 2^24; at most 256 tokens.
 struct LevelRows {
   uint32_t tokens = 0;  // at least 1
   uint32_t heads = 0;
@@ -46,13 +46,19 @@ struct ToLevels {
   const int8_t* weight = nullptr;
 };
 
+// A token and a lane in 32 bits; they rise in the order of [tokens, lanes].
+constexpr uint32_t kLaneBits = 24;
+constexpr uint32_t LevelPosition(uint32_t token, uint32_t lane) { return token << kLaneBits | lane; }
+constexpr uint32_t TokenOf(uint32_t position) { return position >> kLaneBits; }
+constexpr uint32_t LaneOf(uint32_t position) { return position & ((1u << kLaneBits) - 1); }
+
 // levels: [tokens, lanes], 64-byte aligned. rows[t]: head 0 of token t.
 struct LevelRowKernels {
   // sums: [groups], over all tokens.
   void (*to_levels)(const LevelRows& shape, const ToLevels& how, const uint16_t* const* rows, int8_t* levels,
                     uint32_t* sums);
-  // Positions in [tokens, lanes] of levels whose magnitude is above that of their group, rising; at most
-  // `room`. Returns how many there are. highest: [groups], below 128.
+  // Where levels are of a larger magnitude than `highest` of their lane, in rising order; at most `room`.
+  // Returns how many there are. highest: [lanes], below 128.
   size_t (*find_above)(const LevelRows& shape, const uint8_t* highest, const int8_t* levels, size_t room,
                        uint32_t* positions);
 };

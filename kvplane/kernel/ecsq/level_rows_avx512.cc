@@ -62,11 +62,11 @@ constexpr uint8_t PackedPlace(uint32_t i) {
   const uint32_t word = i % 8 / 2 + (i & 1) * 4;
   return static_cast<uint8_t>(i % kLevelGroup / 8 * 16 + i / kLevelGroup * 8 + word);
 }
-struct alignas(64) PackedPlaces {
+struct alignas(64) BytesOfWindow {
   uint8_t of[kLevelWindow];
 };
-constexpr PackedPlaces kPackedPlaces = [] {
-  PackedPlaces places{};
+constexpr BytesOfWindow kPackedPlaces = [] {
+  BytesOfWindow places{};
   for (uint32_t i = 0; i < kLevelWindow; ++i) {
     places.of[i] = static_cast<uint8_t>(i / 64 * 64 + PackedPlace(i % 64));
   }
@@ -150,6 +150,12 @@ KVPLANE_TARGET_AVX512 uint32_t KeepSome(uint64_t* above, uint32_t* first, uint32
   return kept;
 }
 
+constexpr BytesOfWindow kCounting = [] {
+  BytesOfWindow counting{};
+  for (uint32_t i = 0; i < kLevelWindow; ++i) counting.of[i] = static_cast<uint8_t>(i);
+  return counting;
+}();
+
 KVPLANE_TARGET_AVX512 size_t FindAbove(const LevelRows& shape, const uint8_t* highest, const int8_t* levels,
                                        size_t room, uint32_t* positions) {
   constexpr uint32_t kBytes = 64;
@@ -157,30 +163,35 @@ KVPLANE_TARGET_AVX512 size_t FindAbove(const LevelRows& shape, const uint8_t* hi
   const uint32_t lanes = shape.elements();
   const uint32_t vectors = shape.tokens * (lanes / kBytes);
   size_t count = 0;
+  uint32_t token = 0;
   uint32_t lane = 0;
   for (uint32_t begin = 0; begin < vectors; begin += kChunk) {
     const uint32_t chunk = std::min(kChunk, vectors - begin);
     uint64_t above[kChunk];
     uint32_t first[kChunk];
-    for (uint32_t i = 0; i < chunk; ++i) {
-      first[i] = (begin + i) * kBytes;
-      const uint8_t* groups = highest + lane / kLevelGroup;
-      const __m512i limit = _mm512_inserti64x4(_mm512_set1_epi8(static_cast<char>(groups[0])),
-                                               _mm256_set1_epi8(static_cast<char>(groups[1])), 1);
-      const __m512i size = _mm512_abs_epi8(_mm512_load_si512(levels + first[i]));
-      above[i] = _mm512_cmpgt_epu8_mask(size, limit);
-      lane = lane + kBytes == lanes ? 0 : lane + kBytes;
+    for (uint32_t i = 0; i < chunk; ++i, levels += kBytes) {
+      first[i] = LevelPosition(token, lane);
+      const __m512i size = _mm512_abs_epi8(_mm512_load_si512(levels));
+      above[i] = _mm512_cmpgt_epu8_mask(size, LoadBytes(highest + lane));
+      lane += kBytes;
+      token += lane == lanes ? 1 : 0;
+      lane = lane == lanes ? 0 : lane;
     }
     for (uint32_t i = chunk; i % 8 != 0; ++i) above[i] = first[i] = 0;
     const uint32_t kept = KeepSome(above, first, chunk);
     for (uint32_t i = 0; i < kept; ++i) {
-      uint64_t mask = above[i];
-      do {
-        const uint32_t position = first[i] + static_cast<uint32_t>(std::countr_zero(mask));
-        if (count < room) positions[count] = position;
-        ++count;
-        mask &= mask - 1;
-      } while (mask != 0);
+      const auto found = static_cast<uint32_t>(std::popcount(above[i]));
+      if (found <= kFloats && room >= count + kFloats) {
+        const __m512i places = _mm512_cvtepu8_epi32(
+            _mm512_castsi512_si128(_mm512_maskz_compress_epi8(above[i], LoadBytes(kCounting.of))));
+        _mm512_storeu_si512(positions + count,
+                            _mm512_add_epi32(places, _mm512_set1_epi32(static_cast<int>(first[i]))));
+        count += found;
+        continue;
+      }
+      for (uint64_t mask = above[i]; mask != 0; mask &= mask - 1, ++count) {
+        if (count < room) positions[count] = first[i] + static_cast<uint32_t>(std::countr_zero(mask));
+      }
     }
   }
   return count;

@@ -46,9 +46,8 @@ size_t FindAbove(const LevelRows& shape, const uint8_t* highest, const int8_t* l
   size_t count = 0;
   for (uint32_t t = 0; t < shape.tokens; ++t) {
     for (uint32_t lane = 0; lane < lanes; ++lane) {
-      const uint32_t position = t * lanes + lane;
-      if (Magnitude(levels[position]) <= highest[lane / kLevelGroup]) continue;
-      if (count < room) positions[count] = position;
+      if (Magnitude(levels[size_t{t} * lanes + lane]) <= highest[lane]) continue;
+      if (count < room) positions[count] = LevelPosition(t, lane);
       ++count;
     }
   }

@@ -125,17 +125,20 @@ TEST(LevelRowsDiff, LevelsAndSumsAreTheSameOnEveryIsa) {
   }
 }
 
-TEST(LevelRowsDiff, LevelsAboveTheirGroupsAreFoundInOrder) {
+TEST(LevelRowsDiff, LevelsAboveTheirLanesLimitsAreFoundInOrder) {
   base::Rng rng(4);
   for (int round = 0; round < 30; ++round) {
     Tile tile = RandomTile(rng);
     AlignedArray<int8_t> levels(tile.size());
     for (size_t i = 0; i < tile.size(); ++i) levels[i] = static_cast<int8_t>(rng.Below(256));
-    std::vector<uint8_t> highest(tile.shape.groups());
+    std::vector<uint8_t> highest(tile.shape.elements());
     for (uint8_t& limit : highest) limit = static_cast<uint8_t>(100 + rng.Below(28));
     std::vector<uint32_t> expected;
     for (uint32_t i = 0; i < tile.size(); ++i) {
-      if (std::abs(levels[i]) > highest[i % tile.shape.elements() / kLevelGroup]) expected.push_back(i);
+      const uint32_t lane = i % tile.shape.elements();
+      if (std::abs(levels[i]) > highest[lane]) {
+        expected.push_back(LevelPosition(i / tile.shape.elements(), lane));
+      }
     }
     for (const Isa isa : AvailableIsas()) {
       std::vector<uint32_t> found(tile.size());
