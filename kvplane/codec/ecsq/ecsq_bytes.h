@@ -1,4 +1,5 @@
-// The way of ecsq tiles whose levels fit a byte: rows to levels of the whole tile, then streams, and back.
+// The way of ecsq tiles whose levels fit a byte: rows to levels of the whole tile, then streams; back, streams
+// to rows in one pass.
 // Streams and values are those of the fused row kernels (kernel/rans/rans.h); it takes 128 elements and their
 // lanes to agree on a window, and pays where the instruction set permutes bytes.
 //
@@ -71,7 +72,8 @@ EcsqByteChoice ChooseBytes(const EcsqPlan& plan, const EcsqConfig& config, const
 // Whether the tiles of such rungs are decoded that way here.
 bool DecodesBytes(const EcsqPlan& plan, std::span<const uint8_t> ladder);
 
-// Decodes streams of the tile's tokens, divided evenly, into `rows`. Returns the corrupt streams.
+// Decodes streams of the tile's tokens, divided evenly, into `rows`. Returns the corrupt streams,
+// whose rows hold garbage.
 // Requires: DecodesBytes(). head_scales: [heads] with tile scales, else empty.
 uint32_t DecodeByteStreams(const EcsqPlan& plan, const kernel::RansShape& shape,
                            std::span<const std::span<const std::byte>> streams,
