@@ -1,7 +1,6 @@
-// The way of ecsq tiles whose levels fit a byte: rows to levels of the whole tile, then streams; back, streams
-// to rows in one pass.
-// Streams and values are those of the fused row kernels (kernel/rans/rans.h); it takes 128 elements and their
-// lanes to agree on a window, and pays where the instruction set permutes bytes.
+// The way of ecsq tiles whose levels fit a byte: rows to levels of the whole tile, then streams; back,
+// streams to rows in one pass. Streams and values are those of the fused row kernels (kernel/rans/rans.h); it
+// takes 128 elements and their lanes to agree on a window, and pays where the instruction set permutes bytes.
 //
 // Thread safety: EcsqByteLanes is immutable; the functions work on one thread's workspace.
 #pragma once
