@@ -91,6 +91,8 @@ std::string SocketAddress::ToString() const {
                                            : fmt::format("{}:{}", host, port);
 }
 
+int NameLookupsUnderWay() { return lookups_under_way.load(); }
+
 base::Status StartLookup(const TcpEndpoint& endpoint, ResolveFor purpose, const NameLookup& lookup,
                          OnResolved done) {
   auto slot = std::make_shared<LookupSlot>();

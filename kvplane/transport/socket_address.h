@@ -46,6 +46,7 @@ base::Status StartLookup(const TcpEndpoint& endpoint, ResolveFor purpose, const 
 
 // Lookups at a time, those included whose callers have given up: each is a thread.
 constexpr int kMaxNameLookups = 64;
+int NameLookupsUnderWay();
 
 // How long a listener waits for the addresses of its own name.
 constexpr base::Duration kListenResolveTimeout = std::chrono::seconds(10);
