@@ -9,76 +9,113 @@
 namespace kvplane::control {
 namespace {
 
-// Sums over runs [first, n), built from the back.
+// The time to load the runs added so far; they are added from the back.
 class LoadCost {
  public:
-  explicit LoadCost(const LoadSignals& signals) : signals_(signals) {}
+  explicit LoadCost(const LoadSignals& signals) : signals_(signals) {
+    for (const FoundRun& run : signals.runs) all_bytes_ += static_cast<double>(run.bytes);
+  }
 
   void Add(const FoundRun& run) {
     KVPLANE_CHECK(run.tier < kMaxTiers);
     const TierSpeed& tier = signals_.tiers[run.tier];
+    bytes_ += static_cast<double>(run.bytes);
     latency_s_ = std::max(latency_s_, tier.latency_s);
     if (tier.bytes_per_s > 0) move_s_ += static_cast<double>(run.bytes) / tier.bytes_per_s;
     if (signals_.decode_tokens_per_s > 0) decode_s_ += signals_.run_tokens / signals_.decode_tokens_per_s;
   }
-  double seconds() const { return latency_s_ + std::max(move_s_, decode_s_); }
+  double seconds() const {
+    if (signals_.remaining_s > 0) return all_bytes_ > 0 ? signals_.remaining_s * bytes_ / all_bytes_ : 0;
+    return signals_.load_ahead_s + latency_s_ + std::max(move_s_, decode_s_);
+  }
 
  private:
   const LoadSignals& signals_;
+  double all_bytes_ = 0;
+  double bytes_ = 0;
   double latency_s_ = 0;
   double move_s_ = 0;
   double decode_s_ = 0;
 };
+
+// Computing the first `m` runs, and the rest of the prompt.
+struct ComputeCost {
+  double head_s = 0;  // with what is ahead of it
+  double rest_s = 0;
+};
+
+ComputeCost CostOf(const LoadSignals& signals, size_t m) {
+  const PrefillCost& prefill = signals.prefill;
+  const uint64_t end = signals.first_token + uint64_t{signals.run_tokens} * signals.runs.size();
+  return {
+      .head_s = signals.compute_ahead_s +
+                prefill.Seconds(signals.first_token, signals.first_token + uint64_t{signals.run_tokens} * m),
+      .rest_s = prefill.Seconds(end, end + signals.rest_tokens)};
+}
+
+// `load_s`: of runs [m, n), m < n. Until then computing is slowed down.
+double EndSeconds(const LoadSignals& signals, const ComputeCost& cost, double load_s) {
+  const double done_s = load_s / std::max(signals.prefill.slowdown, 1.0);  // computed beside the load
+  if (signals.overlap_layers == 0) return load_s + std::max(cost.head_s - done_s, 0.0) + cost.rest_s;
+  return load_s + std::max(cost.head_s + cost.rest_s - done_s, cost.rest_s / signals.overlap_layers);
+}
 
 std::string Explain(const LoadPlan& plan, size_t runs) {
   if (runs == 0) return "nothing was found";
   if (plan.recompute_s == 0) return "load all: the prefill rate is not known yet";
   if (plan.compute_runs == runs) {
     return fmt::format("recompute: {:.1f} ms, loading would take {:.1f} ms", plan.recompute_s * 1e3,
-                       plan.load_s * 1e3);
+                       plan.load_all_s * 1e3);
   }
   const char* what = plan.compute_runs == 0 ? "load all" : "load the tail, compute the head";
   return fmt::format("{}: {:.1f} ms, recompute alone {:.1f} ms, load alone {:.1f} ms", what,
-                     plan.plan_s * 1e3, plan.recompute_s * 1e3, plan.load_s * 1e3);
+                     plan.plan_s * 1e3, plan.recompute_s * 1e3, plan.load_all_s * 1e3);
 }
 
 }  // namespace
 
+double PrefillCost::Seconds(uint64_t begin, uint64_t end) const {
+  const auto first = static_cast<double>(begin), last = static_cast<double>(end);
+  return (last - first) * (per_token_s + per_attended_s * (first + last) / 2);
+}
+
 double LoadSeconds(const LoadSignals& signals, size_t first) {
+  if (first >= signals.runs.size()) return 0;
   LoadCost cost(signals);
   for (size_t run = signals.runs.size(); run > first; --run) cost.Add(signals.runs[run - 1]);
-  return first >= signals.runs.size() ? 0 : cost.seconds();
+  return cost.seconds();
+}
+
+double PlanSeconds(const LoadSignals& signals, size_t compute_runs) {
+  const ComputeCost cost = CostOf(signals, compute_runs);
+  if (compute_runs >= signals.runs.size()) return cost.head_s + cost.rest_s;
+  return EndSeconds(signals, cost, LoadSeconds(signals, compute_runs));
 }
 
 LoadPlan DecideLoad(const LoadSignals& signals) {
   const size_t runs = signals.runs.size();
   LoadPlan plan;
   plan.load_s = LoadSeconds(signals, 0);
-  plan.plan_s = plan.load_s;
-  if (signals.prefill_tokens_per_s > 0) {
-    const double run_s = signals.run_tokens / signals.prefill_tokens_per_s;
-    plan.recompute_s = run_s * static_cast<double>(runs);
-    const double shared_run_s = signals.shared_prefill_tokens_per_s > 0
-                                    ? signals.run_tokens / signals.shared_prefill_tokens_per_s
-                                    : run_s;
-    // From "compute all" to "load all", so that among equals the least computation is kept.
-    LoadCost cost(signals);
-    plan.compute_runs = runs;
-    plan.plan_s = plan.recompute_s;
-    for (size_t m = runs; m > 0; --m) {
-      cost.Add(signals.runs[m - 1]);
-      const double end_s = std::max(shared_run_s * static_cast<double>(m - 1), cost.seconds());
-      if (end_s > plan.plan_s) continue;
-      plan.plan_s = end_s;
-      plan.compute_runs = m - 1;
+  plan.plan_s = plan.load_all_s = PlanSeconds(signals, 0);
+  if (signals.prefill.known() && runs > 0) {
+    plan.recompute_s = PlanSeconds(signals, runs);
+    LoadPlan best = plan;
+    LoadCost load(signals);
+    for (size_t m = runs - 1; m > 0; --m) {
+      load.Add(signals.runs[m]);
+      const double end_s = EndSeconds(signals, CostOf(signals, m), load.seconds());
+      if (best.compute_runs != 0 && end_s > best.plan_s) continue;
+      best.compute_runs = m;
+      best.plan_s = end_s;
+      best.load_s = load.seconds();
     }
-    if (plan.load_s <= plan.recompute_s && plan.plan_s > kSplitOfLoad * plan.load_s) {
-      plan.compute_runs = 0;
-      plan.plan_s = plan.load_s;
-    } else if (plan.load_s > plan.recompute_s && plan.plan_s > kSplitOfRecompute * plan.recompute_s) {
+    if (plan.recompute_s < plan.load_all_s) {
       plan.compute_runs = runs;
       plan.plan_s = plan.recompute_s;
+      plan.load_s = 0;
     }
+    const double gain = std::min(std::max(signals.uncertainty, signals.least_gain), kMostGain);
+    if (best.compute_runs != 0 && best.plan_s <= (1 - gain) * plan.plan_s) plan = best;
   }
   plan.reason = Explain(plan, runs);
   return plan;

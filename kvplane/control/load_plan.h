@@ -1,14 +1,20 @@
 // DecideLoad: which of the block runs that a store holds are loaded, and which are computed all the same.
 //
-// The engine computes from the front while the store loads from the back; the two meet where both are done at
-// the same time ("load or recompute", design: data path, section 3; the idea of meeting in the middle: Jin et
-// al., "Compute or load KV cache? Why not both?", arXiv 2410.03065). Both functions are pure: signals in,
+// The engine computes from the front while the store loads what is behind; the two meet where both are done
+// at the same time ("load or recompute", design: data path, section 3; the idea of meeting in the middle: Jin
+// et al., "Compute or load KV cache? Why not both?", arXiv 2410.03065). All functions are pure: signals in,
 // decision out; whoever calls them measures the signals and logs the reason.
 //
-// The model of costs. Computing m runs takes m * run_tokens / prefill rate (the shared rate, where others are
-// loaded meanwhile). Loading runs [m, n) takes the
-// longest latency of the tiers they lie in, plus the longer of moving their bytes and decoding their tokens:
-// the two overlap.
+// The model of costs, in seconds until the whole prompt is computed:
+// - Computing tokens [a, b) alone takes (b - a) * per_token_s + (b^2 - a^2) / 2 * per_attended_s: attention
+//   grows with the position. Beside a load it takes `slowdown` times that: both want the processors.
+// - Loading runs [m, n) takes what is ahead of it, the longest latency of the tiers they lie in, and the
+// longer
+//   of moving their bytes and decoding their tokens: the two overlap.
+// - The rest of the prompt, behind the runs, is computed in any case. Beside a load it waits layer by layer
+// for
+//   the loaded runs: when the load is done, only its last layer is left, unless computing is further behind.
+//   So "load all" hides the rest of the prompt behind the load, and a split has to be better than that.
 #pragma once
 
 #include <array>
@@ -28,53 +34,69 @@ struct TierSpeed {
   double bytes_per_s = 0;  // of coded bytes beyond the latency; 0: nothing is known, taken as instant
 };
 
-// One run that was found.
-struct FoundRun {
-  uint64_t bytes = 0;
-  uint8_t tier = 0;  // < kMaxTiers
+// What computing prompts costs on this node.
+struct PrefillCost {
+  double per_token_s = 0;     // both 0: unknown
+  double per_attended_s = 0;  // for each earlier token that a token attends to
+  double slowdown = 1;        // >= 1; of a step beside a load
+
+  bool known() const { return per_token_s > 0 || per_attended_s > 0; }
+  // Tokens [begin, end) of a prompt, with nothing beside them.
+  double Seconds(uint64_t begin, uint64_t end) const;
 };
 
+// One run that was found.
+struct FoundRun {
+  uint64_t bytes = 0;  // still to be loaded
+  uint8_t tier = 0;    // < kMaxTiers
+};
+
+// A split is a bet on two speeds instead of one. It must promise to end this part of the time before either
+// side alone does, or the uncertainty of the signals where that is more, but never more than kMostGain: what
+// halves the time is worth trying.
+constexpr double kLeastGain = 0.1;
+constexpr double kMostGain = 0.4;
+
 struct LoadSignals {
-  std::span<const FoundRun> runs{};  // of the prompt's unbroken prefix, from the front
+  std::span<const FoundRun> runs{};  // consecutive runs of the prompt; the tokens before them are there
+  uint64_t first_token = 0;          // of the first of them
   uint32_t run_tokens = 0;
+  uint32_t rest_tokens = 0;  // of the prompt, behind the runs
+  // Layers of the model; 0: the rest of the prompt waits until the load is done with all of them.
+  uint32_t overlap_layers = 0;
   std::array<TierSpeed, kMaxTiers> tiers{};
-  double decode_tokens_per_s = 0;   // of the loader's threads together; 0: unknown, taken as instant
-  double prefill_tokens_per_s = 0;  // 0: unknown; then everything is loaded
-  // The same while a load goes on: it takes processors, and chunks are shorter. 0: as fast as without.
-  double shared_prefill_tokens_per_s = 0;
+  double decode_tokens_per_s = 0;  // of the loader's threads together; 0: unknown, taken as instant
+  PrefillCost prefill{};           // unknown: everything is loaded
+  double load_ahead_s = 0;         // of other requests, before this one's load
+  double compute_ahead_s = 0;      // of other prompts, before this one's tokens
+  // How far a measured time strays from the predicted one, as a part of it. A split must promise more, and at
+  // least `least_gain`; both 0 for one that was chosen before and is only gone on with.
+  double uncertainty = 0;
+  double least_gain = kLeastGain;
+  // When the loader is expected to be done with all runs, where it has begun; 0: it has not, and what the
+  // tiers say counts. Parts of the runs then take their part of it by bytes.
+  double remaining_s = 0;
 };
 
 struct LoadPlan {
   // Runs [0, compute_runs) are computed, the rest is loaded; runs.size() of the signals: nothing is loaded.
   size_t compute_runs = 0;
-  double plan_s = 0;       // when both sides are predicted to be done
-  double load_s = 0;       // had everything been loaded
-  double recompute_s = 0;  // had everything been computed; 0: the prefill rate is unknown
+  double plan_s = 0;       // until the prompt is computed, as planned
+  double load_all_s = 0;   // had all runs been loaded
+  double recompute_s = 0;  // had all runs been computed; 0: the cost is unknown
+  double load_s = 0;       // when the loader is predicted to be done with its part
   std::string reason;      // for the decision log
 };
 
-// A split ends earlier only as far as the measured speeds hold while both sides share the processors; so it
-// must promise to end within these parts of either side alone, else that side does it alone.
-constexpr double kSplitOfLoad = 0.75;
-constexpr double kSplitOfRecompute = 0.9;
-
-// The split with the earliest end, where it is worth it; among equals the one that computes least.
+// The split with the earliest end where it is worth it, else the better of loading and computing everything;
+// among equals the one that computes least.
 LoadPlan DecideLoad(const LoadSignals& signals);
 
-// Seconds to load runs [first, signals.runs.size()) by the model above.
-double LoadSeconds(const LoadSignals& signals, size_t first);
+// Seconds until the prompt is computed when runs [0, compute_runs) are computed and the rest is loaded.
+double PlanSeconds(const LoadSignals& signals, size_t compute_runs);
 
-// At run time: whether the computing side is to take the front run from the loader instead of waiting for
-// it. `remaining_s`: when the loader is expected to be done with all `runs` it still has; `compute_s`: when
-// the computing side would be done with that one run, other prompts before it included. Taken where that is
-// earlier, and where sharing the rest (both sides at the speeds that this implies) would end within
-// kSplitOfLoad of loading it: two sides that take c and l for a run share it in c / (c + l) of the loader's
-// time.
-constexpr bool TakesFrontRun(double remaining_s, size_t runs, double compute_s) {
-  if (compute_s >= remaining_s || runs == 0) return false;
-  const double load_run_s = remaining_s / static_cast<double>(runs);
-  return compute_s < kSplitOfLoad * (compute_s + load_run_s);
-}
+// Seconds to load runs [first, signals.runs.size()), what is ahead of them included.
+double LoadSeconds(const LoadSignals& signals, size_t first);
 
 // How long a load that has moved `done` of `total` bytes in `elapsed_s` will still take. Before the first
 // byte: what was predicted, or as long again as it has already taken; then the observed rate counts by the

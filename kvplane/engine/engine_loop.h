@@ -70,17 +70,25 @@ class EngineLoop {
   void StartLookup(RequestState& request);
   void FinishLookup(RequestState& request, base::Result<std::vector<StoredRun>> found);
   void ExpireLookups(base::TimePoint now);
+  struct Ahead {
+    double compute_s = 0;
+    double load_s = 0;
+  };
+  Ahead AheadOf(const RequestState& request) const;
   void BeginLoad(RequestState& request);
   void SkipLanded(RequestState& request);
-  uint32_t ComputeUntil(RequestState& request, uint64_t tokens_ahead);
-  bool TakeFront(RequestState& request, uint32_t run, uint64_t tokens_ahead);
+  uint32_t ComputeUntil(RequestState& request, double ahead_s);
+  bool TakeFront(RequestState& request, uint32_t run, double ahead_s);
+  bool FailStalled(LoadJob& load, const LoadJob::Progress& progress, base::TimePoint now);
   bool Overlaps(const RequestState& request) const;
   base::Duration StallPatience() const;
   void EndLoad(RequestState& request);
+  void LogPrefix(const RequestState& request) const;
+
+  // KV for the store (engine_push.cc).
   void PushRuns(RequestState& request, bool look_first);
   void EndPrefix(RequestState& request, bool keeps);  // its request has finished
   void YieldPages();
-  void LogPrefix(const RequestState& request) const;
 
   // Steps.
   bool Step();  // false: there was nothing to do

@@ -1,5 +1,4 @@
-// The prefix half of EngineLoop: what comes from the store and what goes there. docs/adr/0008 is the
-// protocol.
+// The prefix half of EngineLoop: what comes from the store. docs/adr/0008 is the protocol.
 
 #include <algorithm>
 #include <utility>
@@ -25,12 +24,17 @@ constexpr base::Duration kMostReview = std::chrono::milliseconds(20);
 // A step over a load in progress may be predicted to wait this long, with other requests and without.
 constexpr base::Duration kStallInCompany = std::chrono::milliseconds(2);
 constexpr base::Duration kStallAlone = std::chrono::milliseconds(20);
-// One round of reads: what the tier moves in this time, within bounds.
-constexpr double kUnitSeconds = 0.01;
+// One round of reads: what the tier moves in a few of its latencies, within bounds. Short rounds let the last
+// layers land one by one, and leave little on the way when the two sides meet.
+constexpr double kUnitLatencies = 8;
+constexpr double kLeastUnitSeconds = 0.002;
+constexpr double kMostUnitSeconds = 0.01;
 constexpr double kLeastUnitBytes = 64 << 10;
 constexpr double kMostUnitBytes = 4 << 20;
-// Taken for the prefill rate until one has been measured: slow, so that the store gets its chance.
-constexpr double kUnknownPrefill = 1000;  // tokens/s
+// Taken for the cost of a token until one has been measured: much, so that the store gets its chance.
+constexpr control::PrefillCost kUnknownPrefill{.per_token_s = 1e-3};
+// Keeps a load that is about to end from being taken for one that has not begun.
+constexpr double kLeastRemaining = 1e-9;
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
 
@@ -38,6 +42,21 @@ store::TierKind SlowestTier(std::span<const StoredRun> runs) {
   store::TierKind slowest = store::TierKind::kDram;
   for (const StoredRun& run : runs) slowest = std::max(slowest, run.entry.tier);
   return slowest;
+}
+
+// When the loader is expected to be done with what is not taken, and what was there before it included.
+double RemainingLoadSeconds(const LoadJob& load, const LoadJob::Progress& progress, base::TimePoint now) {
+  uint64_t all_bytes = 0;
+  for (uint32_t i = 0; i < load.runs(); ++i) all_bytes += load.run(i).entry.bytes;
+  const double share =
+      static_cast<double>(progress.bytes_total) / static_cast<double>(std::max<uint64_t>(all_bytes, 1));
+  const double predicted_s = load.options().predicted_s * share;
+  if (!progress.started) {
+    const double waited_s = base::ToSeconds(now - progress.created);
+    return control::RemainingSeconds(load.options().queue_s, waited_s, 0, 1) + predicted_s;
+  }
+  return control::RemainingSeconds(predicted_s, base::ToSeconds(now - *progress.started), progress.bytes_done,
+                                   progress.bytes_total);
 }
 
 uint16_t LeastQuality(const Request& request, const PrefixOptions& options) {
@@ -124,18 +143,42 @@ void EngineLoop::FinishLookup(RequestState& request, base::Result<std::vector<St
 
 // ---- Load
 
+// What prompts further ahead have to compute before a new one's turn comes, and what the loader has to do.
+EngineLoop::Ahead EngineLoop::AheadOf(const RequestState& request) const {
+  Ahead ahead;
+  const control::PrefillCost cost = prefix_->context.estimates.prefill();
+  const base::TimePoint now = Now();
+  for (const RequestState* other : running_) {
+    if (other == &request) continue;
+    const RequestPrefix& prefix = other->prefix;
+    if (prefix.load_open) ahead.load_s += RemainingLoadSeconds(*prefix.load, prefix.load->progress(), now);
+    if (other->phase != Phase::kPrefill) continue;
+    const bool loads = prefix.load != nullptr && !prefix.load_over;
+    const uint32_t first = loads ? prefix.load->runs() * options_.prefix.run_tokens : other->prompt_done;
+    ahead.compute_s += cost.Seconds(first, other->prompt_tokens());
+  }
+  return ahead;
+}
+
 void EngineLoop::BeginLoad(RequestState& request) {
   RequestPrefix& prefix = request.prefix;
   if (prefix.found.empty()) return;
-  control::LoadSignals signals = prefix_->context.estimates.Signals(options_.prefix.loader_threads, Now());
+  const store::TierKind slowest = SlowestTier(prefix.found);
+  control::LoadSignals signals =
+      prefix_->context.estimates.Signals(options_.prefix.loader_threads, slowest, Now());
   std::vector<control::FoundRun> runs;
   for (const StoredRun& run : prefix.found) {
     runs.push_back({.bytes = run.entry.bytes, .tier = static_cast<uint8_t>(run.entry.tier)});
   }
+  const Ahead ahead = AheadOf(request);
   signals.runs = runs;
   signals.run_tokens = options_.prefix.run_tokens;
+  signals.rest_tokens = request.prompt_tokens() - static_cast<uint32_t>(runs.size()) * signals.run_tokens;
+  signals.overlap_layers = model_.kv_geometry().layers;
+  signals.load_ahead_s = ahead.load_s;
+  signals.compute_ahead_s = ahead.compute_s;
   const bool always = options_.prefix.load == LoadPolicy::kAlways;
-  if (always) signals.prefill_tokens_per_s = 0;
+  if (always) signals.prefill = {};
   const control::LoadPlan plan = control::DecideLoad(signals);
   prefix.outcome.reason = always ? "load all, as told" : plan.reason;
   if (plan.compute_runs == runs.size()) {
@@ -144,15 +187,17 @@ void EngineLoop::BeginLoad(RequestState& request) {
     LogPrefix(request);
     return;
   }
-  const double speed = signals.tiers[static_cast<size_t>(SlowestTier(prefix.found))].bytes_per_s;
+  const control::TierSpeed& speed = signals.tiers[static_cast<size_t>(slowest)];
+  const double unit_s = std::clamp(kUnitLatencies * speed.latency_s, kLeastUnitSeconds, kMostUnitSeconds);
   LoadJobOptions options;
   options.runs = std::exchange(prefix.found, {});
   options.layers = model_.kv_geometry().layers;
-  options.order = plan.compute_runs == 0 ? LoadOrder::kLayers : LoadOrder::kRuns;
+  options.head_runs = static_cast<uint32_t>(plan.compute_runs);
   options.accept_lossy = LeastQuality(request.request, options_.prefix) < store::kLossless;
-  options.predicted_s = plan.load_s;
+  options.predicted_s = control::LoadSeconds(signals, 0) - ahead.load_s;
+  options.queue_s = ahead.load_s;
   options.unit_bytes =
-      static_cast<uint64_t>(std::clamp(speed * kUnitSeconds, kLeastUnitBytes, kMostUnitBytes));
+      static_cast<uint64_t>(std::clamp(speed.bytes_per_s * unit_s, kLeastUnitBytes, kMostUnitBytes));
   options.pages = std::make_shared<const PinnedPages>(request.pages->layers(), arena_);
   options.on_progress = [inbox = inbox_] { inbox->Post(LoadProgressMessage{}); };
   options.on_done = [inbox = inbox_, id = request.id] { inbox->Post(LoadDoneMessage{id}); };
@@ -185,8 +230,8 @@ void EngineLoop::SkipLanded(RequestState& request) {
 }
 
 // How far the prompt may be computed now: to its end, to the first run that the loader still has, or not at
-// all. `tokens_ahead`: what other prompts will compute before this one's next token.
-uint32_t EngineLoop::ComputeUntil(RequestState& request, uint64_t tokens_ahead) {
+// all. `ahead_s`: what prompts further ahead take before this one's next token is computed.
+uint32_t EngineLoop::ComputeUntil(RequestState& request, double ahead_s) {
   constexpr uint32_t kToTheEnd = std::numeric_limits<uint32_t>::max();
   RequestPrefix& prefix = request.prefix;
   prefix.overlaps = false;
@@ -198,7 +243,11 @@ uint32_t EngineLoop::ComputeUntil(RequestState& request, uint64_t tokens_ahead) 
   uint32_t run = request.prompt_done / run_tokens;
   // A run that the prompt stands in was taken before.
   if (request.prompt_done % run_tokens != 0) ++run;
-  while (run < load.runs() && TakeFront(request, run, tokens_ahead)) ++run;
+  // No more than a step computes: what the loader does meanwhile is not known yet.
+  while (run < load.runs() && run * run_tokens < request.prompt_done + options_.step_tokens &&
+         TakeFront(request, run, ahead_s)) {
+    ++run;
+  }
   if (run >= load.runs()) {
     EndLoad(request);
     return kToTheEnd;
@@ -213,8 +262,7 @@ uint32_t EngineLoop::ComputeUntil(RequestState& request, uint64_t tokens_ahead) 
 
 // Makes `run`, the first that the prompt has not got, the engine's to compute; false when the loader keeps
 // it.
-bool EngineLoop::TakeFront(RequestState& request, uint32_t run, uint64_t tokens_ahead) {
-  const uint32_t run_tokens = options_.prefix.run_tokens;
+bool EngineLoop::TakeFront(RequestState& request, uint32_t run, double ahead_s) {
   RequestPrefix& prefix = request.prefix;
   LoadJob& load = *prefix.load;
   switch (load.state(run)) {
@@ -231,35 +279,50 @@ bool EngineLoop::TakeFront(RequestState& request, uint32_t run, uint64_t tokens_
   }
   const base::TimePoint now = Now();
   const LoadJob::Progress progress = load.progress();
-  if (now >= progress.last_change + options_.prefix.timeout + kDeadlineGrace) {
-    const uint32_t failed =
-        load.FailPending(LoadError::kTimeout, "the store has delivered nothing for too long");
-    prefix_->context.counters.run_errors[static_cast<size_t>(LoadError::kTimeout)] += failed;
-    return load.Take(run);
-  }
-  if (options_.prefix.load == LoadPolicy::kAlways) {
-    load_review_ = std::min(load_review_, progress.last_change + options_.prefix.timeout + kDeadlineGrace);
-    return false;
-  }
-  uint64_t all_bytes = 0;
-  for (uint32_t i = 0; i < load.runs(); ++i) all_bytes += load.run(i).entry.bytes;
-  const double share =
-      static_cast<double>(progress.bytes_total) / static_cast<double>(std::max<uint64_t>(all_bytes, 1));
-  const double measured = prefix_->context.estimates.shared_prefill_tokens_per_s();
-  const double rate = measured > 0 ? measured : kUnknownPrefill;
-  const uint64_t front = (run + 1) * uint64_t{run_tokens} - request.prompt_done;
-  const double compute_s = static_cast<double>(tokens_ahead + front) / rate;
-  const double remaining_s =
-      control::RemainingSeconds(load.options().predicted_s * share, base::ToSeconds(now - progress.started),
-                                progress.bytes_done, progress.bytes_total);
-  if (control::TakesFrontRun(remaining_s, progress.pending, compute_s) && load.Take(run)) {
+  if (FailStalled(load, progress, now)) return load.Take(run);
+  if (options_.prefix.load == LoadPolicy::kAlways) return false;
+  const uint32_t run_tokens = options_.prefix.run_tokens;
+  const std::vector<uint64_t> missing = load.missing_bytes();
+  std::vector<control::FoundRun> runs;
+  for (uint32_t i = run; i < load.runs(); ++i) runs.push_back({.bytes = missing[i]});
+  control::LoadSignals signals = prefix_->context.estimates.Signals(options_.prefix.loader_threads,
+                                                                    SlowestTier(load.options().runs), now);
+  if (!signals.prefill.known()) signals.prefill = kUnknownPrefill;
+  const uint64_t first_token = uint64_t{run} * run_tokens;
+  signals.runs = runs;
+  signals.first_token = first_token;
+  signals.run_tokens = run_tokens;
+  signals.rest_tokens = request.prompt_tokens() - load.runs() * run_tokens;
+  signals.overlap_layers = prefix.may_overlap ? model_.kv_geometry().layers : 0;
+  signals.compute_ahead_s = ahead_s + signals.prefill.Seconds(request.prompt_done, first_token);
+  signals.remaining_s = std::max(RemainingLoadSeconds(load, progress, now), kLeastRemaining);
+  if (run < load.options().head_runs) signals.uncertainty = signals.least_gain = 0;
+  if (control::DecideLoad(signals).compute_runs > 0 && load.Take(run)) {
     ++prefix_->context.counters.taken_runs;
     return true;
   }
+  const double compute_s =
+      signals.compute_ahead_s + signals.prefill.Seconds(first_token, first_token + run_tokens);
   const base::Duration review =
       std::clamp(base::FromSeconds(compute_s * kReviewShare), kLeastReview, kMostReview);
   load_review_ = std::min(load_review_, now + review);
   return false;
+}
+
+// A load on which nothing has landed for the store's timeout, though a read of it is in progress, has failed;
+// so has one that has waited too long for those before it.
+bool EngineLoop::FailStalled(LoadJob& load, const LoadJob::Progress& progress, base::TimePoint now) {
+  const base::Duration patience =
+      progress.reading ? options_.prefix.timeout + kDeadlineGrace : options_.prefix.queue_timeout;
+  if (now < progress.since + patience) {
+    load_review_ = std::min(load_review_, progress.since + patience);
+    return false;
+  }
+  const LoadError error = progress.reading ? LoadError::kTimeout : LoadError::kQueue;
+  prefix_->context.counters.run_errors[static_cast<size_t>(error)] +=
+      load.FailPending(error, progress.reading ? "the store has delivered nothing for too long"
+                                               : "the loads before it have taken too long");
+  return true;
 }
 
 base::Duration EngineLoop::StallPatience() const {
@@ -268,25 +331,22 @@ base::Duration EngineLoop::StallPatience() const {
 
 // Whether the rest of the prompt may be computed while its loaded layers are still landing: layer 0 is there
 // of every run, nothing has failed, and the last layer is expected when the step comes to it, or soon after.
-// KV that is offered to another node is not overlapped: what was posted may not be posted again.
 bool EngineLoop::Overlaps(const RequestState& request) const {
   const RequestPrefix& prefix = request.prefix;
   const LoadJob& load = *prefix.load;
-  if (!prefix.may_overlap || request.send != nullptr) return false;
+  if (!prefix.may_overlap) return false;
   for (uint32_t run = request.prompt_done / options_.prefix.run_tokens; run < load.runs(); ++run) {
     const RunState state = load.state(run);
     if (state != RunState::kPending && state != RunState::kLanded) return false;
   }
   const LoadJob::Progress progress = load.progress();
   if (progress.layers_ready == 0 || progress.pending == 0) return false;
-  const double rate = prefix_->context.estimates.shared_prefill_tokens_per_s();
-  if (rate == 0) return false;
-  const uint32_t rest = request.prompt_tokens() - load.runs() * options_.prefix.run_tokens;
-  const double step_s = std::min(rest, options_.step_tokens) / rate;
-  const double remaining_s =
-      control::RemainingSeconds(load.options().predicted_s, base::ToSeconds(Now() - progress.started),
-                                progress.bytes_done, progress.bytes_total);
-  return remaining_s <= step_s + base::ToSeconds(StallPatience());
+  const control::PrefillCost cost = prefix_->context.estimates.prefill();
+  if (!cost.known()) return false;
+  const uint32_t first = load.runs() * options_.prefix.run_tokens;
+  const uint32_t end = std::min(request.prompt_tokens(), first + options_.step_tokens);
+  return RemainingLoadSeconds(load, progress, Now()) <=
+         cost.slowdown * cost.Seconds(first, end) + base::ToSeconds(StallPatience());
 }
 
 // Every run of the load is in the cache, or is the engine's to compute.
@@ -318,61 +378,6 @@ void EngineLoop::LogPrefix(const RequestState& request) const {
             outcome.tier.empty() ? "" : " in ", outcome.tier, base::ToMillis(outcome.lookup),
             outcome.loaded_tokens, base::ToMillis(outcome.load), outcome.reason,
             outcome.error.empty() ? "" : "; ", outcome.error);
-}
-
-// ---- Push
-
-void EngineLoop::PushRuns(RequestState& request, bool look_first) {
-  RequestPrefix& prefix = request.prefix;
-  if (prefix_ == nullptr || prefix.pushes_nothing) return;
-  const uint32_t run_tokens = options_.prefix.run_tokens;
-  const auto fed_back = static_cast<uint32_t>(std::max<size_t>(request.generated.size(), 1) - 1);
-  const uint32_t end = (request.prompt_tokens() + fed_back) / run_tokens;
-  const uint32_t first = prefix.runs_pushed;
-  if (first >= end) return;
-  prefix.runs_pushed = end;
-  auto job = std::make_shared<PushJob>();
-  job->tokens = request.request.prompt;
-  job->tokens.insert(job->tokens.end(), request.generated.begin(), request.generated.end());
-  job->tokens.resize(size_t{end} * run_tokens);
-  job->first_run = first;
-  job->end_run = end;
-  job->quality = prefix.kv_quality;
-  // A run that was found and did not come in time is most likely still there.
-  job->look_first = look_first || first < prefix.runs_stored;
-  job->pages = std::make_shared<const PinnedPages>(request.pages->layers(), arena_);
-  job->on_done = [inbox = inbox_, id = request.id] { inbox->Post(PushDoneMessage{id}); };
-  if (!prefix_->pusher.Push(job)) return;
-  prefix.pushes.push_back(std::move(job));
-  ++prefix.pushes_open;
-}
-
-void EngineLoop::Handle(PushDoneMessage& message) {
-  RequestState* request = Find(message.id);
-  if (request == nullptr) return;
-  --request->prefix.pushes_open;
-  if (request->finished()) RetireUnlessFenced(*request);
-}
-
-void EngineLoop::EndPrefix(RequestState& request, bool keeps) {
-  if (prefix_ == nullptr) return;
-  RequestPrefix& prefix = request.prefix;
-  prefix.lookup =
-      prefix.lookup == RequestPrefix::Lookup::kPending ? RequestPrefix::Lookup::kDone : prefix.lookup;
-  if (prefix.load_open && prefix.load->TakeAll()) prefix.load_open = false;
-  if (!keeps) {
-    for (const auto& push : prefix.pushes) push->cancelled = true;
-  } else if (request.phase == Phase::kDecode) {
-    PushRuns(request, /*look_first=*/request.source == KvSource::kTransfer);
-  }
-}
-
-// Somebody waits for memory: what finished requests have not pushed yet is dropped.
-void EngineLoop::YieldPages() {
-  for (const auto& [id, request] : requests_) {
-    if (!request->finished()) continue;
-    for (const auto& push : request->prefix.pushes) push->cancelled = true;
-  }
 }
 
 }  // namespace kvplane::engine

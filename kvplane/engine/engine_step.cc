@@ -44,17 +44,19 @@ sched::Batch EngineLoop::Decide() {
   }
   std::vector<sched::RunningView> running;
   load_review_ = base::kNoDeadline;
-  uint64_t tokens_ahead = 0;  // that prompts further ahead have to compute first
+  const control::PrefillCost cost =
+      prefix_ != nullptr ? prefix_->context.estimates.prefill() : control::PrefillCost{};
+  double ahead_s = 0;  // what prompts further ahead have to compute first
   for (RequestState* request : running_) {
     sched::RunningView view{
         .id = request->id, .phase = ToView(request->phase), .prompt_tokens = request->prompt_tokens()};
     if (request->phase == Phase::kPrefill) {
-      view.compute_until = ComputeUntil(*request, tokens_ahead);  // may move prompt_done
+      view.compute_until = ComputeUntil(*request, ahead_s);  // may move prompt_done
       view.prompt_done = request->prompt_done;
       if (request->prefix.overlaps)
         view.prompt_done = request->prefix.load->runs() * options_.prefix.run_tokens;
       const uint32_t end = std::min(view.prompt_tokens, view.compute_until);
-      if (end > view.prompt_done) tokens_ahead += end - view.prompt_done;
+      if (end > view.prompt_done) ahead_s += cost.Seconds(view.prompt_done, end);
     }
     running.push_back(view);
   }
@@ -74,22 +76,14 @@ bool EngineLoop::Step() {
   return !step.empty() || !batch.admitted.empty();
 }
 
-// A step that may have to be done again (because a load does not come) takes no rows whose KV is being sent:
-// they would be posted twice.
 StepBatch EngineLoop::BuildStep(const sched::Batch& batch) {
-  bool sends = false;
-  for (const sched::Slice& slice : batch.slices) {
-    const RequestState* request = Find(slice.id);
-    sends = sends || (request != nullptr && !slice.decode && request->send != nullptr);
-  }
   StepBatch step;
   for (const sched::Slice& slice : batch.slices) {
     RequestState* request = Find(slice.id);
     if (request == nullptr || request->finished()) continue;
-    const bool overlaps = !slice.decode && request->prefix.overlaps;
-    if (overlaps && sends) continue;
     step.Add(*request, slice);
-    if (overlaps) step.Await(*request->prefix.load, 2 * StallPatience());
+    if (slice.decode || !request->prefix.overlaps) continue;
+    step.Await(*request->prefix.load, 2 * StallPatience(), [this, request] { SkipLanded(*request); });
   }
   return step;
 }
@@ -137,9 +131,9 @@ void EngineLoop::RunBatch(StepBatch& step) {
     for (const StepBatch::Row& row : step.rows()) row.request->prefix.may_overlap = false;
     return;
   }
-  uint32_t prompt_tokens = 0;
+  TierEstimates::PrefillStep prefill{.shared = shared};
   for (const StepBatch::Row& row : step.rows()) {
-    if (!row.slice.decode) prompt_tokens += row.slice.tokens;
+    if (!row.slice.decode) prefill.Add(row.slice.first_token, row.slice.tokens);
     if (status.ok()) {
       Advance(row);
     } else {
@@ -150,10 +144,10 @@ void EngineLoop::RunBatch(StepBatch& step) {
   ++stats_.steps;
   stats_.step_seconds += seconds;
   if (prefix_ == nullptr) return;
-  if (step.awaits_loads()) {
-    ++prefix_->context.counters.overlapped_steps;
-  } else if (prompt_tokens >= tensor::kTileTokens) {  // fewer tell little about a prompt's pace
-    prefix_->context.estimates.AddPrefill(prompt_tokens, seconds, shared);
+  if (step.awaits_loads()) ++prefix_->context.counters.overlapped_steps;
+  if (prefill.tokens >= tensor::kTileTokens) {  // fewer tell little about a prompt's pace
+    prefill.seconds = seconds - base::ToSeconds(step.waited());
+    prefix_->context.estimates.AddPrefill(prefill);
   }
 }
 

@@ -13,14 +13,13 @@ base::TimePoint Now() { return base::Clock::System().Now(); }
 
 }  // namespace
 
-LoadJob::LoadJob(LoadJobOptions options) : options_(std::move(options)), started_(Now()) {
-  KVPLANE_CHECK(!options_.runs.empty() && options_.layers > 0);
+LoadJob::LoadJob(LoadJobOptions options) : options_(std::move(options)), created_(Now()) {
+  KVPLANE_CHECK(!options_.runs.empty() && options_.layers > 0 && options_.head_runs <= options_.runs.size());
   base::MutexLock lock(mutex_);
   progress_.resize(options_.runs.size());
   for (RunProgress& run : progress_) run.landed.resize(options_.layers);
   pending_ = runs();
-  last_change_ = started_;
-  opened_ = started_;
+  since_ = created_;
 }
 
 void LoadJob::Tell(News news) const {
@@ -88,7 +87,8 @@ uint32_t LoadJob::FailPending(LoadError error, std::string_view why) {
 
 LoadJob::Progress LoadJob::progress() const {
   base::MutexLock lock(mutex_);
-  Progress out{.pending = pending_, .started = started_, .last_change = last_change_};
+  Progress out{
+      .pending = pending_, .created = created_, .started = started_, .reading = reads_ > 0, .since = since_};
   for (uint32_t run = 0; run < runs(); ++run) {
     const RunProgress& progress = progress_[run];
     if (progress.state != RunState::kPending && progress.state != RunState::kLanded) continue;
@@ -96,6 +96,23 @@ LoadJob::Progress LoadJob::progress() const {
     out.bytes_total += options_.runs[run].entry.bytes;
   }
   while (out.layers_ready < options_.layers && LayerReady(out.layers_ready)) ++out.layers_ready;
+  return out;
+}
+
+bool LoadJob::complete() const {
+  base::MutexLock lock(mutex_);
+  return pending_ == 0 && failed_ == 0;
+}
+
+std::vector<uint64_t> LoadJob::missing_bytes() const {
+  base::MutexLock lock(mutex_);
+  std::vector<uint64_t> out(runs());
+  for (uint32_t run = 0; run < runs(); ++run) {
+    const RunProgress& progress = progress_[run];
+    if (progress.state != RunState::kPending) continue;
+    const uint64_t all = options_.runs[run].entry.bytes;
+    out[run] = all - std::min(all, progress.bytes_landed);
+  }
   return out;
 }
 
@@ -127,6 +144,8 @@ std::optional<LoadJob::Work> LoadJob::NextWork() {
   base::MutexLock lock(mutex_);
   if (phase_ == Phase::kNew && pending_ > 0) {
     phase_ = Phase::kOpening;
+    BeginRead();
+    started_ = since_;
     return Work{.open = true, .pieces = {}};
   }
   if (phase_ != Phase::kReading) return std::nullopt;
@@ -135,9 +154,24 @@ std::optional<LoadJob::Work> LoadJob::NextWork() {
     for (const Piece& piece : units_[next_unit_++].pieces) {
       if (progress_[piece.run].state == RunState::kPending) work.pieces.push_back(piece);
     }
-    if (!work.pieces.empty()) return work;
+    if (work.pieces.empty()) continue;
+    BeginRead();
+    return work;
   }
   return std::nullopt;
+}
+
+void LoadJob::BeginRead() {
+  if (reads_++ > 0) return;
+  reading_since_ = since_ = Now();
+}
+
+void LoadJob::EndWork() {
+  base::MutexLock lock(mutex_);
+  KVPLANE_CHECK(reads_ > 0);
+  if (--reads_ > 0) return;
+  since_ = Now();
+  read_time_ += since_ - reading_since_;
 }
 
 bool LoadJob::exhausted() const {
@@ -151,21 +185,19 @@ void LoadJob::SetReaders(std::vector<std::shared_ptr<const codec::ObjectReader>>
   for (uint32_t run = 0; run < runs(); ++run) progress_[run].reader = std::move(readers[run]);
   CutUnits();
   phase_ = Phase::kReading;
-  opened_ = last_change_ = Now();
+  reading_since_ = since_ = Now();
+  read_time_ = {};
 }
 
 void LoadJob::CutUnits() {
-  if (options_.order == LoadOrder::kLayers) {
-    CutByLayers();
-  } else {
-    CutByRuns();
-  }
+  if (options_.head_runs < runs()) CutTail();
+  if (options_.head_runs > 0) CutHead();
 }
 
 // Layer 0 by itself, so that it comes soon; later layers in groups of about unit_bytes.
-void LoadJob::CutByLayers() {
+void LoadJob::CutTail() {
   uint64_t total = 0;
-  for (const StoredRun& run : options_.runs) total += run.entry.bytes;
+  for (uint32_t run = options_.head_runs; run < runs(); ++run) total += options_.runs[run].entry.bytes;
   const uint64_t layer_bytes = std::max<uint64_t>(total / options_.layers, 1);
   const auto group =
       static_cast<uint32_t>(std::clamp<uint64_t>(options_.unit_bytes / layer_bytes, 1, options_.layers));
@@ -173,7 +205,7 @@ void LoadJob::CutByLayers() {
     const uint32_t end = layer == 0 ? 1 : std::min(layer + group, options_.layers);
     Work work;
     uint64_t bytes = 0;
-    for (uint32_t run = 0; run < runs(); ++run) {
+    for (uint32_t run = options_.head_runs; run < runs(); ++run) {
       work.pieces.push_back({run, layer, end});
       bytes += options_.runs[run].entry.bytes * (end - layer) / options_.layers;
       if (bytes < options_.unit_bytes && run + 1 < runs()) continue;
@@ -185,10 +217,10 @@ void LoadJob::CutByLayers() {
 }
 
 // One run after the other from the back; small ones share a round of reads.
-void LoadJob::CutByRuns() {
+void LoadJob::CutHead() {
   Work work;
   uint64_t bytes = 0;
-  for (uint32_t run = runs(); run > 0; --run) {
+  for (uint32_t run = options_.head_runs; run > 0; --run) {
     const uint64_t run_bytes = options_.runs[run - 1].entry.bytes;
     if (!work.pieces.empty() && bytes + run_bytes > options_.unit_bytes) {
       units_.push_back(std::exchange(work, {}));
@@ -197,7 +229,7 @@ void LoadJob::CutByRuns() {
     work.pieces.push_back({run - 1, 0, options_.layers});
     bytes += run_bytes;
   }
-  if (!work.pieces.empty()) units_.push_back(std::move(work));
+  units_.push_back(std::move(work));
 }
 
 std::shared_ptr<const codec::ObjectReader> LoadJob::ReaderOf(uint32_t run) const {
@@ -225,7 +257,7 @@ void LoadJob::EndWrite(uint32_t run, uint32_t layer, uint64_t bytes) {
       progress.landed[layer] = true;
       progress.bytes_landed += bytes;
       bytes_landed_ += bytes;
-      last_change_ = Now();
+      since_ = Now();
       if (++progress.layers_landed == options_.layers) {
         progress.state = RunState::kLanded;
         --pending_;
@@ -278,7 +310,8 @@ bool LoadJob::FailRun(uint32_t run, LoadError error, const base::Status& status)
 
 LoadJob::Pace LoadJob::pace() const {
   base::MutexLock lock(mutex_);
-  return {base::ToSeconds(last_change_ - opened_), bytes_landed_};
+  const base::Duration now = reads_ > 0 ? since_ - reading_since_ : base::Duration{};
+  return {base::ToSeconds(read_time_ + now), bytes_landed_};
 }
 
 }  // namespace kvplane::engine

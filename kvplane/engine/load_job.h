@@ -37,18 +37,16 @@ struct StoredRun {
   store::EntryInfo entry;
 };
 
-// Which parts come first.
-enum class LoadOrder : uint8_t {
-  kLayers,  // layer 0 of all runs, then layer 1...: the rest of the prompt can start on layer 0
-  kRuns,    // whole runs from the back: the engine computes from the front until they meet
-};
-
 struct LoadJobOptions {
   std::vector<StoredRun> runs;  // of the prompt, from run 0 on; at least one
   uint32_t layers = 0;
-  LoadOrder order = LoadOrder::kLayers;
+  // Runs that the engine plans to compute, the first ones. The others are read layer by layer: layer 0 of all
+  // of them, then layer 1..., so that the rest of the prompt can start on layer 0. Only then come these,
+  // whole and from the back, should the engine not have come so far.
+  uint32_t head_runs = 0;
   bool accept_lossy = true;
-  double predicted_s = 0;         // by control; what progress is measured against
+  double predicted_s = 0;         // of all runs, from the first read on; what progress is measured against
+  double queue_s = 0;             // predicted until then
   uint64_t unit_bytes = 1 << 20;  // one round of reads takes about this much
   std::shared_ptr<const PinnedPages> pages;
   std::function<void()> on_progress;  // a run landed or failed, or a layer is there of all runs
@@ -71,11 +69,15 @@ class LoadJob {
   };
   struct Progress {
     uint32_t pending = 0;
-    uint32_t layers_ready = 0;    // layers that are there of every pending run
-    uint64_t bytes_done = 0;      // coded, of runs not taken
-    uint64_t bytes_total = 0;     // of runs not taken
-    base::TimePoint started;      // the job's creation
-    base::TimePoint last_change;  // the last piece that landed
+    uint32_t layers_ready = 0;  // layers that are there of every pending run
+    uint64_t bytes_done = 0;    // coded, of runs not taken
+    uint64_t bytes_total = 0;   // of runs not taken
+    base::TimePoint created;
+    std::optional<base::TimePoint> started;  // when the first read was issued
+    // A read is in progress. Otherwise the load waits: those that came before it have the threads.
+    bool reading = false;
+    // Since when nothing has happened: no piece landed (reading), or the job was not looked at.
+    base::TimePoint since;
   };
   enum class Wait : uint8_t { kReady, kTimeout, kFailed };
 
@@ -97,6 +99,10 @@ class LoadJob {
   // Pending runs fail: the store has not moved for too long. Returns how many.
   uint32_t FailPending(LoadError error, std::string_view why) KVPLANE_EXCLUDES(mutex_);
   Progress progress() const KVPLANE_EXCLUDES(mutex_);
+  // Every run has landed or is the engine's: nothing can fail any more.
+  bool complete() const KVPLANE_EXCLUDES(mutex_);
+  // Coded bytes of each run that are still to come; 0 for runs that have landed or will not.
+  std::vector<uint64_t> missing_bytes() const KVPLANE_EXCLUDES(mutex_);
   // Until `layer` is there of every run that is neither landed nor taken; kFailed when one of them failed.
   Wait WaitForLayer(uint32_t layer, base::TimePoint deadline) KVPLANE_EXCLUDES(mutex_);
   // The first thing that went wrong; OK when nothing did.
@@ -104,8 +110,10 @@ class LoadJob {
 
   // ---- The loader's side.
 
-  // The next piece of work, or none for now (another thread is opening) or for good (exhausted()).
+  // The next piece of work, or none for now (another thread is opening) or for good (exhausted()). Every
+  // piece is followed by one EndWork().
   std::optional<Work> NextWork() KVPLANE_EXCLUDES(mutex_);
+  void EndWork() KVPLANE_EXCLUDES(mutex_);
   bool exhausted() const KVPLANE_EXCLUDES(mutex_);
   // The opened runs; null for those that failed. Units are cut from them.
   void SetReaders(std::vector<std::shared_ptr<const codec::ObjectReader>> readers) KVPLANE_EXCLUDES(mutex_);
@@ -119,7 +127,7 @@ class LoadJob {
   // The run cannot be loaded; true when it was pending.
   bool FailRun(uint32_t run, LoadError error, const base::Status& status) KVPLANE_EXCLUDES(mutex_);
 
-  // When the first and the last piece landed, and how many bytes came between; for the estimates.
+  // What was read after opening, and how long reads for it were in progress; for the estimates.
   struct Pace {
     double seconds = 0;
     uint64_t bytes = 0;
@@ -137,9 +145,10 @@ class LoadJob {
     std::shared_ptr<const codec::ObjectReader> reader;
   };
 
+  void BeginRead() KVPLANE_REQUIRES(mutex_);
   void CutUnits() KVPLANE_REQUIRES(mutex_);
-  void CutByLayers() KVPLANE_REQUIRES(mutex_);
-  void CutByRuns() KVPLANE_REQUIRES(mutex_);
+  void CutTail() KVPLANE_REQUIRES(mutex_);
+  void CutHead() KVPLANE_REQUIRES(mutex_);
   bool LayerReady(uint32_t layer) const KVPLANE_REQUIRES(mutex_);
   bool Idle() const KVPLANE_REQUIRES(mutex_);  // nothing pending, no writer
   bool Fail(uint32_t run, LoadError error, const base::Status& status) KVPLANE_REQUIRES(mutex_);
@@ -152,7 +161,7 @@ class LoadJob {
   void Tell(News news) const;
 
   const LoadJobOptions options_;
-  const base::TimePoint started_;
+  const base::TimePoint created_;
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   Phase phase_ KVPLANE_GUARDED_BY(mutex_) = Phase::kNew;
@@ -163,8 +172,11 @@ class LoadJob {
   uint32_t writers_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint32_t failed_ KVPLANE_GUARDED_BY(mutex_) = 0;  // and not taken yet
   bool done_ KVPLANE_GUARDED_BY(mutex_) = false;    // on_done was called, or never will be
-  base::TimePoint opened_ KVPLANE_GUARDED_BY(mutex_);
-  base::TimePoint last_change_ KVPLANE_GUARDED_BY(mutex_);
+  uint32_t reads_ KVPLANE_GUARDED_BY(mutex_) = 0;   // given out and not ended
+  std::optional<base::TimePoint> started_ KVPLANE_GUARDED_BY(mutex_);
+  base::TimePoint reading_since_ KVPLANE_GUARDED_BY(mutex_);  // while reads_ > 0; opening does not count
+  base::Duration read_time_ KVPLANE_GUARDED_BY(mutex_){};     // before that
+  base::TimePoint since_ KVPLANE_GUARDED_BY(mutex_);          // Progress::since
   uint64_t bytes_landed_ KVPLANE_GUARDED_BY(mutex_) = 0;
   base::Status first_error_ KVPLANE_GUARDED_BY(mutex_);
 };

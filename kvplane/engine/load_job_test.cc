@@ -34,13 +34,12 @@ struct Told {
   std::atomic<int> done = 0;
 };
 
-std::unique_ptr<LoadJob> MakeJob(Told& told, uint32_t runs, LoadOrder order = LoadOrder::kLayers,
-                                 uint64_t unit_bytes = 1) {
+std::unique_ptr<LoadJob> MakeJob(Told& told, uint32_t runs, uint32_t head_runs = 0, uint64_t unit_bytes = 1) {
   LoadJobOptions options;
   options.runs.resize(runs);
   for (StoredRun& run : options.runs) run.entry.bytes = 100;
   options.layers = kLayers;
-  options.order = order;
+  options.head_runs = head_runs;
   options.unit_bytes = unit_bytes;
   options.on_progress = [&told] { ++told.progress; };
   options.on_done = [&told] { ++told.done; };
@@ -54,6 +53,7 @@ void Open(LoadJob& job) {
   EXPECT_FALSE(job.NextWork().has_value());  // nobody else opens it
   EXPECT_FALSE(job.exhausted());
   job.SetReaders(std::vector<std::shared_ptr<const codec::ObjectReader>>(job.runs()));
+  job.EndWork();
 }
 
 void Land(LoadJob& job, uint32_t run, uint32_t layer) {
@@ -87,7 +87,7 @@ TEST(LoadJobUnit, LayersComeInOrderOfAllRuns) {
 
 TEST(LoadJobUnit, RunsComeFromTheBack) {
   Told told;
-  const auto job = MakeJob(told, 5, LoadOrder::kRuns, 200);
+  const auto job = MakeJob(told, 5, 5, 200);
   Open(*job);
   std::vector<uint32_t> order;
   std::vector<size_t> units;
@@ -103,9 +103,71 @@ TEST(LoadJobUnit, RunsComeFromTheBack) {
   EXPECT_EQ(units, (std::vector<size_t>{2, 2, 1}));
 }
 
+// The tail layer by layer, then the head that was to be computed, from its back.
+TEST(LoadJobUnit, TheTailComesBeforeTheHead) {
+  Told told;
+  const auto job = MakeJob(told, 4, 2);
+  Open(*job);
+  std::vector<std::pair<uint32_t, uint32_t>> order;  // run, layers
+  while (const auto work = job->NextWork()) {
+    for (const LoadJob::Piece& piece : work->pieces) {
+      order.emplace_back(piece.run, piece.layer_end - piece.layer_begin);
+    }
+    job->EndWork();
+  }
+  const std::vector<std::pair<uint32_t, uint32_t>> expected = {{2, 1}, {3, 1}, {2, 1}, {3, 1}, {2, 1},
+                                                               {3, 1}, {2, 1}, {3, 1}, {1, 4}, {0, 4}};
+  EXPECT_EQ(order, expected);
+}
+
+// A load's clock runs while a read of it is in progress, not while it waits for others.
+TEST(LoadJobUnit, WaitingForItsTurnIsNotReading) {
+  Told told;
+  const auto job = MakeJob(told, 1);
+  LoadJob::Progress progress = job->progress();
+  EXPECT_FALSE(progress.reading);
+  EXPECT_FALSE(progress.started.has_value());
+  EXPECT_EQ(progress.since, progress.created);
+  ASSERT_TRUE(job->NextWork());
+  progress = job->progress();
+  EXPECT_TRUE(progress.reading);
+  ASSERT_TRUE(progress.started.has_value());
+  EXPECT_EQ(progress.since, *progress.started);
+  job->SetReaders(std::vector<std::shared_ptr<const codec::ObjectReader>>(1));
+  job->EndWork();
+  EXPECT_FALSE(job->progress().reading);
+  const base::TimePoint idle_since = job->progress().since;
+  ASSERT_TRUE(job->NextWork());
+  ASSERT_TRUE(job->NextWork());  // by two threads
+  job->EndWork();
+  progress = job->progress();
+  EXPECT_TRUE(progress.reading);
+  EXPECT_GE(progress.since, idle_since);
+  Land(*job, 0, 0);
+  EXPECT_GE(job->progress().since, progress.since);
+  job->EndWork();
+  EXPECT_FALSE(job->progress().reading);
+}
+
+TEST(LoadJobUnit, SaysWhatIsMissing) {
+  Told told;
+  const auto job = MakeJob(told, 3);
+  Open(*job);
+  EXPECT_EQ(job->missing_bytes(), (std::vector<uint64_t>{100, 100, 100}));
+  Land(*job, 1, 0);
+  for (uint32_t layer = 0; layer < kLayers; ++layer) Land(*job, 2, layer);
+  EXPECT_EQ(job->missing_bytes(), (std::vector<uint64_t>{100, 75, 0}));
+  EXPECT_FALSE(job->complete());
+  EXPECT_TRUE(job->Take(0));
+  EXPECT_TRUE(job->FailRun(1, LoadError::kOther, base::Internal("gone")));
+  EXPECT_FALSE(job->complete()) << "a run has failed and nobody has taken it";
+  EXPECT_TRUE(job->Take(1));
+  EXPECT_TRUE(job->complete());
+}
+
 TEST(LoadJobUnit, TakenRunsAreNeitherReadNorWritten) {
   Told told;
-  const auto job = MakeJob(told, 3, LoadOrder::kRuns);
+  const auto job = MakeJob(told, 3, 3);
   Open(*job);
   EXPECT_TRUE(job->Take(0));
   EXPECT_FALSE(job->BeginWrite(0));
@@ -179,7 +241,7 @@ TEST(LoadJobProperty, OneOwnerPerRun) {
   for (int round = 0; round < 50; ++round) {
     constexpr uint32_t kRuns = 24;
     Told told;
-    const auto job = MakeJob(told, kRuns, round % 2 == 0 ? LoadOrder::kLayers : LoadOrder::kRuns, 150);
+    const auto job = MakeJob(told, kRuns, static_cast<uint32_t>(round) % (kRuns + 1), 150);
     Open(*job);
     std::vector<std::atomic<int>> owner(kRuns);  // 1: the engine's
     std::atomic<bool> mixed = false;
@@ -228,10 +290,12 @@ TEST(LoadJobProperty, OneOwnerPerRun) {
 TEST(TierEstimatesUnit, MixesMeasurementsAndForgetsOldOnes) {
   TierEstimates estimates;
   const base::TimePoint start = Now();
-  const auto signals = [&](base::Duration later) { return estimates.Signals(2, start + later); };
+  const auto signals = [&](base::Duration later) {
+    return estimates.Signals(2, store::TierKind::kDisk, start + later);
+  };
   const double at_start = signals({}).tiers[1].bytes_per_s;
   EXPECT_GT(at_start, 0);
-  EXPECT_EQ(signals({}).prefill_tokens_per_s, 0);
+  EXPECT_FALSE(signals({}).prefill.known());
   estimates.AddLoad(store::TierKind::kDisk, 1000, 1.0, start);
   EXPECT_DOUBLE_EQ(signals({}).tiers[1].bytes_per_s, 1000);
   estimates.AddLoad(store::TierKind::kDisk, 2000, 1.0, start);
@@ -239,14 +303,64 @@ TEST(TierEstimatesUnit, MixesMeasurementsAndForgetsOldOnes) {
   EXPECT_DOUBLE_EQ(signals(TierEstimates::kForget).tiers[1].bytes_per_s, at_start);
   estimates.AddLatency(store::TierKind::kRemote, 0.5, start);
   EXPECT_DOUBLE_EQ(signals({}).tiers[2].latency_s, 0.5);
-  estimates.AddPrefill(100, 0.5, /*shared=*/false);
-  EXPECT_DOUBLE_EQ(signals({}).prefill_tokens_per_s, 200);
-  EXPECT_DOUBLE_EQ(estimates.shared_prefill_tokens_per_s(), 200);
-  estimates.AddPrefill(100, 1.0, /*shared=*/true);
-  EXPECT_DOUBLE_EQ(signals({}).prefill_tokens_per_s, 200);
-  EXPECT_DOUBLE_EQ(estimates.shared_prefill_tokens_per_s(), 100);
   estimates.AddDecode(10, 1.0);
   EXPECT_DOUBLE_EQ(signals({}).decode_tokens_per_s, 20);  // of two threads
+}
+
+TierEstimates::PrefillStep Step(uint32_t first_token, uint32_t tokens, double time_s, bool shared = false) {
+  TierEstimates::PrefillStep step{.seconds = time_s, .shared = shared};
+  step.Add(first_token, tokens);
+  return step;
+}
+
+// Steps that cost 10 us a token and 20 ns for each earlier token, at all positions.
+TEST(TierEstimatesUnit, FitsTheCostOfATokenToItsPosition) {
+  const control::PrefillCost truth{.per_token_s = 1e-5, .per_attended_s = 2e-8};
+  TierEstimates estimates;
+  for (int i = 0; i < 4; ++i) {
+    for (uint32_t first = 0; first < 4096; first += 512) {
+      estimates.AddPrefill(Step(first, 512, truth.Seconds(first, first + 512)));
+    }
+  }
+  for (const uint32_t end : {512u, 2048u, 4096u}) {
+    EXPECT_NEAR(estimates.prefill().Seconds(0, end) / truth.Seconds(0, end), 1, 0.15) << end;
+  }
+  EXPECT_NEAR(estimates.Signals(2, store::TierKind::kDram, Now()).uncertainty, 0, 0.05);
+}
+
+TEST(TierEstimatesUnit, WithOneStepTheCostIsTheSameEverywhere) {
+  TierEstimates estimates;
+  EXPECT_FALSE(estimates.prefill().known());
+  estimates.AddPrefill(Step(1000, 100, 0.5));
+  EXPECT_DOUBLE_EQ(estimates.prefill().Seconds(0, 100), 0.5);
+  EXPECT_DOUBLE_EQ(estimates.prefill().slowdown, 1);
+}
+
+TEST(TierEstimatesUnit, StepsBesideALoadGiveTheSlowdown) {
+  TierEstimates estimates;
+  estimates.AddPrefill(Step(0, 100, 1.5, /*shared=*/true));
+  EXPECT_DOUBLE_EQ(estimates.prefill().Seconds(0, 100), 1.5) << "nothing else is known";
+  EXPECT_DOUBLE_EQ(estimates.prefill().slowdown, 1);
+  estimates.AddPrefill(Step(0, 100, 1.0));
+  estimates.AddPrefill(Step(0, 100, 1.5, /*shared=*/true));
+  EXPECT_DOUBLE_EQ(estimates.prefill().Seconds(0, 100), 1.0);
+  EXPECT_DOUBLE_EQ(estimates.prefill().slowdown, 1.5);
+  estimates.AddPrefill(Step(0, 100, 50.0, /*shared=*/true));  // interrupted
+  EXPECT_DOUBLE_EQ(estimates.prefill().slowdown, 1.5 + TierEstimates::kWeight * 1.5);
+}
+
+TEST(TierEstimatesUnit, WhatStraysIsUncertain) {
+  TierEstimates estimates;
+  const base::TimePoint start = Now();
+  const auto of = [&](store::TierKind tier) { return estimates.Signals(2, tier, start).uncertainty; };
+  estimates.AddLoad(store::TierKind::kDisk, 1000, 1.0, start);
+  EXPECT_DOUBLE_EQ(of(store::TierKind::kDisk), 0);
+  estimates.AddLoad(store::TierKind::kDisk, 500, 1.0, start);  // half as fast: twice the time
+  EXPECT_DOUBLE_EQ(of(store::TierKind::kDisk), TierEstimates::kWeight);
+  EXPECT_DOUBLE_EQ(of(store::TierKind::kDram), 0);
+  estimates.AddPrefill(Step(0, 100, 1.0));
+  estimates.AddPrefill(Step(0, 100, 1.5));
+  EXPECT_DOUBLE_EQ(of(store::TierKind::kDram), TierEstimates::kWeight * 0.5);
 }
 
 // ---- Objects of runs

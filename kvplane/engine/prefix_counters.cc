@@ -18,6 +18,8 @@ std::string_view Name(LoadError error) {
       return "mismatch";
     case LoadError::kUnreadable:
       return "unreadable";
+    case LoadError::kQueue:
+      return "queue";
     case LoadError::kOther:
       return "other";
   }

@@ -147,6 +147,7 @@ void PrefixLoader::LoadThread() {
     } else {
       Read(*job, work, workspace);
     }
+    job->EndWork();
     job.reset();
   }
 }

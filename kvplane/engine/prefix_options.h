@@ -32,6 +32,9 @@ struct PrefixOptions {
   LoadPolicy load = LoadPolicy::kAdaptive;
   // A lookup, and every ranged read of a load, may take this long; then the run counts as missing.
   base::Duration timeout = std::chrono::milliseconds(250);
+  // A load may wait this long for those before it; then its runs are computed. No limit on the store: while
+  // it waits nothing has been asked of it.
+  base::Duration queue_timeout = std::chrono::seconds(2);
   uint32_t loader_threads = 2;      // two: one reads while the other decodes
   uint32_t push_runs = 256;         // runs that wait to be coded; more are dropped
   uint64_t push_bytes = 64u << 20;  // coded bytes that wait for the store; more are dropped
@@ -45,9 +48,10 @@ enum class LoadError : uint8_t {
   kCorrupt,      // does not verify: quarantined
   kMismatch,     // another model, prompt or place than its key says: quarantined
   kUnreadable,   // needs a profile or a format version that this node has not
+  kQueue,        // too many loads before it
   kOther,
 };
-constexpr size_t kLoadErrors = 7;
+constexpr size_t kLoadErrors = 8;
 std::string_view Name(LoadError error);  // "missing", "timeout", ...
 
 // Why a run was not pushed.

@@ -4,6 +4,11 @@
 // taken to be as fast as at the start: otherwise one that was slow once would never be tried again. Trying is
 // cheap, because the engine computes from the front meanwhile.
 //
+// A token's cost grows with its position, and prompts of many lengths are measured: a line is fitted to the
+// time per token of each step over the mean position of its tokens (least squares, newer steps weigh more).
+// What steps beside a load take longer than this line says is the slowdown. How far loads and steps stray
+// from what the estimates said just before them is the uncertainty.
+//
 // Thread safety: all members.
 #pragma once
 
@@ -31,26 +36,45 @@ class TierEstimates {
       KVPLANE_EXCLUDES(mutex_);
   // Busy time of one thread that decoded `tokens` tokens of all layers (a fraction for one layer).
   void AddDecode(double tokens, double seconds) KVPLANE_EXCLUDES(mutex_);
-  // A step with `tokens` prompt tokens; `shared`: while something was being loaded.
-  void AddPrefill(uint32_t tokens, double seconds, bool shared) KVPLANE_EXCLUDES(mutex_);
+  // The prompt tokens of one step.
+  struct PrefillStep {
+    uint32_t tokens = 0;  // of all prompts, at least one
+    double attended = 0;  // sum of their positions
+    double seconds = 0;
+    bool shared = false;  // while something was being loaded
+    void Add(uint32_t first_token, uint32_t count);
+  };
+  void AddPrefill(const PrefillStep& step) KVPLANE_EXCLUDES(mutex_);
 
-  // Fills everything but runs and run_tokens; `decode_threads` decode at the same time.
-  control::LoadSignals Signals(uint32_t decode_threads, base::TimePoint now) const KVPLANE_EXCLUDES(mutex_);
-  // While something is being loaded, where that was measured; 0: nothing was.
-  double shared_prefill_tokens_per_s() const KVPLANE_EXCLUDES(mutex_);
+  // Fills what is measured: speeds of all tiers, of decoding (by `decode_threads` at the same time) and of
+  // prefill, and the uncertainty of a load from `tier`.
+  control::LoadSignals Signals(uint32_t decode_threads, store::TierKind tier, base::TimePoint now) const
+      KVPLANE_EXCLUDES(mutex_);
+  control::PrefillCost prefill() const KVPLANE_EXCLUDES(mutex_);
 
  private:
   struct Tier {
     control::TierSpeed at_start;
     control::TierSpeed measured;
+    double error = 0;  // of the measured goodput, as a part of it
     base::TimePoint measured_at{};
   };
+  // Weighted sums over steps: x is the mean position of a step's tokens, y its seconds per token.
+  struct Line {
+    double weight = 0, x = 0, y = 0, xx = 0, xy = 0;
+    void Add(double weight, double x, double y);
+    control::PrefillCost Fit() const;
+  };
+
+  control::PrefillCost PrefillLocked() const KVPLANE_REQUIRES(mutex_);
 
   mutable base::Mutex mutex_;
   std::array<Tier, control::kMaxTiers> tiers_ KVPLANE_GUARDED_BY(mutex_);
   double decode_tokens_per_s_ KVPLANE_GUARDED_BY(mutex_) = 0;
-  double prefill_tokens_per_s_ KVPLANE_GUARDED_BY(mutex_) = 0;         // with nothing to load
-  double shared_prefill_tokens_per_s_ KVPLANE_GUARDED_BY(mutex_) = 0;  // beside a load
+  Line alone_ KVPLANE_GUARDED_BY(mutex_);                // steps with nothing to load
+  Line shared_ KVPLANE_GUARDED_BY(mutex_);               // steps beside a load
+  double slowdown_ KVPLANE_GUARDED_BY(mutex_) = 0;       // of these; 0: not measured
+  double prefill_error_ KVPLANE_GUARDED_BY(mutex_) = 0;  // of the line, as a part of a step's time
 };
 
 }  // namespace kvplane::engine
