@@ -22,7 +22,7 @@ class CoreRecvSession final : public RecvSession {
 
 class CoreKvReceiver final : public KvReceiver {
  public:
-  explicit CoreKvReceiver(std::shared_ptr<ReceiverCore> core) : core_(std::move(core)) { core_->Start(); }
+  explicit CoreKvReceiver(std::shared_ptr<ReceiverCore> core) : core_(std::move(core)) {}
   ~CoreKvReceiver() override { core_->Stop(); }
 
   base::Result<std::shared_ptr<RecvSession>> Pull(KvPull pull) override {
@@ -45,8 +45,10 @@ base::Result<std::unique_ptr<KvReceiver>> KvReceiver::Create(transport::Transpor
     return base::InvalidArgument("{} profiles; a decode node takes at most {}", options.profiles.all().size(),
                                  kMaxHelloProfiles);
   }
-  return std::unique_ptr<KvReceiver>(
-      std::make_unique<CoreKvReceiver>(std::make_shared<ReceiverCore>(transport, options)));
+  auto core = std::make_shared<ReceiverCore>(transport, options);
+  auto receiver = std::make_unique<CoreKvReceiver>(core);  // stops the core on every way out
+  KVPLANE_RETURN_IF_ERROR(core->Start());
+  return std::unique_ptr<KvReceiver>(std::move(receiver));
 }
 
 }  // namespace kvplane::transfer

@@ -70,7 +70,7 @@ class KvReceiver {
                                                           const KvReceiverOptions& options);
   // Returns at once; connecting and everything after it happens on the receiver's threads. kInvalidArgument
   // (bad id, pages that do not fit the descriptor), kUnimplemented (dtype), kResourceExhausted (too many open
-  // transfers or prefill nodes). `on_complete` comes only for a pull that was taken.
+  // transfers or prefill nodes, no thread for a new one). `on_complete` comes only for a pull that was taken.
   virtual base::Result<std::shared_ptr<RecvSession>> Pull(KvPull pull) = 0;
 };
 

@@ -27,7 +27,7 @@ class CoreSendSession final : public SendSession {
 
 class CoreKvSender final : public KvSender {
  public:
-  explicit CoreKvSender(std::shared_ptr<SenderCore> core) : core_(std::move(core)) { core_->Start(); }
+  explicit CoreKvSender(std::shared_ptr<SenderCore> core) : core_(std::move(core)) {}
   ~CoreKvSender() override { core_->Stop(); }
 
   base::Result<std::shared_ptr<SendSession>> Offer(KvOffer offer) override {
@@ -54,7 +54,9 @@ base::Result<std::unique_ptr<KvSender>> KvSender::Create(transport::Transport& t
                                                          const KvSenderOptions& options) {
   KVPLANE_ASSIGN_OR_RETURN(auto listener, transport.Listen(options.endpoint));
   auto core = std::make_shared<SenderCore>(std::move(listener), options);
-  return std::unique_ptr<KvSender>(std::make_unique<CoreKvSender>(std::move(core)));
+  auto sender = std::make_unique<CoreKvSender>(core);  // stops the core on every way out
+  KVPLANE_RETURN_IF_ERROR(core->Start());
+  return std::unique_ptr<KvSender>(std::move(sender));
 }
 
 }  // namespace kvplane::transfer

@@ -3,12 +3,12 @@
 //
 // Life of a transfer (docs/formats/wire.md is normative): the engine Offer()s a transfer when it admits the
 // prompt and posts layers while the forward pass runs; a decode node connects and PULLs the same id, before
-// or after; tiles are encoded on codec threads, ordered on the shared link by (deadline, layer) and written
-// under the receiver's byte credits; the receiver's ACK (or a NACK, timeout, disconnect or Cancel) ends it.
-// KV that nobody will fetch ends earlier: who drives the request withdraws it by its id, and where nobody
-// does, its lease runs out. Because the decode node pulls, the same path serves a router that starts both
-// nodes at once (layers stream while later layers are computed) and a vLLM-style proxy that calls the nodes
-// one after the other (the KV waits, until the offer's deadline).
+// or after; tiles are encoded on codec threads, ordered on the shared link by (turn, layer), see link_turn.h,
+// and written under the receiver's byte credits; the receiver's ACK (or a NACK, timeout, disconnect or
+// Cancel) ends it. KV that nobody will fetch ends earlier: who drives the request withdraws it by its id, and
+// where nobody does, its lease runs out. Because the decode node pulls, the same path serves a router that
+// starts both nodes at once (layers stream while later layers are computed) and a vLLM-style proxy that calls
+// the nodes one after the other (the KV waits, until the offer's deadline).
 //
 // Ownership: the caller keeps pages alive and unmodified from PostLayer() until `on_complete`, which is
 // called exactly once per offer, on a thread of the sender, after the last access to the pages. Thread

@@ -25,11 +25,14 @@ base::TimePoint Now() { return base::Clock::System().Now(); }
 ReceiverCore::ReceiverCore(transport::Transport& transport, const KvReceiverOptions& options)
     : transport_(transport), options_(options) {}
 
-void ReceiverCore::Start() {
-  housekeeping_ = std::thread([this] { Housekeep(); });
+base::Status ReceiverCore::Start() {
+  KVPLANE_RETURN_IF_ERROR(StartThread(housekeeping_, [this] { Housekeep(); }));
   for (size_t i = 0; i < options_.codec_threads; ++i) {
-    decoding_.emplace_back([this] { Decode(); });
+    std::thread thread;
+    KVPLANE_RETURN_IF_ERROR(StartThread(thread, [this] { Decode(); }));
+    decoding_.push_back(std::move(thread));
   }
+  return base::Status::Ok();
 }
 
 void ReceiverCore::Stop() {
@@ -52,7 +55,7 @@ void ReceiverCore::Stop() {
     drained_ = true;
     wake_housekeeper_.NotifyAll();
   }
-  housekeeping_.join();
+  if (housekeeping_.joinable()) housekeeping_.join();
 }
 
 base::Result<std::shared_ptr<RecvTransfer>> ReceiverCore::Pull(KvPull pull) {
@@ -83,7 +86,10 @@ base::Result<std::shared_ptr<RecvTransfer>> ReceiverCore::Pull(KvPull pull) {
     return base::ResourceExhausted("{} prefill nodes are connected, the limit", links_.size());
   }
   transfers_.insert(transfer);
-  AttachLocked(transfer);
+  if (base::Status status = AttachLocked(transfer); !status.ok()) {
+    transfers_.erase(transfer);
+    return status;
+  }
   wake_housekeeper_.NotifyAll();
   return transfer;
 }

@@ -28,6 +28,7 @@
 #include "kvplane/transfer/frame_reader.h"
 #include "kvplane/transfer/kv_receiver.h"
 #include "kvplane/transfer/receiver_state.h"
+#include "kvplane/transfer/start_thread.h"
 
 namespace kvplane::transfer {
 
@@ -35,7 +36,7 @@ class ReceiverCore {
  public:
   ReceiverCore(transport::Transport& transport, const KvReceiverOptions& options);
 
-  void Start();
+  base::Status Start();  // kResourceExhausted: no threads; Stop() all the same
   // Ends every transfer with kCancelled, runs the last callbacks, joins all threads.
   void Stop() KVPLANE_EXCLUDES(mutex_);
 
@@ -71,7 +72,8 @@ class ReceiverCore {
   void ReturnCreditLocked(ReceiverLink& link, size_t bytes) KVPLANE_REQUIRES(mutex_);
 
   // receiver_link.cc: connections
-  void AttachLocked(const std::shared_ptr<RecvTransfer>& transfer) KVPLANE_REQUIRES(mutex_);
+  // kResourceExhausted: no thread for a new connection; nothing has changed then.
+  base::Status AttachLocked(const std::shared_ptr<RecvTransfer>& transfer) KVPLANE_REQUIRES(mutex_);
   void SendPullLocked(const std::shared_ptr<ReceiverLink>& link,
                       const std::shared_ptr<RecvTransfer>& transfer) KVPLANE_REQUIRES(mutex_);
   void Run(const std::shared_ptr<ReceiverLink>& link) KVPLANE_EXCLUDES(mutex_);

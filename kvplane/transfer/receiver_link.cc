@@ -38,14 +38,17 @@ base::Result<std::vector<codec::Strategy>> StrategiesOf(const OpenFrame& open) {
 
 }  // namespace
 
-void ReceiverCore::AttachLocked(const std::shared_ptr<RecvTransfer>& transfer) {
-  std::shared_ptr<ReceiverLink>& link = links_[transfer->endpoint];
-  if (link == nullptr) {
+base::Status ReceiverCore::AttachLocked(const std::shared_ptr<RecvTransfer>& transfer) {
+  std::shared_ptr<ReceiverLink> link;
+  if (const auto found = links_.find(transfer->endpoint); found != links_.end()) {
+    link = found->second;
+  } else {
     link = std::make_shared<ReceiverLink>();
     link->endpoint = transfer->endpoint;
     link->last_arrival = link->last_ping = Now();
+    KVPLANE_RETURN_IF_ERROR(StartThread(link->reader, [this, link] { Run(link); }));
     ++links_alive_;
-    link->reader = std::thread([this, started = link] { Run(started); });
+    links_.emplace(link->endpoint, link);
   }
   transfer->link = link;
   transfer->stream = 0;
@@ -54,6 +57,7 @@ void ReceiverCore::AttachLocked(const std::shared_ptr<RecvTransfer>& transfer) {
   } else {
     link->waiting.push_back(transfer);
   }
+  return base::Status::Ok();
 }
 
 void ReceiverCore::SendPullLocked(const std::shared_ptr<ReceiverLink>& link,
@@ -134,12 +138,12 @@ base::Status ReceiverCore::Greet(const std::shared_ptr<ReceiverLink>& link, Fram
   if (hello.role != kRoleSender) return base::Corrupt("HELLO role {} cannot send KV", hello.role);
   base::MutexLock lock(mutex_);
   if (link->closed) return base::Cancelled("connection closed");
+  KVPLANE_RETURN_IF_ERROR(StartThread(link->writer, [this, link] { Write(link); }));
+  link->writer_running = true;
   link->credit_limit = options_.credit_bytes;
   link->peer_minor = hello.minor;
   link->ready = true;
   link->last_arrival = link->last_ping = Now();
-  link->writer_running = true;
-  link->writer = std::thread([this, link] { Write(link); });
   std::vector<std::shared_ptr<RecvTransfer>> waiting;
   waiting.swap(link->waiting);
   for (const std::shared_ptr<RecvTransfer>& transfer : waiting) SendPullLocked(link, transfer);
@@ -303,6 +307,9 @@ base::Status ReceiverCore::OpenTransferLocked(RecvTransfer& transfer, const Open
   transfer.tiles_missing.assign(transfer.grid.geometry.layers, transfer.grid.tiles_per_layer());
   transfer.tiles_left = transfer.grid.tiles();
   transfer.opened = true;
+  // What is left of the window may be enough for every transfer before this one and too little for a tile of
+  // this: nothing will be decoded that could say so later.
+  ReturnCreditLocked(*transfer.link, 0);
   wake_housekeeper_.NotifyAll();  // the stall timeout counts from here
   return base::Status::Ok();
 }
@@ -426,7 +433,7 @@ void ReceiverCore::EndLinkLocked(const std::shared_ptr<ReceiverLink>& link, cons
   for (const std::shared_ptr<RecvTransfer>& transfer : transfers) {
     if (was_ready && !transfer->opened && !transfer->asked_again && !stopping_) {
       transfer->asked_again = true;
-      AttachLocked(transfer);
+      if (base::Status again = AttachLocked(transfer); !again.ok()) FinishLocked(transfer, std::move(again));
     } else {
       FinishLocked(transfer, status.Annotate(fmt::format("connection to {}", link->endpoint)));
     }

@@ -32,17 +32,19 @@ base::Status CheckQuality(const SendTransfer& transfer) {
 SenderCore::SenderCore(std::unique_ptr<transport::Listener> listener, const KvSenderOptions& options)
     : listener_(std::move(listener)), options_(options) {}
 
-void SenderCore::Start() {
-  accepting_ = std::thread([this] { Accept(); });
-  housekeeping_ = std::thread([this] { Housekeep(); });
-  for (size_t i = 0; i < std::max<size_t>(options_.codec_threads, 1); ++i) {
-    encoding_.emplace_back([this] { Encode(); });
+base::Status SenderCore::Start() {
+  KVPLANE_RETURN_IF_ERROR(StartThread(housekeeping_, [this] { Housekeep(); }));
+  for (size_t i = 0; i < codec_threads(); ++i) {
+    std::thread thread;
+    KVPLANE_RETURN_IF_ERROR(StartThread(thread, [this] { Encode(); }));
+    encoding_.push_back(std::move(thread));
   }
+  return StartThread(accepting_, [this] { Accept(); });
 }
 
 void SenderCore::Stop() {
   listener_->Shutdown();
-  accepting_.join();
+  if (accepting_.joinable()) accepting_.join();
   {
     base::MutexLock lock(mutex_);
     stopping_ = true;
@@ -61,7 +63,7 @@ void SenderCore::Stop() {
     drained_ = true;
     wake_housekeeper_.NotifyAll();
   }
-  housekeeping_.join();
+  if (housekeeping_.joinable()) housekeeping_.join();
 }
 
 base::Status SenderCore::BindStrategies(KvOffer& offer, SendTransfer& transfer) {
@@ -201,6 +203,8 @@ void SenderCore::AttachLocked(const std::shared_ptr<SendTransfer>& transfer,
   EndLeaseLocked(*transfer);
   transfer->link = link;
   transfer->stream = stream;
+  transfer->asked = Now();
+  transfer->turn = TurnOf(DemandOf(*transfer), link->turn_pace);
   transfer->bytes_wire += bytes_received;
   if (link->streams.empty()) ++busy_links_;
   link->streams[stream] = transfer;
@@ -304,6 +308,7 @@ void SenderCore::FinishLocked(const std::shared_ptr<SendTransfer>& transfer, bas
         ++at;
       }
     }
+    if (link->ready.empty()) link->backlogged_since.reset();
     ReleaseStagingLocked(*link, released);
   }
   if (transfer->encoding == 0) QueueCallbackLocked(transfer);

@@ -7,11 +7,13 @@
 // Scheduling: a transfer is runnable while it has a puller and a posted tile nobody encodes. Encoders take
 // the first runnable tile in TileOrder whose link has staging left; writers send control frames first, then
 // the first ready tile in TileOrder as far as the receiver's credits go. A tile waits for credits without
-// being overtaken by smaller ones, so large tiles cannot starve.
+// being overtaken by smaller ones of its transfer, so large tiles cannot starve. Turns (link_turn.h) are made
+// when a transfer gets its puller, and anew when the link turns out to be of another speed.
 //
 // Lifetime: shared by KvSender and the sessions, so that a session may outlive the sender (it is then ended).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -29,6 +31,8 @@
 #include "kvplane/transfer/frame_reader.h"
 #include "kvplane/transfer/kv_sender.h"
 #include "kvplane/transfer/sender_state.h"
+#include "kvplane/transfer/start_thread.h"
+#include "kvplane/transport/refusal_log.h"
 
 namespace kvplane::transfer {
 
@@ -36,7 +40,7 @@ class SenderCore {
  public:
   SenderCore(std::unique_ptr<transport::Listener> listener, const KvSenderOptions& options);
 
-  void Start();
+  base::Status Start();  // kResourceExhausted: no threads; Stop() all the same
   // Ends every transfer with kCancelled, runs the last callbacks, joins all threads.
   void Stop() KVPLANE_EXCLUDES(mutex_);
 
@@ -109,17 +113,20 @@ class SenderCore {
   bool PickTileLocked(EncodeJob& job) KVPLANE_REQUIRES(mutex_);
   bool HasStagingLocked(const SenderLink& link, size_t bytes) const KVPLANE_REQUIRES(mutex_);
   void UpdateRunnableLocked(const std::shared_ptr<SendTransfer>& transfer) KVPLANE_REQUIRES(mutex_);
+  void RenewTurnsLocked(SenderLink& link) KVPLANE_REQUIRES(mutex_);
   void ReleaseStagingLocked(SenderLink& link, size_t bytes) KVPLANE_REQUIRES(mutex_);
   void EncodedLocked(const EncodeJob& job, base::Result<ReadyTile> coded, base::Duration took)
       KVPLANE_REQUIRES(mutex_);
   void Write(const std::shared_ptr<SenderLink>& link) KVPLANE_EXCLUDES(mutex_);
   Batch TakeBatchLocked(SenderLink& link) KVPLANE_REQUIRES(mutex_);
-  void WrittenLocked(const std::shared_ptr<SenderLink>& link, const Batch& batch, base::Duration took)
+  void WrittenLocked(const std::shared_ptr<SenderLink>& link, const Batch& batch, base::TimePoint start)
       KVPLANE_REQUIRES(mutex_);
 
   // sender_link.cc: connections
+  size_t codec_threads() const { return std::max<size_t>(options_.codec_threads, 1); }
   void Accept() KVPLANE_EXCLUDES(mutex_);
-  void AddLink(std::unique_ptr<transport::Stream> stream) KVPLANE_EXCLUDES(mutex_);
+  // An error says why it was not taken.
+  base::Status AddLink(std::unique_ptr<transport::Stream> stream) KVPLANE_EXCLUDES(mutex_);
   void Read(const std::shared_ptr<SenderLink>& link) KVPLANE_EXCLUDES(mutex_);
   base::Status HandleFrame(const std::shared_ptr<SenderLink>& link, FrameReader& reader)
       KVPLANE_EXCLUDES(mutex_);
@@ -148,6 +155,7 @@ class SenderCore {
   const KvSenderOptions options_;
   codec::CodecCache codecs_;
   BufferPool pool_;  // before everything that may hold a buffer
+  transport::RefusalLog refusals_;
 
   mutable base::Mutex mutex_;
   base::CondVar wake_encoders_;
@@ -173,6 +181,7 @@ class SenderCore {
   size_t busy_links_ KVPLANE_GUARDED_BY(mutex_) = 0;  // with at least one transfer
   size_t staged_bytes_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint64_t backlog_bytes_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  Pace encode_pace_ KVPLANE_GUARDED_BY(mutex_){0, 0};  // of all codec threads together
 
   std::thread accepting_;
   std::thread housekeeping_;

@@ -1,6 +1,5 @@
 // SenderCore: connections of decode nodes and the frames they send.
 #include <algorithm>
-#include <system_error>
 #include <utility>
 
 #include "kvplane/base/log.h"
@@ -41,7 +40,7 @@ void SenderCore::Accept() {
   while (true) {
     auto stream = listener_->Accept(Now() + std::chrono::hours(1));
     if (stream.ok()) {
-      AddLink(*std::move(stream));
+      if (const base::Status status = AddLink(*std::move(stream)); !status.ok()) refusals_.Note(status);
     } else if (stream.status().code() == base::StatusCode::kCancelled) {
       return;
     } else if (stream.status().code() != base::StatusCode::kDeadlineExceeded) {
@@ -51,7 +50,7 @@ void SenderCore::Accept() {
   }
 }
 
-void SenderCore::AddLink(std::unique_ptr<transport::Stream> stream) {
+base::Status SenderCore::AddLink(std::unique_ptr<transport::Stream> stream) {
   auto link = std::make_shared<SenderLink>();
   link->stream = std::move(stream);
   base::MutexLock lock(mutex_);
@@ -59,27 +58,24 @@ void SenderCore::AddLink(std::unique_ptr<transport::Stream> stream) {
   const auto same_host = [&](const auto& other) { return other.second->host == link->host; };
   if (links_.size() >= kMaxLinks ||
       std::count_if(links_.begin(), links_.end(), same_host) >= std::ptrdiff_t{kMaxLinksPerHost}) {
-    base::Log(base::LogLevel::kWarn, "{}: refused, {} connections are open (limits: {}, {} from one address)",
-              link->stream->peer(), links_.size(), kMaxLinks, kMaxLinksPerHost);
-    return;
+    return base::ResourceExhausted("{}: {} connections are open (limits: {}, {} from one address)",
+                                   link->stream->peer(), links_.size(), kMaxLinks, kMaxLinksPerHost);
   }
   link->number = next_sequence_++;
   link->threads = 2;
   links_.emplace(link->number, link);
   PushLocked(link, EncodeFrame(0, MakeHello(kRoleSender, 0)));
-  try {
-    link->reader = std::thread([this, link] { Read(link); });
-    link->writer = std::thread([this, link] { Write(link); });
-  } catch (
-      const std::system_error& error) {  // the process is at its thread limit: one peer less, not one node
-    base::Log(base::LogLevel::kError, "{}: refused, no thread: {}", link->stream->peer(), error.what());
-    if (link->reader.joinable()) {
-      link->threads = 1;
-      CloseLinkLocked(link, base::ResourceExhausted("no thread for this connection"));
-    } else {
-      links_.erase(link->number);
-    }
+  base::Status status = StartThread(link->reader, [this, link] { Read(link); });
+  if (status.ok()) status = StartThread(link->writer, [this, link] { Write(link); });
+  if (status.ok()) return status;
+  // The process is at its thread limit: one peer less, not one node.
+  if (link->reader.joinable()) {
+    link->threads = 1;
+    CloseLinkLocked(link, status);
+  } else {
+    links_.erase(link->number);
   }
+  return status.Annotate(link->stream->peer());
 }
 
 void SenderCore::Read(const std::shared_ptr<SenderLink>& link) {

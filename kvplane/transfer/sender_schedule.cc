@@ -13,6 +13,9 @@ constexpr size_t kBatchBytes = 256 << 10;
 // A Write() that is not done after this time ends the connection.
 constexpr base::Duration kWriteTimeout = std::chrono::seconds(60);
 
+// Turns are made anew when the pace is off by more than this factor.
+constexpr double kPaceTolerance = 1.5;
+
 base::TimePoint Now() { return base::Clock::System().Now(); }
 
 // The first posted tile nobody has taken yet.
@@ -29,7 +32,7 @@ std::optional<TileNumber> NextTile(SendTransfer& transfer) {
 }
 
 TileOrder OrderOf(const SendTransfer& transfer, TileNumber tile) {
-  return {transfer.deadline, tile.layer, tile.index, transfer.sequence};
+  return {transfer.turn, tile.layer, tile.index, transfer.sequence};
 }
 
 base::Result<ReadyTile> EncodeTile(const SendTransfer& transfer, const TileGrid::Tile& tile, uint8_t strategy,
@@ -75,6 +78,25 @@ void SenderCore::UpdateRunnableLocked(const std::shared_ptr<SendTransfer>& trans
     runnable_.emplace(*transfer->runnable, transfer);
     wake_encoders_.NotifyOne();
   }
+}
+
+// The slower of coding and writing is what a transfer waits for.
+void SenderCore::RenewTurnsLocked(SenderLink& link) {
+  const double pace = std::max(link.pace.seconds_per_byte(), encode_pace_.seconds_per_byte());
+  if (pace <= link.turn_pace * kPaceTolerance && pace * kPaceTolerance >= link.turn_pace) return;
+  link.turn_pace = pace;
+  for (const auto& [stream, transfer] : link.streams) {
+    transfer->turn = TurnOf(DemandOf(*transfer), pace);
+    UpdateRunnableLocked(transfer);
+  }
+  std::multimap<TileOrder, ReadyTile> ready;
+  while (!link.ready.empty()) {
+    auto node = link.ready.extract(link.ready.begin());
+    const ReadyTile& tile = node.mapped();
+    node.key() = OrderOf(*tile.transfer, {tile.tile.layer, tile.tile.index});
+    ready.insert(std::move(node));
+  }
+  link.ready = std::move(ready);
 }
 
 bool SenderCore::HasStagingLocked(const SenderLink& link, size_t bytes) const {
@@ -142,6 +164,8 @@ void SenderCore::EncodedLocked(const EncodeJob& job, base::Result<ReadyTile> cod
   SendTransfer& transfer = *job.transfer;
   --transfer.encoding;
   transfer.encode += took;
+  encode_pace_.Add(transfer.grid.ShapeOf(job.tile).raw_bytes(),
+                   base::ToSeconds(took) / static_cast<double>(codec_threads()));
   const bool keep = coded.ok() && !transfer.finished && !job.link->closed;
   ReleaseStagingLocked(*job.link, job.reserved_bytes - (keep ? coded->body.size() : 0));
   if (transfer.finished) {
@@ -202,26 +226,28 @@ void SenderCore::Write(const std::shared_ptr<SenderLink>& link) {
     }
     const base::TimePoint start = Now();
     const base::Status status = link->stream->Write(pieces, start + kWriteTimeout);
-    const base::Duration took = Now() - start;
     mutex_.Lock();
-    WrittenLocked(link, batch, took);
+    WrittenLocked(link, batch, start);
     if (!status.ok()) CloseLinkLocked(link, status);
   }
   ThreadEndedLocked(link);
 }
 
 void SenderCore::WrittenLocked(const std::shared_ptr<SenderLink>& link, const Batch& batch,
-                               base::Duration took) {
+                               base::TimePoint start) {
+  const base::TimePoint end = Now();
   size_t total = 0;
   for (const ControlFrame& frame : batch.control) total += frame.bytes.size();
   for (const ReadyTile& tile : batch.tiles) total += tile.frame.size() + tile.body.size();
   // The time of a Write() is shared out by bytes.
-  const double per_byte = base::ToSeconds(took) / static_cast<double>(total);
+  const double per_byte = base::ToSeconds(end - start) / static_cast<double>(total);
   for (const ControlFrame& frame : batch.control) {
     if (frame.transfer != nullptr) frame.transfer->bytes_wire += frame.bytes.size();
   }
+  uint64_t raw_bytes = 0;
   for (const ReadyTile& tile : batch.tiles) {
     SendTransfer& transfer = *tile.transfer;
+    raw_bytes += transfer.grid.ShapeOf(tile.tile).raw_bytes();
     const size_t bytes = tile.frame.size() + tile.body.size();
     transfer.bytes_wire += bytes;
     transfer.send += base::FromSeconds(per_byte * static_cast<double>(bytes));
@@ -232,6 +258,12 @@ void SenderCore::WrittenLocked(const std::shared_ptr<SenderLink>& link, const Ba
     }
     --transfer.queued;
     ReleaseStagingLocked(*link, tile.body.size());
+  }
+  if (raw_bytes > 0) {
+    // Tiles that waited for credits since the write before waited for the link.
+    link->pace.Add(raw_bytes, base::ToSeconds(end - link->backlogged_since.value_or(start)));
+    link->backlogged_since = link->ready.empty() ? std::nullopt : std::optional(end);
+    RenewTurnsLocked(*link);
   }
   for (const ReadyTile& tile : batch.tiles) MaybeDoneLocked(tile.transfer);
 }

@@ -22,6 +22,7 @@
 #include "kvplane/codec/tile_codec.h"
 #include "kvplane/transfer/buffer_pool.h"
 #include "kvplane/transfer/kv_sender.h"
+#include "kvplane/transfer/link_turn.h"
 #include "kvplane/transfer/tile_grid.h"
 #include "kvplane/transfer/wire_frames.h"
 
@@ -29,9 +30,9 @@ namespace kvplane::transfer {
 
 struct SenderLink;
 
-// The order on the link: the most urgent request first, then its layers and tiles in order.
+// The order on the link: the transfer whose turn it is, then its layers and tiles in order.
 struct TileOrder {
-  base::TimePoint deadline;
+  base::TimePoint turn;
   uint32_t layer = 0;
   uint32_t index = 0;
   uint64_t sequence = 0;  // of the transfer: ties end somewhere
@@ -77,6 +78,8 @@ struct SendTransfer {
   std::optional<base::TimePoint> lease_end;  // its key in SenderCore's leases: complete, and not asked for
 
   // guarded: the pull that attached it
+  base::TimePoint asked;
+  base::TimePoint turn;
   std::shared_ptr<SenderLink> link;
   uint32_t stream = 0;
   uint16_t least_quality = 0;  // of the KV that the decode node takes
@@ -99,6 +102,10 @@ struct SendTransfer {
   TransferOutcome outcome;
 };
 
+inline LinkDemand DemandOf(const SendTransfer& transfer) {
+  return {transfer.asked, transfer.deadline, transfer.grid.geometry.bytes_per_token() * transfer.grid.tokens};
+}
+
 // One coded tile on its way to the wire.
 struct ReadyTile {
   std::shared_ptr<SendTransfer> transfer;
@@ -112,6 +119,11 @@ struct ControlFrame {
   std::vector<std::byte> bytes;
   std::shared_ptr<SendTransfer> transfer;  // null for frames of the connection
 };
+
+// A link of which nothing is known yet counts as slow (1 MB/s), so that the first short transfers get past
+// the first long one; what is measured soon outweighs it.
+constexpr uint64_t kFirstPaceBytes = 64 << 10;
+constexpr double kFirstPaceSeconds = 0.065536;
 
 // One decode node's connection.
 struct SenderLink {
@@ -131,7 +143,10 @@ struct SenderLink {
   std::map<uint32_t, std::shared_ptr<SendTransfer>> streams;
   std::map<uint32_t, std::string> waiting;  // stream -> transfer id of a PULL without an offer
   std::deque<ControlFrame> control;
-  std::multimap<TileOrder, ReadyTile> ready;  // a peer may ask twice for the same tile
+  std::multimap<TileOrder, ReadyTile> ready;      // a peer may ask twice for the same tile
+  Pace pace{kFirstPaceBytes, kFirstPaceSeconds};  // of writing, in bytes of KV before they were coded
+  double turn_pace = kFirstPaceSeconds / kFirstPaceBytes;  // seconds per byte that all turns are made with
+  std::optional<base::TimePoint> backlogged_since;         // the end of a write that left coded tiles behind
   size_t staged_bytes = 0;
   uint64_t credit_limit = 0;  // body bytes that may have been sent in all
   uint64_t body_bytes_sent = 0;

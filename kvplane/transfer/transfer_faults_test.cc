@@ -404,7 +404,7 @@ TEST_F(TransferFaultsUnit, WaitingForTheTurnOnTheLinkIsNotAStall) {
   receive.stall_timeout = kPatientStall;
   Ends ends(*link, *inner, kInproc, send, receive);
   TestTransfer urgent(Geometry(8, 4, 64), 512);  // 4 MB: 16 s, unless the rate is lifted
-  TestTransfer patient(Geometry(8, 1, 8), 64);
+  TestTransfer patient(Geometry(8, 4, 64), 768);
   auto first = *ends.sender->Offer(urgent.MakeOffer("urgent", "off", After(kTestPatience)));
   auto second = *ends.sender->Offer(patient.MakeOffer("patient", "off", After(kTestPatience * 2)));
   urgent.PostAll(*first);
@@ -413,7 +413,7 @@ TEST_F(TransferFaultsUnit, WaitingForTheTurnOnTheLinkIsNotAStall) {
   auto pulled_patient = *ends.receiver->Pull(patient.MakePull(kInproc, "patient"));
   second->PostFirstToken({1, 0, {}});
   patient.receiver_done.WaitForFirstToken();
-  for (uint32_t layer = 0; layer < 8; ++layer) second->PostLayer(layer, 0, 64);
+  for (uint32_t layer = 0; layer < 8; ++layer) second->PostLayer(layer, 0, 768);
   std::this_thread::sleep_for(kPatientStall * 2);
   EXPECT_EQ(urgent.receiver_done.count(), 0);
   EXPECT_EQ(patient.receiver_done.count(), 0);

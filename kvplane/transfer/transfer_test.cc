@@ -294,9 +294,9 @@ TEST(TransferUnit, LayersBecomeReadyInOrderWhilePrefillGoesOn) {
   ExpectAgreement(transfer.sender_done.Wait(), transfer.receiver_done.Wait());
 }
 
-// With everything posted beforehand and a slow link, the more urgent transfer finishes first although it was
-// offered and pulled last.
-TEST(TransferUnit, TheEarlierDeadlineGoesFirstOnTheLink) {
+// With everything posted beforehand and a slow link, the short transfer finishes first although it was
+// offered and pulled last and has the later deadline.
+TEST(TransferUnit, AShortTransferOvertakesALongOneOnTheLink) {
   transport::ShapedOptions slow;
   slow.bits_per_second = 1e6;
   std::shared_ptr<transport::Transport> inner = transport::CreateInprocTransport();
@@ -306,17 +306,36 @@ TEST(TransferUnit, TheEarlierDeadlineGoesFirstOnTheLink) {
   Ends ends(*link, *inner, kInproc, send);
   TestTransfer large(Geometry(8, 4, 64), 256);  // 2 MB: 16 s, unless the rate is lifted
   TestTransfer small(Geometry(8, 1, 8), 64);
-  auto first = *ends.sender->Offer(large.MakeOffer("large", "off", After(kTestPatience * 2)));
+  auto first = *ends.sender->Offer(large.MakeOffer("large", "off", After(kTestPatience)));
   large.PostAll(*first);
   auto pulled_large = *ends.receiver->Pull(large.MakePull(kInproc, "large"));
   large.receiver_done.WaitForFirstToken();
-  auto second = *ends.sender->Offer(small.MakeOffer("small", "off", After(kTestPatience)));
+  auto second = *ends.sender->Offer(small.MakeOffer("small", "off", After(kTestPatience * 2)));
   small.PostAll(*second);
   auto pulled_small = *ends.receiver->Pull(small.MakePull(kInproc, "small"));
   EXPECT_TRUE(small.receiver_done.Wait().status.ok());
   EXPECT_EQ(large.receiver_done.count(), 0);
   link->SetRate(transport::kUnlimitedRate);
   ExpectAgreement(large.sender_done.Wait(), large.receiver_done.Wait());
+}
+
+// The transfer before leaves more than half of the window and less than a tile of the next one.
+TEST(TransferUnit, LargerTilesThanTheRestOfTheWindowDoNotDeadlock) {
+  const auto small = Geometry(1, 1, 8);   // a tile of 64 tokens: 1,025 bytes coded
+  const auto large = Geometry(1, 8, 32);  // the same: 32,769
+  constexpr size_t kWindow = 40'000;
+  for (const size_t decoders : {size_t{0}, size_t{1}}) {
+    auto transport = transport::CreateInprocTransport();
+    KvReceiverOptions receive;
+    receive.credit_bytes = kWindow;
+    receive.codec_threads = decoders;
+    Ends ends(*transport, kInproc, {}, receive);
+    TestTransfer first(small, 64 * 5);  // 10 tiles: 10,250 of 40,000 bytes, no reason to return credits
+    RunTransfer(ends, first, "small");
+    TestTransfer second(large, 64 * 3);
+    RunTransfer(ends, second, "large");
+    EXPECT_EQ(second.sent.CountDifferences(second.received), 0u);
+  }
 }
 
 TEST(TransferProperty, TinyCreditsAndTinyStagingDoNotDeadlock) {
@@ -453,8 +472,9 @@ TEST(TransferSafety, KvBelowTheWantedQualityIsRefusedBeforeItsFirstToken) {
     uint16_t least_quality, quality;
     bool taken;
   };
-  const Case cases[] = {{false, 0, 999, false}, {false, 0, tensor::kExactQuality, true}, {true, 960, 959, false},
-                        {true, 960, 960, true}, {true, 1, 0, false},        {true, 0, 0, true}};
+  const Case cases[] = {{false, 0, 999, false},  {false, 0, tensor::kExactQuality, true},
+                        {true, 960, 959, false}, {true, 960, 960, true},
+                        {true, 1, 0, false},     {true, 0, 0, true}};
   for (const bool before_the_pull : {true, false}) {
     for (const Case& one : cases) {
       SCOPED_TRACE(fmt::format("{} {} {}", one.accept_lossy, one.least_quality, one.quality));

@@ -176,7 +176,8 @@ TEST(WireFramesUnit, WhoWelcomesNoLossyKvTakesOnlyExactKv) {
     EXPECT_EQ(frame[frame.size() - 1], std::byte{940 >> 8});
     const auto head = HeadOf(frame);
     EXPECT_EQ(ParsePull(head)->least_quality, accept_lossy ? 940 : tensor::kExactQuality);
-    EXPECT_EQ(ParsePull(head.first(head.size() - 2))->least_quality, accept_lossy ? 0 : tensor::kExactQuality);
+    EXPECT_EQ(ParsePull(head.first(head.size() - 2))->least_quality,
+              accept_lossy ? 0 : tensor::kExactQuality);
   }
   pull.accept_lossy = true;
   pull.least_quality = 0xffff;
