@@ -25,10 +25,9 @@ namespace {
 // Piece of the plain socket copy: that of the sender's own writes.
 constexpr size_t kPlainPieceBytes = 256 << 10;
 
-constexpr base::Duration kPatience = std::chrono::minutes(4);
-
-// A transfer whose turn comes before every other's.
-constexpr base::Duration kUrgentPatience = std::chrono::minutes(1);
+// How long the long transfer of the urgency rows takes alone, and how far it is when the short one comes.
+constexpr double kLongSeconds = 0.25;
+constexpr base::Duration kLongHeadStart = std::chrono::milliseconds(50);
 
 double Median(const std::vector<double>& values) { return stats::Quantile(values, 0.5); }
 
@@ -43,11 +42,7 @@ struct Setting {
 };
 
 TransferJob Whole(Setting& setting, const codec::Strategy& strategy) {
-  return {.from = &setting.from,
-          .to = &setting.to,
-          .tokens = setting.from.tokens(),
-          .strategy = &strategy,
-          .patience = kPatience};
+  return {.from = &setting.from, .to = &setting.to, .tokens = setting.from.tokens(), .strategy = &strategy};
 }
 
 base::Result<TransferTiming> RunOne(Setting& setting, const TransferJob& job) {
@@ -142,18 +137,19 @@ base::Status BenchOverlap(const BenchTransferArgs& args, Setting& setting, Bench
   return base::Status::Ok();
 }
 
-// A short prompt's KV that comes while a long one's is on the link: with its deadline it goes first.
+// A short prompt's KV that comes while a long one's is on the link. The order is the sender's own, as in a
+// node: nothing here says which is urgent.
 base::Status BenchUrgency(const BenchTransferArgs& args, Setting& setting, BenchReport& report) {
   const codec::Strategy off = *codec::Strategy::Parse("off");
   const uint64_t raw = setting.from.geometry().bytes_per_token() * setting.from.tokens();
-  const double rate = static_cast<double>(raw) * 8 / 0.25;  // the long one takes a quarter of a second
+  const double rate = static_cast<double>(raw) * 8 / kLongSeconds;
   setting.pair->SetRate(rate);
   PagedKv small_to(setting.from.geometry(), tensor::kTileTokens);
   TransferJob small = {.from = &setting.from,
                        .to = &small_to,
                        .tokens = std::min(setting.from.tokens(), tensor::kTileTokens),
                        .strategy = &off,
-                       .patience = kUrgentPatience};
+                       .comes_after = kLongHeadStart};
   std::vector<double> alone;
   std::vector<double> beside;
   std::vector<double> large;

@@ -87,9 +87,12 @@ TransferPair::~TransferPair() {
 base::Result<std::vector<TransferTiming>> TransferPair::Run(std::span<const TransferJob> jobs) {
   const auto ends = std::make_shared<JobEnds>(jobs.size());
   std::vector<std::shared_ptr<transfer::SendSession>> sessions;
+  std::vector<base::TimePoint> starts;
   const base::TimePoint start = Now();
   for (size_t i = 0; i < jobs.size(); ++i) {
     const TransferJob& job = jobs[i];
+    if (i > 0) base::Clock::System().SleepUntil(starts.back() + job.comes_after);
+    starts.push_back(Now());
     transfer::KvDescriptor descriptor;
     descriptor.geometry = job.from->geometry();
     descriptor.tokens = job.tokens;
@@ -99,7 +102,7 @@ base::Result<std::vector<TransferTiming>> TransferPair::Run(std::span<const Tran
     offer.strategy = *job.strategy;
     if (job.strategy->needs_profile() && !profiles_.all().empty()) offer.profile = profiles_.all().front();
     offer.layers = job.from->layers();
-    offer.deadline = start + std::min(job.patience, kRunLimit);
+    offer.deadline = starts.back() + kRunLimit;
     offer.expects_first_token = false;
     transfer::KvPull pull;
     pull.endpoint = sender_->endpoint();
@@ -110,15 +113,15 @@ base::Result<std::vector<TransferTiming>> TransferPair::Run(std::span<const Tran
     pull.on_complete = ends->Callback(i, ends);
     KVPLANE_ASSIGN_OR_RETURN(auto session, sender_->Offer(std::move(offer)));
     KVPLANE_RETURN_IF_ERROR(receiver_->Pull(std::move(pull)).status());
+    PostLayers(job, *session);
     sessions.push_back(std::move(session));
   }
-  for (size_t i = 0; i < jobs.size(); ++i) PostLayers(jobs[i], *sessions[i]);
   if (!ends->WaitForAll(start + kRunLimit + std::chrono::seconds(10))) {
     return base::DeadlineExceeded("a transfer did not end within {:.0f} s", base::ToSeconds(kRunLimit));
   }
   std::vector<TransferTiming> timings;
   for (size_t i = 0; i < jobs.size(); ++i) {
-    timings.push_back(ends->Timing(i, start));
+    timings.push_back(ends->Timing(i, starts[i]));
     KVPLANE_RETURN_IF_ERROR(timings.back().outcome.status);
   }
   return timings;

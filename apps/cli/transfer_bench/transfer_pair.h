@@ -28,14 +28,14 @@ struct TransferJob {
   PagedKv* to = nullptr;
   uint32_t tokens = 0;
   const codec::Strategy* strategy = nullptr;
-  base::Duration patience{};  // its deadline, from the start: the order on the link
+  base::Duration comes_after{};  // the job before it in a run; all have the same deadline, as a node's do
   // Layers are posted this far apart, as a forward pass would; zero: all at once.
   base::Duration layer_time{};
 };
 
 struct TransferTiming {
   transfer::TransferOutcome outcome;
-  double total_s = 0;  // from the first posted layer to the last decoded tile
+  double total_s = 0;  // from the offer to the last decoded tile
 };
 
 class TransferPair {
@@ -45,8 +45,8 @@ class TransferPair {
   ~TransferPair();
 
   void SetRate(double bits_per_s) { link_->SetRate(bits_per_s); }  // transport::kUnlimitedRate: not shaped
-  // All jobs at once, in the order given; returns when the last has ended. An error names the first that
-  // failed.
+  // All jobs in the order given, none waiting for the one before it; returns when the last has ended. An
+  // error names the first that failed.
   base::Result<std::vector<TransferTiming>> Run(std::span<const TransferJob> jobs);
 
  private:
