@@ -1,5 +1,5 @@
-// Bytes as an HTTP request, as a response and as an API body: any split of the stream gives the same result,
-// and what is accepted can be written and read again.
+// Bytes as an HTTP request, as a response, as an API body and as an address: any split of the stream gives
+// the same result, and what is accepted can be written and read again.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -7,6 +7,8 @@
 #include <string_view>
 
 #include "kvplane/server/api_request.h"
+#include "kvplane/server/browser_guard.h"
+#include "kvplane/server/http_endpoint.h"
 #include "kvplane/server/http_parser.h"
 #include "kvplane/server/routed_request.h"
 
@@ -67,6 +69,24 @@ void RoundTrip(std::string_view bytes) {
   Require(read.method == request.method && read.target == request.target && read.body == request.body);
 }
 
+// The bytes as the address of a node, and as what a client may claim about itself.
+void Addresses(std::string_view bytes) {
+  if (const auto node = kvplane::server::ParseHttpEndpoint(bytes); node.ok()) {
+    const auto again =
+        kvplane::server::ParseHttpEndpoint((node->tls ? "https://" : "http://") + node->Authority());
+    Require(again.ok() && *again == *node);
+  }
+  HttpRequest request;
+  request.method = "POST";
+  request.headers.Set("Host", bytes);
+  Require(request.host().size() <= bytes.size());
+  const kvplane::server::BrowserGuard guard("127.0.0.1", {});
+  Require(guard.Refuse(request).has_value());  // with a right host, for its type
+  request.headers.Set("Host", "localhost");
+  request.headers.Set("Content-Type", bytes);
+  (void)guard.Refuse(request);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -76,6 +96,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CompareSplits<HttpRequestParser>(bytes, piece);
   CompareSplits<HttpResponseParser>(bytes, piece);
   RoundTrip(bytes);
+  Addresses(bytes);
   const auto kind = data[0] & 16 ? kvplane::server::ApiKind::kChat : kvplane::server::ApiKind::kCompletion;
   const auto request = kvplane::server::ParseApiRequest(kind, bytes);
   if (!request) Require(request.error().status == 400);
