@@ -49,7 +49,7 @@ base::Result<HttpEndpoint> ParseHttpEndpoint(std::string_view url) {
       if (port.empty()) return bad("the port is missing");
     }
   }
-  const bool plain = endpoint.host.find_first_of(" \t\r\n/@?#%") == std::string::npos;
+  const bool plain = endpoint.host.find_first_of(" \t\r\n/@?#%[]") == std::string::npos;
   if (endpoint.host.empty() || endpoint.host.size() > kMaxHostBytes || !plain) return bad("bad host");
   if (port.empty()) return endpoint;
   const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), endpoint.port);

@@ -215,7 +215,7 @@ TEST(HttpEndpointUnit, ReadsAddresses) {
   EXPECT_EQ(ParseHttpEndpoint("http://[::1]:9")->Authority(), "[::1]:9");
   for (const char* bad :
        {"", "http://", "ftp://a:1", "https://", "http://a:", "http://a:0", "http://a:99999", "http://a:x",
-        "http://a/b", "http://u@a:1", "http://[::1", "http://[::1]x", "a b:1"}) {
+        "http://a/b", "http://u@a:1", "http://[::1", "http://[::1]x", "http://[[a]", "a b:1"}) {
     EXPECT_FALSE(ParseHttpEndpoint(bad).ok()) << bad;
   }
 }
