@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kvplane/engine/engine_loop.h"
+#include "kvplane/engine/load_job.h"
 
 namespace kvplane::engine {
 
@@ -23,6 +24,11 @@ void EngineLoop::PushRuns(RequestState& request, bool look_first) {
   job->first_run = first;
   job->end_run = end;
   job->quality = prefix.kv_quality;
+  if (prefix.load != nullptr) {
+    for (uint32_t run = first; run < std::min(end, prefix.load->runs()); ++run) {
+      if (prefix.load->state(run) == LoadJob::RunState::kLanded) job->loaded.insert(run);
+    }
+  }
   // A run that was found and did not come in time is most likely still there.
   job->look_first = look_first || first < prefix.runs_stored;
   job->pages = std::make_shared<const PinnedPages>(request.pages->layers(), arena_);

@@ -43,7 +43,6 @@ sched::Batch EngineLoop::Decide() {
                        .awaits_kv = AwaitsKv(*request)});
   }
   std::vector<sched::RunningView> running;
-  load_review_ = base::kNoDeadline;
   const control::PrefillCost cost =
       prefix_ != nullptr ? prefix_->context.estimates.prefill() : control::PrefillCost{};
   double ahead_s = 0;  // what prompts further ahead have to compute first
@@ -67,6 +66,7 @@ sched::Batch EngineLoop::Decide() {
 }
 
 bool EngineLoop::Step() {
+  load_review_ = base::kNoDeadline;  // of loads that go on: Decide() sets it anew
   if (requests_.empty()) return false;
   const sched::Batch batch = Decide();
   if (!waiting_.empty() && waiting_.front()->reserve_blocks > pool_.total() - reserved_blocks_) YieldPages();

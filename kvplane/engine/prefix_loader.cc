@@ -35,11 +35,15 @@ LoadError Classify(const base::Status& status) {
   }
 }
 
+bool CountsAgainst(const base::Status& status) {
+  return status.code() == base::StatusCode::kUnavailable ||
+         status.code() == base::StatusCode::kDeadlineExceeded;
+}
+
 }  // namespace
 
 void PrefixContext::Report(const base::Status& status) {
-  if (status.code() == base::StatusCode::kUnavailable ||
-      status.code() == base::StatusCode::kDeadlineExceeded) {
+  if (CountsAgainst(status)) {
     breaker.Failed(Now());
   } else {
     breaker.Succeeded();
@@ -170,8 +174,9 @@ void PrefixLoader::Open(LoadJob& job) {
     if (run >= prefixes.size()) {
       FailRun(job, run, LoadError::kOther, base::Internal("the store gave no answer"));
     } else if (!prefixes[run].ok()) {
-      worst = prefixes[run].status();
-      FailRun(job, run, Classify(worst), worst);
+      const base::Status& status = prefixes[run].status();
+      if (worst.ok() || CountsAgainst(status)) worst = status;
+      FailRun(job, run, Classify(status), status);
     } else {
       readers[run] = OpenRun(job, run, *prefixes[run]);
     }
@@ -227,11 +232,12 @@ void PrefixLoader::Read(LoadJob& job, const LoadJob::Work& work, codec::Workspac
   }
   if (requests.empty()) return;
   const auto ranges = context_.store.Read(requests, Now() + context_.options.timeout);
+  base::Status worst;  // of one call that speaks of several runs
   for (size_t i = 0; i < pieces.size(); ++i) {
     if (i >= ranges.size()) {
       FailRun(job, pieces[i].run, LoadError::kOther, base::Internal("the store gave no answer"));
     } else if (!ranges[i].ok()) {
-      context_.Report(ranges[i].status());
+      if (worst.ok() || CountsAgainst(ranges[i].status())) worst = ranges[i].status();
       FailRun(job, pieces[i].run, Classify(ranges[i].status()), ranges[i].status());
     } else if (ranges[i]->size() != requests[i].bytes) {
       FailRun(job, pieces[i].run, LoadError::kCorrupt,
@@ -240,6 +246,7 @@ void PrefixLoader::Read(LoadJob& job, const LoadJob::Work& work, codec::Workspac
       Decode(job, pieces[i], *readers[i], *ranges[i], workspace);
     }
   }
+  context_.Report(worst);
 }
 
 void PrefixLoader::Decode(LoadJob& job, const LoadJob::Piece& piece, const codec::ObjectReader& reader,
@@ -270,9 +277,21 @@ void PrefixLoader::FailRun(LoadJob& job, uint32_t run, LoadError error, const ba
   if (job.FailRun(run, error, status)) Count(job, run, error);
 }
 
+// Whether the store has another object under the run's key than the lookup found: a better one that was put
+// meanwhile. A prefix of the one and tiles of the other do not verify, though neither is damaged.
+bool PrefixLoader::Replaced(const StoredRun& run) {
+  const auto now = context_.store.Lookup(std::span(&run.key, 1), 0, Now() + context_.options.timeout);
+  if (!now.ok() || now->empty()) return false;
+  const store::EntryInfo& entry = now->front();
+  return entry.bytes != run.entry.bytes || entry.prefix_bytes != run.entry.prefix_bytes ||
+         entry.quality != run.entry.quality;
+}
+
 void PrefixLoader::Count(const LoadJob& job, uint32_t run, LoadError error) {
-  ++context_.counters.run_errors[static_cast<size_t>(error)];
-  if (error != LoadError::kCorrupt && error != LoadError::kMismatch) return;
+  const bool damaged = error == LoadError::kCorrupt || error == LoadError::kMismatch;
+  const bool replaced = damaged && Replaced(job.run(run));
+  ++context_.counters.run_errors[static_cast<size_t>(replaced ? LoadError::kMissing : error)];
+  if (!damaged || replaced) return;
   context_.store.Quarantine(job.run(run).key);
   base::Log(base::LogLevel::kWarn, "a stored run does not verify ({}) and is dropped from {}", Name(error),
             context_.store.name());

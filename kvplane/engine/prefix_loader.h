@@ -82,6 +82,7 @@ class PrefixLoader {
   void Decode(LoadJob& job, const LoadJob::Piece& piece, const codec::ObjectReader& reader,
               const store::Slice& bytes, codec::Workspace& workspace);
   void FailRun(LoadJob& job, uint32_t run, LoadError error, const base::Status& status);
+  bool Replaced(const StoredRun& run);
   void Count(const LoadJob& job, uint32_t run, LoadError error);
 
   PrefixContext& context_;

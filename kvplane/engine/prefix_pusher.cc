@@ -96,6 +96,7 @@ void PrefixPusher::Code(PushJob& job, codec::Workspace& workspace) {
       Drop(PushDrop::kMemory, job.end_run - run);
       return;
     }
+    if (job.loaded.contains(run)) continue;
     CodeRun(job, keys[run], run, workspace);
   }
 }

@@ -13,6 +13,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <set>
 #include <thread>
 #include <unordered_set>
 #include <vector>
@@ -33,6 +34,7 @@ struct PushJob {
   uint32_t end_run = 0;
   uint16_t quality = store::kLossless;  // of the KV in the pages; that of the strategy comes on top
   bool look_first = false;              // the store may have some already
+  std::set<uint32_t> loaded;            // these came from the store: coding them again would lose twice
   std::shared_ptr<const PinnedPages> pages;
   std::function<void()> on_done;  // once, when the pages are no longer needed; not called by a refused Push
   std::atomic<bool> cancelled = false;  // set by anyone: the rest is dropped for want of memory
