@@ -2,6 +2,7 @@
 // that the bytes do not back; every instruction set reads the same values. Each input is tried as it is, then
 // with its checksums made good and, where it names a profile, with the one that the fuzzer has, so that the
 // checks behind them are reached.
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -29,13 +30,15 @@ void Require(bool condition) {
   if (!condition) std::abort();
 }
 
-// The geometry of the golden objects.
+// The geometry of the golden objects; those of UnevenProfileData() have more heads.
 constexpr tensor::KvGeometry kGeometry{.layers = 1, .kv_heads = 2, .head_dim = 16};
+constexpr uint16_t kUnevenHeads = 8;
 
 const codec::ProfileSet& Profiles() {
   static const codec::ProfileSet profiles = [] {
     codec::ProfileSet set;
     set.Add(*codec::ModelProfile::Create(codec::testing::SyntheticProfileData({.geometry = kGeometry})));
+    set.Add(*codec::ModelProfile::Create(codec::testing::UnevenProfileData()));
     return set;
   }();
   return profiles;
@@ -72,10 +75,12 @@ void Try(std::span<const std::byte> object) {
     Require(isa == kvplane::kernel::Isa::kScalar || reader.ok() == expected.has_value());
     if (!reader.ok() || reader->object_bytes() != object.size()) return;
     (void)reader->VerifyChecksums(object).ok();
-    // Without its profile an object can be forwarded, not decoded, and its bytes do not bound its values.
+    // Without its profile an object can be forwarded, not decoded; its bytes bound its values all the same.
     const codec::ObjectInfo& info = reader->info();
-    if (info.strategy.needs_profile() && Profiles().Find({info.identity.profile}) == nullptr) return;
+    const bool bound = !info.strategy.needs_profile() || Profiles().Find({info.identity.profile}) != nullptr;
+    Require(reader->CheckDecodable().ok() == bound);
     const auto layers = DecodeAll(object, *reader);
+    Require(bound || std::ranges::none_of(layers, [](const auto& layer) { return layer.has_value(); }));
     if (!expected) expected = layers;
     Require(layers == *expected);
   }
@@ -87,7 +92,9 @@ void FixChecksums(std::vector<std::byte>& object) {
   const auto at = [&object](size_t offset) { return object.data() + offset; };
   constexpr std::array<std::byte, 16> kNoProfile{};
   if (std::memcmp(at(layout::kAtProfile), kNoProfile.data(), kNoProfile.size()) != 0) {
-    std::memcpy(at(layout::kAtProfile), Profiles().all().front()->id().bytes.data(), kNoProfile.size());
+    const bool uneven = base::LoadLe<uint16_t>(at(layout::kAtKvHeads)) == kUnevenHeads;
+    const auto& profile = uneven ? Profiles().all().back() : Profiles().all().front();
+    std::memcpy(at(layout::kAtProfile), profile->id().bytes.data(), kNoProfile.size());
   }
   base::StoreLe(at(layout::kAtHeaderCrc), kvplane::kernel::Crc32c({object.data(), layout::kAtHeaderCrc}));
   const auto prefix = base::LoadLe<uint32_t>(at(layout::kAtPrefixBytes));

@@ -19,6 +19,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kvplane/codec/stage_registry.h"
@@ -88,7 +89,18 @@ constexpr std::string_view kChains[] = {
     "unrope | centre(static) | pca(layer,attention) | ternary(layers=2) | rans(class)",
 };
 
+// With the profile that has idle lanes.
+constexpr std::string_view kWindowChains[] = {
+    "ecsq(snr=12) | rans(class)",
+    "centre(static) | ecsq(snr=21) | rans(class)",
+    "centre(static) | pca(layer) | ecsq(snr=21) | rans(class)",
+    "protect | centre(static) | ecsq(snr=24,weight=model) | rans(class)",
+    "centre(static) | ternary(layers=1,snr=21) | rans(class)",
+};
+
+// Of the profile; and of one whose tiles are whole windows of the vector kernels, with lanes left out.
 constexpr tensor::KvGeometry kGeometry{.layers = 2, .kv_heads = 3, .head_dim = 14};
+constexpr tensor::KvGeometry kWindowGeometry{.layers = 2, .kv_heads = 4, .head_dim = 64};
 constexpr size_t kHeaderBytes = 8;
 
 std::string wanted_chains;  // set once, before the first input
@@ -104,23 +116,40 @@ void Require(bool condition, std::string_view what, kernel::Isa isa = kernel::Is
 // One chain on every instruction set, scalar first.
 struct Bound {
   std::string_view chain;
+  tensor::KvGeometry geometry;  // of the profile
   std::vector<std::shared_ptr<const TileCodec>> codecs;
   bool fits_profile_only = false;
   bool all_heads = false;
   bool exact = true;  // all instruction sets agree to the last bit, both ways
 };
 
-std::vector<Bound> BindAll() {
-  const auto profile =
-      *codec::ModelProfile::Create(codec::testing::SyntheticProfileData({.geometry = kGeometry}));
-  std::vector<Bound> all;
-  for (const std::string_view text : kChains) {
+// Lanes far below their step have no stream: in one layer those of the last windows, in the other one single
+// ones everywhere.
+codec::ModelProfileData WithIdleLanes(codec::ModelProfileData data) {
+  for (size_t layer = 0; layer < data.layers.size(); ++layer) {
+    for (auto& space : data.layers[layer]) {
+      for (auto& basis : space->bases) {
+        for (size_t i = 0; i < basis->lanes.size(); ++i) {
+          const bool idle = layer == 0 ? i >= basis->lanes.size() / 2 : i % 5 == 3;
+          if (idle) basis->lanes[i].deviation = codec::kMinLaneLog;
+        }
+      }
+    }
+  }
+  return data;
+}
+
+void BindChains(std::span<const std::string_view> chains, codec::ModelProfileData data,
+                std::vector<Bound>& all) {
+  const auto profile = *codec::ModelProfile::Create(std::move(data));
+  for (const std::string_view text : chains) {
     if (text.find(wanted_chains) == std::string_view::npos) continue;
     current_chain = text;
     const auto strategy = codec::SideStrategy::Parse(text, tensor::Side::kKey);
     Require(strategy.ok(), "is not legal");
     Bound bound;
     bound.chain = text;
+    bound.geometry = profile->data().geometry;
     bound.fits_profile_only = strategy->needs_profile();
     bound.all_heads = strategy->needs_all_heads();
     bound.exact = codec::FindCall(strategy->stages(), codec::kStagePca) == nullptr;
@@ -130,6 +159,13 @@ std::vector<Bound> BindAll() {
     }
     all.push_back(std::move(bound));
   }
+}
+
+std::vector<Bound> BindAll() {
+  std::vector<Bound> all;
+  BindChains(kChains, codec::testing::SyntheticProfileData({.geometry = kGeometry}), all);
+  BindChains(kWindowChains,
+             WithIdleLanes(codec::testing::SyntheticProfileData({.geometry = kWindowGeometry})), all);
   Require(!all.empty(), "no such chain");
   return all;
 }
@@ -148,17 +184,18 @@ Input ReadInput(const Bound& bound, const uint8_t* data, size_t size) {
   input.shape.tokens = 1 + data[1] % (data[1] < 224 ? 20 : tensor::kTileTokens);
   input.shape.heads = 1 + data[2] % (data[2] < 224 ? 2 : 4);
   input.shape.head_dim = 1 + data[3] % (data[3] < 240 ? 40 : 160);
-  input.context = {.layer = data[4] % kGeometry.layers,
-                   .layers = kGeometry.layers,
+  const tensor::KvGeometry& geometry = bound.geometry;
+  input.context = {.layer = data[4] % geometry.layers,
+                   .layers = geometry.layers,
                    .first_head = 0,
-                   .kv_heads = kGeometry.kv_heads,
+                   .kv_heads = geometry.kv_heads,
                    .first_position = static_cast<uint32_t>(data[6]) << (data[7] % 24),
                    .end_position = 0,
                    .quality = data[5]};
   if (bound.fits_profile_only) {
-    input.shape.head_dim = kGeometry.head_dim;
-    input.shape.heads = bound.all_heads ? kGeometry.kv_heads : 1 + data[2] % kGeometry.kv_heads;
-    input.context.first_head = kGeometry.kv_heads - input.shape.heads;
+    input.shape.head_dim = geometry.head_dim;
+    input.shape.heads = bound.all_heads ? geometry.kv_heads : 1 + data[2] % geometry.kv_heads;
+    input.context.first_head = geometry.kv_heads - input.shape.heads;
   } else {
     input.context.kv_heads = input.shape.heads;
   }

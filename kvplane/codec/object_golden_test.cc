@@ -17,6 +17,7 @@
 #include "kvplane/codec/testing/strategy_trial.h"
 #include "kvplane/codec/testing/synthetic_profile.h"
 #include "kvplane/kernel/checksum/checksum.h"
+#include "kvplane/kernel/testing/scoped_isa.h"
 
 namespace kvplane::codec {
 namespace {
@@ -71,11 +72,52 @@ constexpr struct {
      false, 8},
 };
 
+// Made through the C interface: several layers and head groups, from a later position on, at qualities of
+// their own. profile_v1_uneven.kvpf, of channels only, has in layer 0 the last half of 128 lanes idle, so
+// that they are left out, in layer 1 every fifth, in layer 2 all beside steps of 2^20, so that next to
+// nothing is coded and tiles are padded, in layer 3 deviations and steps of 2^-20, which no tile fits.
+constexpr tensor::KvGeometry kUnevenGeometry{.layers = 4, .kv_heads = 8, .head_dim = 16};
+struct UnevenFile {
+  std::string_view name;
+  std::string_view strategy;
+  uint32_t head_group;
+  uint32_t first_token;
+  uint8_t quality[2];
+  std::string_view methods;  // of the first tiles of each layer, keys and values
+  uint32_t values_crc;       // CRC32C of [layers, 2, tokens, kv_heads, head_dim]
+};
+constexpr UnevenFile kUneven[] = {
+    {"uneven", "centre(static) | ecsq(snr=21) | rans(class)", 8, 0, {0, 0}, "11 11 22 33", 0x1db74458},
+    {"uneven_centred",
+     "centre(static) | ecsq(snr=15,weight=model) | rans(class)",
+     4,
+     192,
+     {152, 100},
+     "11 11 22 33",
+     0x86eaca4d},
+    {"uneven_ternary",
+     "k: centre(static) | ternary(layers=1,snr=21) | rans(class); v: ternary(layers=3,snr=24) | rans(class)",
+     8,
+     64,
+     {0, 120},
+     "13 13 22 33",
+     0x2522742d},
+    {"uneven_c11", "c11", 2, 4096, {140, 0}, "11 13 00 33", 0x384a75cf},
+    {"tile_bands",
+     "heads(ratio=50) | ecsq(snr=30,low=20,scale=tile) | rans(class)",
+     4,
+     192,
+     {0, 90},
+     "11 11 11 11",
+     0x88193cf6},
+};
+
 std::string TestData(std::string_view file) {
   return fmt::format("{}/kvplane/codec/testdata/{}", KVPLANE_SOURCE_DIR, file);
 }
 std::string GoldenPath(std::string_view name) { return TestData(fmt::format("object_v1_{}.kvpo", name)); }
 std::string ProfilePath() { return TestData("profile_v1_synthetic.kvpf"); }
+std::string UnevenProfilePath() { return TestData("profile_v1_uneven.kvpf"); }
 
 std::vector<std::byte> ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -117,8 +159,8 @@ std::vector<std::byte> WriteObject(const ObjectInfo& info, std::shared_ptr<const
 }
 
 // The profile as a file: one made today might differ in a last digit, and with it in its id.
-std::shared_ptr<const ModelProfile> GoldenProfile() {
-  const auto profile = ModelProfile::Parse(ReadFile(ProfilePath()));
+std::shared_ptr<const ModelProfile> GoldenProfile(const std::string& path = ProfilePath()) {
+  const auto profile = ModelProfile::Parse(ReadFile(path));
   KVPLANE_CHECK(profile.ok());
   return *profile;
 }
@@ -147,6 +189,75 @@ TEST(ObjectGoldenUnit, FilesDecodeForEver) {
     }
     if (golden.same_bytes) {
       EXPECT_EQ(WriteObject(info, GoldenProfile()), object) << golden.name;
+    }
+  }
+}
+
+ObjectInfo UnevenInfo(const UnevenFile& golden) {
+  ObjectInfo info = GoldenInfo(golden.strategy);
+  info.geometry = kUnevenGeometry;
+  info.head_group = golden.head_group;
+  info.first_token = golden.first_token;
+  std::copy(std::begin(golden.quality), std::end(golden.quality), info.quality);
+  return info;
+}
+
+// "12 11 ..": the methods of the first tiles of each layer, keys and values.
+std::string MethodsOf(const ObjectReader& reader, std::span<const std::byte> object) {
+  std::string methods;
+  for (uint32_t layer = 0; layer < reader.info().geometry.layers; ++layer) {
+    const auto range = reader.layer_range(layer);
+    const auto section = reader.OpenLayer(layer, object.subspan(range.offset, range.bytes));
+    KVPLANE_CHECK(section.ok());
+    if (layer > 0) methods += ' ';
+    for (const size_t tile : {size_t{0}, section->tiles() / 2}) {
+      methods += static_cast<char>('0' + static_cast<int>((*section->Tile(tile))[0]));
+    }
+  }
+  return methods;
+}
+
+// [layers, 2, tokens, kv_heads, head_dim], into memory that no value is taken from.
+std::vector<uint16_t> DecodeTokenMajor(const ObjectReader& reader, std::span<const std::byte> object) {
+  const ObjectInfo& info = reader.info();
+  const size_t token = size_t{info.geometry.kv_heads} * info.geometry.head_dim;
+  const size_t side = info.tokens * token;
+  std::vector<uint16_t> values(info.geometry.layers * 2 * side, uint16_t{0xbeef});
+  const tensor::PageFormat format = {.block_tokens = info.tokens,
+                                     .side_stride = side,
+                                     .head_stride = info.geometry.head_dim,
+                                     .token_stride = token,
+                                     .page_elements = 2 * side};
+  Workspace workspace;
+  for (uint32_t layer = 0; layer < info.geometry.layers; ++layer) {
+    const auto range = reader.layer_range(layer);
+    uint16_t* page = values.data() + layer * 2 * side;
+    const base::Status status = reader.DecodeLayer(layer, object.subspan(range.offset, range.bytes),
+                                                   workspace, {std::span(&page, 1), format});
+    EXPECT_TRUE(status.ok()) << status.ToString();
+  }
+  return values;
+}
+
+TEST(ObjectGoldenUnit, UnevenFilesDecodeForEver) {
+  ProfileSet profiles;
+  profiles.Add(GoldenProfile(UnevenProfilePath()));
+  for (const auto& golden : kUneven) {
+    const std::vector<std::byte> object = ReadFile(GoldenPath(golden.name));
+    ASSERT_FALSE(object.empty()) << GoldenPath(golden.name);
+    const ObjectInfo info = UnevenInfo(golden);
+    const auto reader = ObjectReader::Open(object, {.profiles = &profiles});
+    ASSERT_TRUE(reader.ok()) << golden.name << ": " << reader.status().ToString();
+    EXPECT_EQ(reader->info().strategy, info.strategy) << golden.name;
+    EXPECT_EQ(reader->info().first_token, golden.first_token) << golden.name;
+    EXPECT_EQ(reader->info().head_group, golden.head_group) << golden.name;
+    EXPECT_TRUE(std::ranges::equal(reader->info().quality, golden.quality)) << golden.name;
+    EXPECT_EQ(MethodsOf(*reader, object), golden.methods) << golden.name;
+    for (const kernel::Isa isa : kernel::AvailableIsas()) {
+      const kernel::testing::ScopedIsa scope(isa);
+      const std::vector<uint16_t> values = DecodeTokenMajor(*reader, object);
+      const uint32_t crc = kernel::Crc32c(std::as_bytes(std::span(values)));
+      EXPECT_EQ(crc, golden.values_crc) << golden.name << ", " << Name(isa) << fmt::format(" {:#010x}", crc);
     }
   }
 }

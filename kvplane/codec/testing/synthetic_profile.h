@@ -149,6 +149,27 @@ inline ModelProfileData SyntheticProfileData(const SyntheticProfileOptions& opti
   return data;
 }
 
+// Four layers, of 128 elements a token, that each make coded tiles come out in another way: the last 64 lanes
+// idle, so that they have none; every fifth one idle; all idle beside steps of 2^20, so that next to nothing
+// is coded and tiles are padded; deviations and steps of 2^-20, which no tile fits. Channels only.
+inline ModelProfileData UnevenProfileData() {
+  constexpr int16_t kFar = 20 * kOctave;
+  ModelProfileData data =
+      SyntheticProfileData({.geometry = {.layers = 4, .kv_heads = 8, .head_dim = 16}, .seed = 5});
+  for (size_t layer = 0; layer < data.layers.size(); ++layer) {
+    for (auto& space : data.layers[layer]) {
+      for (size_t basis = 1; basis < kBases; ++basis) space->bases[basis].reset();
+      auto& lanes = space->bases[static_cast<size_t>(Basis::kChannel)]->lanes;
+      for (size_t i = 0; i < lanes.size(); ++i) {
+        if (layer == 0 ? i >= lanes.size() / 2 : layer == 1 && i % 5 == 3) lanes[i].deviation = kMinLaneLog;
+        if (layer == 2) lanes[i] = {kMinLaneLog, kFar, kFar};
+        if (layer == 3) lanes[i] = {-kFar, -kFar, -kFar};
+      }
+    }
+  }
+  return data;
+}
+
 inline std::shared_ptr<const ModelProfile> SyntheticProfile(const SyntheticProfileOptions& options = {}) {
   auto profile = ModelProfile::Create(SyntheticProfileData(options));
   KVPLANE_CHECK(profile.ok());
