@@ -1,5 +1,6 @@
 // The C interface over codec. Every entry catches: no exception crosses it, running out of memory included.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <exception>
 #include <filesystem>
@@ -82,15 +83,39 @@ base::Status Small(bool& small, std::string_view what, uint64_t needed, uint64_t
   return base::ResourceExhausted("{}: {} bytes are needed, {} are there", what, needed, given);
 }
 
+// What a struct had in its first version: callers built against that one stay welcome when it has grown.
+// These numbers never change; the assertions go as fields come.
+template <typename Struct>
+constexpr size_t kFirstBytes = 0;
+template <>
+constexpr size_t kFirstBytes<kvp_layout> = 56;
+template <>
+constexpr size_t kFirstBytes<kvp_encode_options> = 112;
+template <>
+constexpr size_t kFirstBytes<kvp_decode_options> = 24;
+template <>
+constexpr size_t kFirstBytes<kvp_object> = 2240;
+template <>
+constexpr size_t kFirstBytes<kvp_estimate_result> = 72;
+static_assert(sizeof(void*) != 8 || (kFirstBytes<kvp_layout> == sizeof(kvp_layout) &&
+                                     kFirstBytes<kvp_encode_options> == sizeof(kvp_encode_options) &&
+                                     kFirstBytes<kvp_decode_options> == sizeof(kvp_decode_options) &&
+                                     kFirstBytes<kvp_object> == sizeof(kvp_object) &&
+                                     kFirstBytes<kvp_estimate_result> == sizeof(kvp_estimate_result)));
+
+template <typename Struct>
+base::Status CheckSize(const Struct* caller, std::string_view what) {
+  if (caller == nullptr) return base::InvalidArgument("{} is null", what);
+  if (caller->struct_bytes >= kFirstBytes<Struct>) return base::Status::Ok();
+  return base::InvalidArgument("{}: struct_bytes is {}, not sizeof of it ({})", what, caller->struct_bytes,
+                               sizeof(Struct));
+}
+
 // A copy of a caller's struct with the fields that its version lacks zero. kInvalidArgument: null, or a size
 // that no version of it has had.
 template <typename Struct>
-base::Result<Struct> Copy(const Struct* from, size_t first_version_bytes, std::string_view what) {
-  if (from == nullptr) return base::InvalidArgument("{} is null", what);
-  if (from->struct_bytes < first_version_bytes) {
-    return base::InvalidArgument("{}: struct_bytes is {}, not sizeof of it ({})", what, from->struct_bytes,
-                                 sizeof(Struct));
-  }
+base::Result<Struct> Copy(const Struct* from, std::string_view what) {
+  KVPLANE_RETURN_IF_ERROR(CheckSize(from, what));
   Struct copy{};
   std::memcpy(&copy, from, std::min<size_t>(from->struct_bytes, sizeof(Struct)));
   return copy;
@@ -99,19 +124,15 @@ base::Result<Struct> Copy(const Struct* from, size_t first_version_bytes, std::s
 template <typename Struct>
 base::Result<Struct> CopyOr(const Struct* from, const Struct& otherwise, std::string_view what) {
   if (from == nullptr) return otherwise;
-  return Copy(from, sizeof(Struct), what);
+  return Copy(from, what);
 }
 
 // Gives a result struct back in the size that the caller knows.
 template <typename Struct>
 base::Status GiveBack(Struct result, Struct* to, std::string_view what) {
-  if (to == nullptr) return base::InvalidArgument("{} is null", what);
-  if (to->struct_bytes < sizeof(Struct)) {
-    return base::InvalidArgument("{}: struct_bytes is {}, not sizeof of it ({})", what, to->struct_bytes,
-                                 sizeof(Struct));
-  }
+  KVPLANE_RETURN_IF_ERROR(CheckSize(to, what));
   result.struct_bytes = to->struct_bytes;
-  std::memcpy(to, &result, sizeof(Struct));
+  std::memcpy(to, &result, std::min<size_t>(to->struct_bytes, sizeof(Struct)));
   return base::Status::Ok();
 }
 
@@ -130,8 +151,35 @@ bool AddProduct(uint64_t& sum, uint64_t count, uint64_t stride) {
   return !__builtin_mul_overflow(count, stride, &product) && !__builtin_add_overflow(sum, product, &sum);
 }
 
+// Elements lie apart when every stride steps over all that lies within smaller ones: rows in heads in tokens,
+// or in whatever order the caller has them. Requires: the layout's reach fits 64 bits.
+base::Status CheckApart(const kvp_layout& in) {
+  struct Dimension {
+    uint64_t stride;
+    uint64_t count;
+    std::string_view name;
+  };
+  std::array<Dimension, 4> dimensions = {{{in.head_stride, in.kv_heads, "head_stride"},
+                                          {in.token_stride, in.tokens, "token_stride"},
+                                          {in.side_stride, 2, "side_stride"},
+                                          {in.layer_stride, in.layers, "layer_stride"}}};
+  std::sort(dimensions.begin(), dimensions.end(),
+            [](const Dimension& a, const Dimension& b) { return a.stride < b.stride; });
+  uint64_t reach = in.head_dim;
+  for (const Dimension& dimension : dimensions) {
+    if (dimension.count == 1) continue;
+    if (dimension.stride < reach) {
+      return base::InvalidArgument("layout: elements overlap, a {} of {} steps into {} elements",
+                                   dimension.name, dimension.stride, reach);
+    }
+    reach += (dimension.count - 1) * dimension.stride;
+  }
+  return base::Status::Ok();
+}
+
 base::Result<Layout> ReadLayout(const kvp_layout* from) {
-  KVPLANE_ASSIGN_OR_RETURN(kvp_layout in, Copy(from, sizeof(kvp_layout), "layout"));
+  KVPLANE_ASSIGN_OR_RETURN(kvp_layout in, Copy(from, "layout"));
+  if (in.reserved != 0) return base::InvalidArgument("layout: reserved is not 0");
   Layout out;
   out.geometry = {in.layers, in.kv_heads, in.head_dim, tensor::DType::kBf16};
   out.tokens = in.tokens;
@@ -157,6 +205,7 @@ base::Result<Layout> ReadLayout(const kvp_layout* from) {
   if (in.head_stride == 0 || in.token_stride == 0 || in.side_stride == 0 || in.layer_stride == 0) {
     return base::InvalidArgument("layout: a stride is 0 and another is not");
   }
+  KVPLANE_RETURN_IF_ERROR(CheckApart(in));
   out.layer_stride = in.layer_stride;
   out.format = {.block_tokens = in.tokens,
                 .side_stride = in.side_stride,
@@ -216,6 +265,9 @@ base::Result<Encoding> ReadEncoding(const kvp_layout* layout, const kvp_encode_o
   Encoding out;
   KVPLANE_ASSIGN_OR_RETURN(out.layout, ReadLayout(layout));
   KVPLANE_ASSIGN_OR_RETURN(const kvp_encode_options in, CopyOr(options, kvp_encode_options{}, "options"));
+  if (in.reserved[0] != 0 || in.reserved[1] != 0) {
+    return base::InvalidArgument("options: reserved is not 0");
+  }
   codec::ObjectInfo& info = out.info;
   info.geometry = out.layout.geometry;
   info.tokens = out.layout.tokens;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -254,6 +255,56 @@ TEST(CapiSafety, WrongCallsAreToldSo) {
   EXPECT_EQ(kvp_profile_parse("nonsense", 8, &none, &message), KVP_CORRUPT);
   EXPECT_EQ(none, nullptr);
   kvp_profile_free(nullptr);
+}
+
+// What is reserved today may mean something tomorrow; elements that overlap come back as whatever was last.
+TEST(CapiSafety, ReservedFieldsAndOverlapsAreRefused) {
+  uint64_t elements = 0;
+  kvp_message message;
+  const auto refused = [&](const kvp_layout& layout) {
+    return kvp_layout_elements(&layout, &elements, &message) == KVP_INVALID_ARGUMENT;
+  };
+  kvp_layout layout = Layout();
+  layout.reserved = 1;
+  EXPECT_TRUE(refused(layout));
+  EXPECT_NE(std::string(message.text).find("reserved"), std::string::npos) << message.text;
+
+  layout = Layout();
+  layout.layer_stride = layout.side_stride = layout.token_stride = layout.head_stride = 1;
+  EXPECT_TRUE(refused(layout));
+  EXPECT_NE(std::string(message.text).find("overlap"), std::string::npos) << message.text;
+  layout = Layout();
+  layout.head_stride = layout.head_dim;
+  layout.token_stride = uint64_t{layout.kv_heads} * layout.head_dim;
+  layout.side_stride = layout.tokens * layout.token_stride;
+  layout.layer_stride = 2 * layout.side_stride;
+  EXPECT_FALSE(refused(layout)) << message.text;
+  layout.side_stride -= 1;  // the last token's last element is the other side's first
+  EXPECT_TRUE(refused(layout));
+
+  const std::vector<uint16_t> kv = RandomKv(Layout());
+  layout = Layout();
+  size_t bytes = 0;
+  for (const size_t at : {size_t{0}, size_t{1}}) {
+    kvp_encode_options options = Options("int4");
+    options.reserved[at] = 9;
+    EXPECT_EQ(kvp_encode(&layout, kv.data(), kv.size(), &options, nullptr, 0, &bytes, &message),
+              KVP_INVALID_ARGUMENT);
+  }
+}
+
+// Structs may grow: those of the first version stay welcome, with exactly what they had.
+TEST(CapiUnit, TheFirstVersionOfEveryStructStaysWelcome) {
+  EXPECT_EQ(offsetof(kvp_layout, head_stride) + 8, 56u);
+  EXPECT_EQ(offsetof(kvp_encode_options, rope) + 16, 112u);
+  EXPECT_EQ(offsetof(kvp_decode_options, profile_count) + sizeof(size_t), 24u);
+  EXPECT_EQ(offsetof(kvp_estimate_result, decode_cpu_s) + 8, 72u);
+  kvp_layout layout = Layout();
+  uint64_t elements = 0;
+  for (const uint32_t bytes : {55u, 56u}) {
+    layout.struct_bytes = bytes;
+    EXPECT_EQ(kvp_layout_elements(&layout, &elements, nullptr), bytes < 56 ? KVP_INVALID_ARGUMENT : KVP_OK);
+  }
 }
 
 TEST(CapiSafety, LossyObjectsAndForeignShapesAreRefusedWhenDecoding) {
