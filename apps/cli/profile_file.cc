@@ -13,7 +13,7 @@ base::Result<std::shared_ptr<const codec::ModelProfile>> ReadProfileFile(const s
     return base::NotFound("{}: no such profile", path.string());
   }
   const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) return base::Internal("{}: {}", path.string(), error.message());
+  if (error) return base::Unavailable("{}: {}", path.string(), error.message());
   if (size > codec::kMaxProfileBytes) {
     return base::ResourceExhausted("{}: {} bytes, profiles have at most {}", path.string(), size,
                                    codec::kMaxProfileBytes);
@@ -21,7 +21,7 @@ base::Result<std::shared_ptr<const codec::ModelProfile>> ReadProfileFile(const s
   std::vector<std::byte> bytes(size);
   std::ifstream file(path, std::ios::binary);
   if (!file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size))) {
-    return base::Internal("{}: cannot be read", path.string());
+    return base::Unavailable("{}: cannot be read", path.string());
   }
   auto profile = codec::ModelProfile::Parse(bytes);
   if (!profile.ok()) return profile.status().Annotate(path.string());
@@ -47,10 +47,10 @@ base::Status WriteProfileFile(const codec::ModelProfile& profile, const std::fil
   std::error_code error;
   if (!file) {
     std::filesystem::remove(part, error);
-    return base::Internal("{}: cannot be written", part.string());
+    return base::Unavailable("{}: cannot be written", part.string());
   }
   std::filesystem::rename(part, path, error);
-  if (error) return base::Internal("{}: {}", path.string(), error.message());
+  if (error) return base::Unavailable("{}: {}", path.string(), error.message());
   return base::Status::Ok();
 }
 

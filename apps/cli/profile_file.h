@@ -14,14 +14,14 @@
 
 namespace kvplane::cli {
 
-// kNotFound: no such file; kCorrupt, kUnimplemented, kResourceExhausted as ModelProfile::Parse, with the
-// path.
+// kNotFound: no such file; kUnavailable: it cannot be read; kCorrupt, kUnimplemented, kResourceExhausted as
+// ModelProfile::Parse, with the path.
 base::Result<std::shared_ptr<const codec::ModelProfile>> ReadProfileFile(const std::filesystem::path& path);
 
 // The profiles of all files, in their order; the same profile twice counts once.
 base::Result<codec::ProfileSet> ReadProfileFiles(std::span<const std::string> paths);
 
-// Writes beside `path`, then renames.
+// Writes beside `path`, then renames. kUnavailable: it cannot be written.
 base::Status WriteProfileFile(const codec::ModelProfile& profile, const std::filesystem::path& path);
 
 }  // namespace kvplane::cli

@@ -36,7 +36,8 @@ TEST(ProfileFileSafety, NamesTheFileAndWhatIsWrong) {
   std::filesystem::resize_file(path, codec::kMaxProfileBytes + 1);
   EXPECT_EQ(ReadProfileFile(path).status().code(), base::StatusCode::kResourceExhausted);
   std::filesystem::remove(path);
-  EXPECT_FALSE(WriteProfileFile(*codec::testing::SyntheticProfile(), "/nonexistent/profile").ok());
+  EXPECT_EQ(WriteProfileFile(*codec::testing::SyntheticProfile(), "/nonexistent/profile").code(),
+            base::StatusCode::kUnavailable);
 }
 
 }  // namespace

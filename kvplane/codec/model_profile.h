@@ -4,7 +4,7 @@
 // Spaces. The statistics of keys depend on whether RoPE has been undone: K has two spaces, V has one.
 // Bases. In a space a lane is a coefficient of a basis: a channel itself, or a component of a principal
 // component analysis (PCA) per head or over all heads of a layer. The "attention" bases are PCA in the metric
-// of what attention sees (E[q q^T] for keys, W_o W_o^T for values), so that a
+// of what attention sees (E[q q^T] for keys, W_o^T W_o for values), so that a
 // uniform step there is a uniform error of logits or outputs. Forward and inverse are separate matrices since
 // those bases are not orthogonal.
 // Logarithms are base 2 in 1/64 octaves: whatever is worked out of a profile is integer arithmetic, the same

@@ -129,6 +129,12 @@ TEST(ModelProfileUnit, RefusesWhatContradictsItself) {
       {"rope frequency", [](auto& d) { d.rope->inverse_frequencies = {-0.0f}; }},
       {"permutation", [](auto& d) { d.head_rank = {1}; }},
       {"head ranks", [](auto& d) { d.head_rank = {0, 1}; }},
+      {"at most 65536",
+       [](auto& d) {
+         d.geometry.layers = 1024;
+         d.geometry.kv_heads = 65;
+         d.head_rank.resize(1024 * 65);
+       }},
       {"note", [](auto& d) { d.note.assign(1025, 'x'); }},
       {"printable", [](auto& d) { d.note = "\x1b[2J"; }},
       {"printable", [](auto& d) { d.note = "\xc3\xa9"; }},

@@ -94,6 +94,10 @@ base::Status CheckHeadRank(const std::vector<uint16_t>& rank, const tensor::KvGe
     return base::InvalidArgument("{} head ranks for {} layers of {} KV heads", rank.size(), geometry.layers,
                                  geometry.kv_heads);
   }
+  constexpr size_t kMostHeads = 65'536;  // ranks are u16
+  if (rank.size() > kMostHeads) {
+    return base::InvalidArgument("{} head ranks: at most {}", rank.size(), kMostHeads);
+  }
   std::vector<bool> seen(rank.size());
   for (const uint16_t place : rank) {
     if (place >= rank.size() || seen[place]) {
