@@ -14,7 +14,8 @@ constexpr size_t kSlotBytesForOverhead = 4096;
 
 }  // namespace
 
-CodecArena::CodecArena(std::vector<PagedKv> sequences) : inputs_(std::move(sequences)) {
+CodecArena::CodecArena(std::vector<PagedKv> sequences, const std::array<uint8_t, 2>& quality)
+    : quality_(quality), inputs_(std::move(sequences)) {
   KVPLANE_CHECK(!inputs_.empty());
   uint32_t longest = 0;
   for (uint32_t s = 0; s < inputs_.size(); ++s) {
@@ -73,7 +74,8 @@ CodecArena::Tile CodecArena::TileOf(size_t job, size_t tile) {
                  .first_head = 0,
                  .kv_heads = shape.kv_heads,
                  .first_position = first,
-                 .end_position = in.tokens()};
+                 .end_position = in.tokens(),
+                 .quality = quality_[static_cast<size_t>(out.side)]};
   return out;
 }
 

@@ -30,7 +30,8 @@ struct CodecJob {
 class CodecArena {
  public:
   // Takes the sequences over and makes as many output pages. Requires: at least one, of one geometry.
-  explicit CodecArena(std::vector<PagedKv> sequences);
+  // `quality`: the quality byte of tiles, by tensor::Side.
+  explicit CodecArena(std::vector<PagedKv> sequences, const std::array<uint8_t, 2>& quality = {});
 
   const tensor::KvGeometry& geometry() const { return inputs_[0].geometry(); }
   std::span<const PagedKv> inputs() const { return inputs_; }
@@ -60,6 +61,7 @@ class CodecArena {
  private:
   std::span<std::byte> Raw(std::vector<PagedKv>& from, size_t job);
 
+  std::array<uint8_t, 2> quality_;
   std::vector<PagedKv> inputs_;
   std::vector<PagedKv> outputs_;
   std::vector<CodecJob> jobs_;

@@ -344,6 +344,22 @@ TEST(DistortionUnit, SnrOfAKnownError) {
   EXPECT_EQ(FormatSnr(error.SnrDb(1)), "20.0");
 }
 
+// What is no number and came back as it was is exact; what did not is as wrong as can be.
+TEST(DistortionUnit, PatternsAreComparedFirst) {
+  PagedKv a({.layers = 1, .kv_heads = 1, .head_dim = 4}, 1);
+  PagedKv b({.layers = 1, .kv_heads = 1, .head_dim = 4}, 1);
+  constexpr uint16_t kPatterns[] = {0x7f80, 0xff80, 0x7fc1, 0x3f80};  // infinities, a NaN, 1
+  for (const tensor::Side side : tensor::kSides) {
+    std::copy_n(kPatterns, 4, a.row(0, side, 0, 0));
+    std::copy_n(kPatterns, 4, b.row(0, side, 0, 0));
+  }
+  b.row(0, tensor::Side::kValue, 0, 0)[2] = 0x3f80;
+  base::ThreadPool pool(1);
+  const SquaredError error = CompareValues(a, b, pool);
+  EXPECT_EQ(FormatSnr(error.SnrDb(0)), "exact");
+  EXPECT_EQ(error.SnrDb(1), -std::numeric_limits<double>::infinity());
+}
+
 TEST(KvCaptureUnit, QueriesComeFromTheSecondHalf) {
   EXPECT_EQ(QueryPositions(16, 4), (std::vector<uint32_t>{9, 11, 13, 15}));
   EXPECT_EQ(QueryPositions(5, 100), (std::vector<uint32_t>{2, 3, 4}));

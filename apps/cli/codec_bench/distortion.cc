@@ -25,9 +25,10 @@ SquaredError CompareRows(const PagedKv& original, const PagedKv& decoded, uint32
         const uint16_t* b = decoded.row(layer, side, t, h);
         for (uint32_t c = 0; c < geometry.head_dim; ++c) {
           const double x = tensor::Bf16ToFloat(a[c]);
+          if (std::isfinite(x)) signal += x * x;
+          if (a[c] == b[c]) continue;  // exact whatever it is: infinities and NaNs have no difference
           const double e = x - tensor::Bf16ToFloat(b[c]);
-          signal += x * x;
-          noise += e * e;
+          noise += std::isfinite(e) ? e * e : std::numeric_limits<double>::infinity();
         }
       }
     }

@@ -19,7 +19,8 @@
 
 namespace kvplane::cli {
 
-// Sums of squares, by tensor::Side.
+// Sums of squares, by tensor::Side: the signal's over finite values; the noise is infinite where one of them
+// came back as none, or the other way round.
 struct SquaredError {
   std::array<double, 2> signal{};
   std::array<double, 2> noise{};

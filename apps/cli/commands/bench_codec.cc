@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -25,8 +26,10 @@
 #include "apps/cli/profile_file.h"
 #include "apps/cli/prompt_source.h"
 #include "apps/cli/quality/quality_inputs.h"
+#include "apps/cli/quality_flag.h"
 #include "apps/cli/strategy_list.h"
 #include "kvplane/base/units.h"
+#include "kvplane/codec/profile_match.h"
 
 namespace kvplane::cli {
 namespace {
@@ -43,6 +46,7 @@ struct Input {
   std::vector<PagedKv> sequences;
   std::vector<SampledQueries> queries;  // [sequences]; empty: none
   std::shared_ptr<const codec::ModelProfile> profile;
+  std::array<std::byte, 32> model_fingerprint{};  // zero: not of a model
 };
 
 base::Status ValidateArgs(const BenchCodecArgs& args) {
@@ -53,6 +57,7 @@ base::Status ValidateArgs(const BenchCodecArgs& args) {
     return base::InvalidArgument("--repeats, --threads, --queries and --tokens: at most {}, {}, {} and {}",
                                  kMaxRepeats, kMaxThreads, kMaxQueries, kMaxTokens);
   }
+  if (args.kernels && args.repeats == 0) return base::InvalidArgument("--kernels: --repeats at least 1");
   if (!(args.slice_s > 0 && args.slice_s <= 10))
     return base::InvalidArgument("--slice-s: above 0, at most 10");
   return base::Status::Ok();
@@ -72,6 +77,7 @@ base::Result<Input> CaptureFromModel(const BenchCodecArgs& args) {
                            CutTextWindows(runtime->tokenizer(), text, {count, length - 2, 1}));
   Input input;
   input.name = fmt::format("{} on {}", args.model, args.text);
+  input.model_fingerprint = model.fingerprint();
   for (const auto& window : windows) {
     KVPLANE_ASSIGN_OR_RETURN(CapturedKv captured,
                              CaptureKv(model, window.tokens, runtime_args.step_tokens, args.queries));
@@ -117,7 +123,7 @@ void AddContestant(std::unique_ptr<Contestant> contestant, StrategyFamily family
   field.contestants.push_back(std::move(contestant));
 }
 
-base::Result<Field> MakeField(const BenchCodecArgs& args,
+base::Result<Field> MakeField(const BenchCodecArgs& args, std::span<const NamedStrategy> strategies,
                               const std::shared_ptr<const codec::ModelProfile>& profile, CodecArena& arena,
                               size_t workers) {
   Field field;
@@ -125,7 +131,6 @@ base::Result<Field> MakeField(const BenchCodecArgs& args,
   AddContestant(MakeCrcContestant(arena), StrategyFamily::kLossless, field);
   AddContestant(MakeZstdContestant(arena, workers), StrategyFamily::kLossless, field);
   AddContestant(MakeLz4Contestant(arena, workers), StrategyFamily::kLossless, field);
-  KVPLANE_ASSIGN_OR_RETURN(const std::vector<NamedStrategy> strategies, ReadStrategyLists(args.strategies));
   std::string left_out;
   for (const NamedStrategy& named : strategies) {
     if (named.strategy.needs_profile() && profile == nullptr && args.strategies.empty()) {
@@ -199,9 +204,9 @@ base::Status BenchKernels(const BenchCodecArgs& args) {
   const MachineInfo machine = ThisMachine();
   const CpuFamily family = CpuFamilyOf(machine.cpu);
   fmt::print(stderr, "{}\n", Describe(machine));
-  const auto figures = MeasureKernels(CodecKernelCases(kKernelSeed), CodecKernelRatios(),
-                                      std::max(args.repeats, 1u), args.slice_s);
-  fmt::print(stderr, "median of {} rounds\n\n{}", std::max(args.repeats, 1u), KernelTable(figures, family));
+  const auto figures =
+      MeasureKernels(CodecKernelCases(kKernelSeed), CodecKernelRatios(), args.repeats, args.slice_s);
+  fmt::print(stderr, "median of {} rounds\n\n{}", args.repeats, KernelTable(figures, family));
   if (args.json.empty()) return base::Status::Ok();
   BenchReport report("codec_kernels", args.command);
   AddKernelRows(report, figures, family);
@@ -211,16 +216,32 @@ base::Status BenchKernels(const BenchCodecArgs& args) {
 base::Status Bench(const BenchCodecArgs& args) {
   KVPLANE_RETURN_IF_ERROR(ValidateArgs(args));
   if (args.kernels) return BenchKernels(args);
+  // What can be wrong with the command line is said before anything is generated or captured.
+  KVPLANE_ASSIGN_OR_RETURN(const std::vector<NamedStrategy> strategies, ReadStrategyLists(args.strategies));
+  KVPLANE_ASSIGN_OR_RETURN(const auto quality, ReadQuality(args.quality));
+  const bool brings_profile = args.model.empty() && args.kv.empty();
+  for (const NamedStrategy& named : strategies) {
+    if (args.strategies.empty() || brings_profile || !args.profile.empty()) break;
+    if (!named.strategy.needs_profile()) continue;
+    return base::InvalidArgument("'{}' takes a profile: --profile FILE (kvplane profile fit makes one)",
+                                 named.label);
+  }
+  std::shared_ptr<const codec::ModelProfile> profile;
+  if (!args.profile.empty()) {
+    KVPLANE_ASSIGN_OR_RETURN(profile, ReadProfileFile(args.profile));
+  }
   const size_t workers = args.threads == 0 ? std::max(std::thread::hardware_concurrency(), 1u) : args.threads;
   base::ThreadPool pool(workers);
   KVPLANE_ASSIGN_OR_RETURN(Input input, LoadInput(args, pool));
-  if (!args.profile.empty()) {
-    KVPLANE_ASSIGN_OR_RETURN(input.profile, ReadProfileFile(args.profile));
+  CodecArena arena(std::move(input.sequences), quality);
+  if (profile != nullptr) {
+    KVPLANE_RETURN_IF_ERROR(codec::CheckProfileMatches(*profile, arena.geometry(), input.model_fingerprint)
+                                .Annotate(args.profile));
+    input.profile = std::move(profile);
   }
-  CodecArena arena(std::move(input.sequences));
   const std::string described = DescribeInput(input.name, arena);
   fmt::print(stderr, "{}\n{}\n", Describe(ThisMachine()), described);
-  KVPLANE_ASSIGN_OR_RETURN(Field field, MakeField(args, input.profile, arena, workers));
+  KVPLANE_ASSIGN_OR_RETURN(Field field, MakeField(args, strategies, input.profile, arena, workers));
   CodecRace race(arena, pool, args.slice_s);
   KVPLANE_RETURN_IF_ERROR(MeasureErrors(input, arena, race, pool, field));
   KVPLANE_RETURN_IF_ERROR(MeasureSpeed(args, race, workers, field));

@@ -22,6 +22,7 @@ struct BenchCodecArgs {
   std::string kv;                        // .npy
   std::optional<std::string> synthetic;  // specification (codec_bench/synthetic_kv.h), "": all defaults
   uint32_t tokens = 0;                   // of a model or synthetic; 0: 16,384
+  std::vector<uint32_t> quality;         // quality byte of both sides, or of K and V; empty: none
   uint32_t queries = 48;                 // per sequence of a model, for the attention error; 0: none
 
   uint32_t repeats = 7;   // rounds; 0: sizes and errors only

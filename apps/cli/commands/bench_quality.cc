@@ -18,6 +18,7 @@
 #include "apps/cli/quality/task_questions.h"
 #include "apps/cli/strategy_list.h"
 #include "kvplane/base/clock.h"
+#include "kvplane/codec/profile_match.h"
 #include "kvplane/profile/kv_recoder.h"
 #include "kvplane/profile/paired_run.h"
 
@@ -42,11 +43,9 @@ base::Status ValidateArgs(const BenchQualityArgs& args) {
 
 using Treatments = std::vector<std::unique_ptr<const profile::KvTreatment>>;
 
-base::Result<Treatments> MakeTreatments(const BenchQualityArgs& args, std::vector<QualityRun>& runs) {
-  std::shared_ptr<const codec::ModelProfile> model_profile;
-  if (!args.profile.empty()) {
-    KVPLANE_ASSIGN_OR_RETURN(model_profile, ReadProfileFile(args.profile));
-  }
+base::Result<Treatments> MakeTreatments(const BenchQualityArgs& args,
+                                        const std::shared_ptr<const codec::ModelProfile>& model_profile,
+                                        std::vector<QualityRun>& runs) {
   runs = {{"uncompressed", StrategyFamily::kLossless}};
   Treatments treatments;
   KVPLANE_ASSIGN_OR_RETURN(std::vector<NamedStrategy> strategies, ReadStrategyLists(args.strategies));
@@ -116,11 +115,20 @@ base::Status WriteResults(const BenchQualityArgs& args, const QualityScores& sco
 
 base::Status RunBench(const BenchQualityArgs& args) {
   KVPLANE_RETURN_IF_ERROR(ValidateArgs(args));
+  std::shared_ptr<const codec::ModelProfile> model_profile;
+  if (!args.profile.empty()) {
+    KVPLANE_ASSIGN_OR_RETURN(model_profile, ReadProfileFile(args.profile));
+  }
   QualityScores measured;
-  KVPLANE_ASSIGN_OR_RETURN(const Treatments owned, MakeTreatments(args, measured.runs));
+  KVPLANE_ASSIGN_OR_RETURN(const Treatments owned, MakeTreatments(args, model_profile, measured.runs));
   std::vector<const profile::KvTreatment*> treatments;
   for (const auto& treatment : owned) treatments.push_back(treatment.get());
   KVPLANE_ASSIGN_OR_RETURN(const std::unique_ptr<NodeRuntime> runtime, NodeRuntime::Create(args.runtime));
+  if (model_profile != nullptr) {
+    KVPLANE_RETURN_IF_ERROR(codec::CheckProfileMatches(*model_profile, runtime->model().kv_geometry(),
+                                                       runtime->model().fingerprint())
+                                .Annotate(args.profile));
+  }
   profile::PairedRun run(runtime->model(), runtime->pool(), args.runtime.step_tokens);
   fmt::print(stderr, "{}\nmatmul in {}, {} threads\n", Describe(ThisMachine()),
              model::Name(runtime->model().compute()), runtime->threads());

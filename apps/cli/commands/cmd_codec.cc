@@ -16,6 +16,7 @@
 #include "apps/cli/exit_code.h"
 #include "apps/cli/npy_file.h"
 #include "apps/cli/profile_file.h"
+#include "apps/cli/quality_flag.h"
 #include "kvplane/base/units.h"
 #include "kvplane/codec/object.h"
 #include "kvplane/codec/profile_match.h"
@@ -34,6 +35,7 @@ double RatioOf(const codec::ObjectReader& reader) {
 
 base::Status Encode(const EncodeArgs& args) {
   KVPLANE_ASSIGN_OR_RETURN(const codec::Strategy strategy, codec::Strategy::Parse(args.strategy));
+  KVPLANE_ASSIGN_OR_RETURN(const auto quality, ReadQuality(args.quality));
   std::shared_ptr<const codec::ModelProfile> profile;
   if (!args.profile.empty()) {
     KVPLANE_ASSIGN_OR_RETURN(profile, ReadProfileFile(args.profile));
@@ -47,6 +49,8 @@ base::Status Encode(const EncodeArgs& args) {
   info.tokens = kv.tokens;
   info.first_token = args.first_token;
   info.head_group = args.head_group;
+  info.quality[0] = quality[0];
+  info.quality[1] = quality[1];
   info.strategy = strategy;
   KVPLANE_ASSIGN_OR_RETURN(codec::ObjectWriter writer, codec::ObjectWriter::Create(info, profile));
   codec::Workspace workspace;

@@ -17,6 +17,8 @@ struct EncodeArgs {
   uint32_t head_group = 0;   // kv heads per tile; 0: all
   uint32_t first_token = 0;  // position of the first token in its sequence
   std::string profile;       // file of the profile the strategy takes; empty: none
+  // The quality byte of both sides, or of keys and values (docs/strategies.md); empty: as the strategy says.
+  std::vector<uint32_t> quality;
 };
 int CmdEncode(const EncodeArgs& args);
 

@@ -63,28 +63,51 @@ void AddBenchCodec(CLI::App* bench, const std::string& command, Action& action) 
   static BenchCodecArgs args;
   args.command = command;
   CLI::App* verb = Verb(*bench, "codec", "Bytes, error and speed of strategies beside memcpy, zstd and lz4");
-  verb->add_option("--strategies", args.strategies,
-                   "Presets or strategies to measure, comma-separated or repeated; default: all presets");
-  verb->add_option("--profile", args.profile,
-                   "Profile of the model, for strategies that take one; synthetic KV brings its own");
-  verb->add_option("--model", args.model, "Measure on the KV of this model folder on --text");
-  verb->add_option("--text", args.text, "Text file, or folder of *.txt, for --model");
-  verb->add_option("--kv", args.kv, "Measure on raw KV (.npy)");
-  verb->add_option("--synthetic", args.synthetic,
-                   "Measure on synthetic KV (the default): spread=K/V,outliers=,gain=,participation=,sinks=,"
-                   "sink_gain=,theta=,layers=,heads=,head_dim=,seed=")
-      ->expected(0, 1)
-      ->default_str("");
-  verb->add_option("--tokens", args.tokens,
-                   "Tokens of --model (in sequences of its context) or synthetic; 0: 16384");
-  verb->add_option("--queries", args.queries, "Queries per sequence of --model, for the error of attention");
+  CLI::Option* strategies =
+      verb->add_option("--strategies", args.strategies,
+                       "Presets or strategies to measure, comma-separated or repeated; default: all presets");
+  CLI::Option* profile =
+      verb->add_option("--profile", args.profile,
+                       "Profile of the model, for strategies that take one; synthetic KV brings its own");
+  CLI::Option* model =
+      verb->add_option("--model", args.model, "Measure on the KV of this model folder on --text");
+  CLI::Option* text =
+      verb->add_option("--text", args.text, "Text file, or folder of *.txt, for --model")->needs(model);
+  CLI::Option* kv = verb->add_option("--kv", args.kv, "Measure on raw KV (.npy)");
+  CLI::Option* synthetic =
+      verb->add_option(
+              "--synthetic", args.synthetic,
+              "Measure on synthetic KV (the default): spread=K/V,outliers=,gain=,participation=,sinks=,"
+              "sink_gain=,theta=,layers=,heads=,head_dim=,seed=")
+          ->expected(0, 1)
+          ->default_str("");
+  CLI::Option* tokens =
+      verb->add_option("--tokens", args.tokens,
+                       "Tokens of --model (in sequences of its context) or synthetic; 0: 16384")
+          ->excludes(kv);
+  CLI::Option* queries = verb->add_option("--queries", args.queries,
+                                          "Queries per sequence of --model, for the error of attention")
+                             ->needs(model);
+  CLI::Option* quality =
+      verb->add_option("--quality", args.quality,
+                       "Quality byte of ecsq and ternary, as encode takes it; K,V or one for both")
+          ->delimiter(',')
+          ->allow_extra_args(false);
   verb->add_option("--repeats", args.repeats,
                    "Rounds; the median is reported; 0: sizes and errors, no speed");
-  verb->add_option("--threads", args.threads, "Threads of 'all cores'; 0: one per CPU");
+  CLI::Option* threads =
+      verb->add_option("--threads", args.threads, "Threads of 'all cores'; 0: one per CPU");
   verb->add_option("--slice-s", args.slice_s, "Aim of one timed turn, seconds");
-  verb->add_flag("--kernels", args.kernels, "Measure the kernels and their bars instead of strategies");
+  CLI::Option* kernels =
+      verb->add_flag("--kernels", args.kernels, "Measure the kernels and their bars instead of strategies");
   verb->add_option("--json", args.json, "Also write the measurements to this file");
-  verb->add_option("--svg", args.svg, "Also draw bits per value against error into this file");
+  CLI::Option* svg =
+      verb->add_option("--svg", args.svg, "Also draw bits per value against error into this file");
+  // Kernels have values of their own.
+  for (CLI::Option* other :
+       {strategies, profile, model, text, kv, synthetic, tokens, queries, quality, threads, svg}) {
+    kernels->excludes(other);
+  }
   verb->callback([&action] { action = [] { return CmdBenchCodec(args); }; });
 }
 

@@ -43,6 +43,12 @@ void AddCodecVerbs(CLI::App& app, Action& action) {
   encode->add_option("--head-group", encode_args.head_group, "KV heads per tile; 0: all");
   encode->add_option("--first-token", encode_args.first_token, "Position of the first token in its sequence");
   encode->add_option("--profile", encode_args.profile, "Profile of the model, for strategies that take one");
+  encode
+      ->add_option("--quality", encode_args.quality,
+                   "Quality byte of ecsq and ternary, 1..255: 16 more is a bit more per value, 128 and 0 as "
+                   "the strategy says; K,V or one for both")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   encode->callback([&action] { action = [] { return CmdEncode(encode_args); }; });
 
   static DecodeArgs decode_args;
