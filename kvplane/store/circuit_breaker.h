@@ -42,4 +42,13 @@ class CircuitBreaker {
   base::TimePoint retry_at_ KVPLANE_GUARDED_BY(mutex_){};
 };
 
+// Those of one tier. A medium may serve what it has while it takes nothing new (a disk that fails to write),
+// so puts that fail leave look-ups and reads alone.
+struct TierBreakers {
+  explicit TierBreakers(const BreakerOptions& options) : reads(options), writes(options) {}
+
+  CircuitBreaker reads;   // look-ups, reads and touches
+  CircuitBreaker writes;  // puts
+};
+
 }  // namespace kvplane::store

@@ -28,13 +28,13 @@ constexpr base::Duration kQuarantineWait = std::chrono::seconds(1);
 struct Lower {
   explicit Lower(SlowTier options, base::Clock& clock)
       : tier(std::move(options)),
-        breaker(tier.breaker),
-        writes(WriteBehind::Create(*tier.store, breaker, clock, tier.writes)) {}
+        breakers(tier.breaker),
+        writes(WriteBehind::Create(*tier.store, breakers, clock, tier.writes)) {}
 
   SlowTier tier;
-  CircuitBreaker breaker;
+  TierBreakers breakers;
   std::atomic<uint64_t> hits{0}, reads{0}, read_bytes{0}, errors{0}, left_out{0};
-  std::unique_ptr<WriteBehind> writes;  // last: its thread uses the tier and the breaker
+  std::unique_ptr<WriteBehind> writes;  // last: its thread uses the tier and the breakers
 };
 
 // What an erasure in progress takes away: one entry, or all of a tenant.
@@ -110,7 +110,7 @@ class StackedStore final : public TieredStore {
   // Tries the requests at `missing` in one tier; what is answered for good leaves `missing`.
   void ReadLower(size_t index, std::span<const ReadRequest> requests, base::TimePoint deadline,
                  std::vector<size_t>& missing, std::vector<base::Result<Slice>>& out);
-  // How a call of a tier ended: for its breaker and its counters.
+  // How a look-up, a read or a touch of a tier ended: for its breaker of those and its counters.
   void Judge(Lower& lower, base::StatusCode code, bool own_budget);
   void Promote(const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch)
       KVPLANE_EXCLUDES(order_);
@@ -157,20 +157,20 @@ std::string StackedStore::name() const {
 
 void StackedStore::Judge(Lower& lower, base::StatusCode code, bool own_budget) {
   if (!IsTierFailure(code)) {
-    lower.breaker.Succeeded();
+    lower.breakers.reads.Succeeded();
     return;
   }
   // Too slow for the caller's own deadline says nothing of the tier.
   if (code == base::StatusCode::kDeadlineExceeded && !own_budget) return;
   ++lower.errors;
-  lower.breaker.Failed(clock_.Now());
+  lower.breakers.reads.Failed(clock_.Now());
 }
 
 std::vector<EntryInfo> StackedStore::LookupLower(size_t index, std::span<const StoreKey> keys,
                                                  uint16_t min_quality, base::TimePoint deadline,
                                                  ReadDetours::Tiers& skipped, bool& cut) {
   Lower& lower = *lowers_[index];
-  if (!lower.breaker.Allow(clock_.Now())) {
+  if (!lower.breakers.reads.Allow(clock_.Now())) {
     ++lower.left_out;
     skipped |= Bit(index);
     return {};
@@ -200,7 +200,7 @@ size_t StackedStore::RemoveWorse(size_t index, std::span<const StoreKey> keys, u
     good = RemoveWorseQueued(index, keys, min_quality);
   }
   for (size_t at = 0; at < index && good > 0; ++at) {
-    if (lowers_[at]->breaker.open()) {
+    if (lowers_[at]->breakers.reads.open()) {
       skipped |= Bit(at);
       continue;
     }
@@ -290,7 +290,7 @@ void StackedStore::ReadLower(size_t index, std::span<const ReadRequest> requests
     }
   }
   if (asked.empty()) return;
-  if (!lower.breaker.Allow(clock_.Now())) {
+  if (!lower.breakers.reads.Allow(clock_.Now())) {
     lower.left_out += asked.size();
     return;
   }
@@ -394,7 +394,7 @@ base::Status StackedStore::Touch(std::span<const StoreKey> keys, base::TimePoint
 // The thread of touches_.
 void StackedStore::TouchLowers(std::span<const StoreKey> keys) {
   for (const auto& lower : lowers_) {
-    if (!lower->breaker.Allow(clock_.Now())) {
+    if (!lower->breakers.reads.Allow(clock_.Now())) {
       ++lower->left_out;
       continue;
     }
@@ -418,7 +418,7 @@ base::Status StackedStore::Pin(const StoreKey& key, base::Duration max_age, base
 
 base::Status StackedStore::BringUpPinned(Lower& lower, const StoreKey& key, base::Duration max_age,
                                          base::TimePoint deadline) {
-  if (!lower.breaker.Allow(clock_.Now())) {
+  if (!lower.breakers.reads.Allow(clock_.Now())) {
     ++lower.left_out;
     return base::Unavailable("it failed lately and is left alone");
   }
@@ -572,8 +572,9 @@ std::vector<TierStats> StackedStore::tier_stats() const {
     stats.writes = lower.writes->stats();
     stats.errors = lower.errors;
     stats.left_out = lower.left_out;
-    stats.breaker_open = lower.breaker.open();
-    stats.breaker_opened = lower.breaker.times_opened();
+    stats.breaker_open = lower.breakers.reads.open();
+    stats.breaker_opened = lower.breakers.reads.times_opened();
+    stats.writes_left_out = lower.breakers.writes.open();
   }
   return out;
 }

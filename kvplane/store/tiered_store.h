@@ -8,7 +8,7 @@
 // tiers behind the caller's back (write_behind.h); a durable put waits for the durable tiers. So a request
 // never waits for a slow tier longer than that tier's small budgets, and not at all for one that fails: each
 // failure is a miss and an error counter, several in a row leave the tier out for a while
-// (circuit_breaker.h).
+// (circuit_breaker.h). A tier that fails only to take puts is still read.
 //
 // Movement between tiers: an object of a slower tier that was read whole and in order goes up to memory
 // (promoter.h). An object that leaves memory after it was used is written down again if a slower tier no
@@ -71,10 +71,11 @@ struct TierStats {
   uint64_t read_bytes = 0;
   // Of slower tiers:
   WriteBehindStats writes;
-  uint64_t errors = 0;    // look-ups and reads that failed or ran out of the tier's budget
-  uint64_t left_out = 0;  // look-ups, reads and touches that did without the tier: its breaker was open
-  bool breaker_open = false;
+  uint64_t errors = 0;        // look-ups and reads that failed or ran out of the tier's budget
+  uint64_t left_out = 0;      // look-ups, reads and touches that did without the tier: its breaker was open
+  bool breaker_open = false;  // of look-ups and reads
   uint64_t breaker_opened = 0;
+  bool writes_left_out = false;  // puts failed in a row: the queue waits
 };
 
 class TieredStore : public Store {

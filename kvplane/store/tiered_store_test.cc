@@ -277,17 +277,19 @@ TEST_F(TieredStoreTest, WhatNoQueueCanHoldPushesNothingOutSafety) {
 // The write's end says nothing about a tier that was never asked.
 TEST(WriteBehindSafety, AnExpiredWriteDoesNotCloseTheBreaker) {
   base::ManualClock clock;
-  CircuitBreaker breaker({.failures_to_open = 1});
+  TierBreakers breakers({.failures_to_open = 1});
   const std::shared_ptr<DramStore> inner = Memory(1 << 20, clock);
   FaultyStore tier(inner);
-  const auto writes = WriteBehind::Create(tier, breaker, clock, {});
-  breaker.Failed(clock.Now());
+  const auto writes = WriteBehind::Create(tier, breakers, clock, {});
+  breakers.reads.Failed(clock.Now());
+  breakers.writes.Failed(clock.Now());
   writes->Enqueue({.key = Key(0),
                    .meta = {.prefix_bytes = 0, .quality = 1, .ttl = std::chrono::milliseconds(1)},
                    .object = Slice::Own(Content(0, kObject))});
   clock.Advance(std::chrono::seconds(60));
   ASSERT_TRUE(writes->Drain(Soon()).ok());
-  EXPECT_TRUE(breaker.open());
+  EXPECT_TRUE(breakers.reads.open());
+  EXPECT_TRUE(breakers.writes.open());
 }
 
 TEST_F(TieredStoreTest, DurablePutsWaitAndGoFirstUnit) {
@@ -438,6 +440,68 @@ TEST_F(TieredStoreTest, ASlowTierCostsItsBudgetAndThenNothingSafety) {
   EXPECT_EQ(store_->stats().errors, 3u);
 }
 
+// A disk that fails to write: puts wait, what it has is served.
+TEST_F(TieredStoreTest, ATierThatTakesNoPutsIsStillReadSafety) {
+  Make({});
+  PutBelow(0, 100);
+  lower_[0]->FailPuts(base::Unavailable("input/output error"));
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(Put(i).ok());
+    EXPECT_EQ(store_->Flush(Soon()).code(), StatusCode::kUnavailable);
+  }
+  ASSERT_TRUE(Put(3).ok());
+  auto stats = store_->tier_stats()[1];
+  EXPECT_TRUE(stats.writes_left_out);
+  EXPECT_EQ(stats.writes.failed, 3u);
+  EXPECT_FALSE(stats.breaker_open);
+  EXPECT_EQ(Lookup(Keys(100, 1)).size(), 1u);
+  EXPECT_TRUE(Read(100, 0, 10).ok());
+  EXPECT_EQ(store_->tier_stats()[1].left_out, 0u);
+  clock_.Advance(std::chrono::seconds(2));  // one trial, in vain
+  EXPECT_EQ(store_->Flush(Soon()).code(), StatusCode::kUnavailable);
+  EXPECT_EQ(lower_[0]->put_calls(), 4u);
+  EXPECT_EQ(Lookup(Keys(100, 1)).size(), 1u);
+  lower_[0]->FailPuts({});
+  ASSERT_TRUE(Put(4).ok());
+  clock_.Advance(std::chrono::seconds(30));
+  EXPECT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_FALSE(store_->tier_stats()[1].writes_left_out);
+  EXPECT_TRUE(Holds(*inner_[0], 4));
+}
+
+// A durable put is not looked up before: its failures must leave readers alone as well.
+TEST_F(TieredStoreTest, FailedDurablePutsLeaveReadsAloneSafety) {
+  Make({});
+  PutBelow(0, 100);
+  lower_[0]->FailPuts(base::Unavailable("read-only file system"));
+  for (uint64_t i = 0; i < 3; ++i) EXPECT_EQ(Put(i, true).code(), StatusCode::kUnavailable);
+  EXPECT_TRUE(store_->tier_stats()[1].writes_left_out);
+  EXPECT_EQ(Lookup(Keys(100, 1)).size(), 1u);
+  EXPECT_FALSE(store_->tier_stats()[1].breaker_open);
+}
+
+// Writes behind find out first that a tier is gone, and that it is back: no reader pays for either.
+TEST_F(TieredStoreTest, ATierThatIsGoneCostsReadersNothingSafety) {
+  Make({});
+  PutBelow(0, 100);
+  lower_[0]->Fail(base::Unavailable("cable"));
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_TRUE(Put(i).ok());
+    EXPECT_EQ(store_->Flush(Soon()).code(), StatusCode::kUnavailable);
+  }
+  EXPECT_TRUE(store_->tier_stats()[1].breaker_open);
+  const uint64_t calls = lower_[0]->calls();
+  EXPECT_TRUE(Lookup(Keys(100, 1)).empty());
+  EXPECT_FALSE(Read(100).ok());
+  EXPECT_EQ(lower_[0]->calls(), calls) << "nobody waits for it";
+  ASSERT_TRUE(Put(3).ok());
+  lower_[0]->Fail({});
+  clock_.Advance(std::chrono::seconds(2));
+  EXPECT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_FALSE(store_->tier_stats()[1].breaker_open);
+  EXPECT_EQ(Lookup(Keys(100, 1)).size(), 1u);
+}
+
 TEST_F(TieredStoreTest, AFailingReadIsAMissWithAReasonSafety) {
   Make({.tiers = 2});
   PutBelow(0, 0);
@@ -543,10 +607,10 @@ TEST_F(TieredStoreTest, AWorseCopyOnItsWayToAFasterTierIsNotReadSafety) {
 // Nobody need wait for it: a quarantine gives up after a while.
 TEST(WriteBehindSafety, WhatIsDroppedDuringItsWriteIsErasedBehindIt) {
   base::ManualClock clock;
-  CircuitBreaker breaker({});
+  TierBreakers breakers({});
   const std::shared_ptr<DramStore> inner = Memory(1 << 20, clock);
   FaultyStore tier(inner);
-  const auto writes = WriteBehind::Create(tier, breaker, clock, {});
+  const auto writes = WriteBehind::Create(tier, breakers, clock, {});
   const auto keys = Keys(0, 1);
   for (const bool tenant : {false, true}) {
     tier.BeforePut([&] { tenant ? writes->DropTenant(1) : writes->Drop(keys[0]); });

@@ -15,7 +15,7 @@
 namespace kvplane::store {
 namespace {
 
-// While the breaker is open the thread looks this often whether it may try again: the breaker's clock may be
+// While a breaker is open the thread looks this often whether it may try again: the breaker's clock may be
 // one that a condition variable cannot wait for.
 constexpr base::Duration kBreakerPoll = std::chrono::milliseconds(50);
 constexpr base::TimePoint kNever = base::TimePoint::max();
@@ -46,15 +46,14 @@ struct InFlight {
 // How a write ended.
 struct Written {
   base::Status status;
-  bool asked = false;  // the tier was called: `status` says something about it
-  bool sent = false;   // the object went to it
+  bool sent = false;  // the object went to the tier
 };
 
 class ThreadedWriteBehind final : public WriteBehind {
  public:
-  ThreadedWriteBehind(Store& tier, CircuitBreaker& breaker, base::Clock& clock,
+  ThreadedWriteBehind(Store& tier, TierBreakers& breakers, base::Clock& clock,
                       const WriteBehindOptions& options)
-      : tier_(tier), breaker_(breaker), clock_(clock), options_(options), thread_([this] { Run(); }) {}
+      : tier_(tier), breakers_(breakers), clock_(clock), options_(options), thread_([this] { Run(); }) {}
   ~ThreadedWriteBehind() override {
     Shutdown();
     thread_.join();
@@ -89,7 +88,11 @@ class ThreadedWriteBehind final : public WriteBehind {
   void Run();
   // The next write; nothing when it is over.
   std::optional<Queued> Next();
+  // Whether the breakers let the first of the queue through; requires that there is one. Takes the trial of
+  // look-ups, which others may want as well. Only this thread writes: that of writes is taken by the put.
+  bool MayWrite() KVPLANE_REQUIRES(mutex_);
   Written Write(const Queued& queued);
+  void Judge(CircuitBreaker& breaker, const base::Status& status);
   void EraseIfDropped(const StoreKey& key);
   void Finish(const Queued& queued, const Written& written);
   // A write that nobody waits for came to nothing: the next Drain() says so.
@@ -97,7 +100,7 @@ class ThreadedWriteBehind final : public WriteBehind {
   bool HoldsUntil(uint64_t order) const KVPLANE_REQUIRES(mutex_);
 
   Store& tier_;
-  CircuitBreaker& breaker_;
+  TierBreakers& breakers_;
   base::Clock& clock_;
   const WriteBehindOptions options_;
 
@@ -300,7 +303,7 @@ std::optional<Queued> ThreadedWriteBehind::Next() {
     if (shut_down_) return std::nullopt;
     if (durable_.empty() && relaxed_.empty()) {
       changed_.Wait(mutex_);
-    } else if (!breaker_.Allow(clock_.Now())) {
+    } else if (!MayWrite()) {
       changed_.WaitUntil(mutex_, base::Clock::System().Now() + kBreakerPoll);
     } else {
       Queue& queue = durable_.empty() ? relaxed_ : durable_;
@@ -310,6 +313,19 @@ std::optional<Queued> ThreadedWriteBehind::Next() {
       in_flight_ = {.key = next.job.key, .order = next.order, .quality = next.job.meta.quality};
       return next;
     }
+  }
+}
+
+bool ThreadedWriteBehind::MayWrite() {
+  const base::TimePoint now = clock_.Now();
+  return breakers_.writes.WouldAllow(now) && (!durable_.empty() || breakers_.reads.Allow(now));
+}
+
+void ThreadedWriteBehind::Judge(CircuitBreaker& breaker, const base::Status& status) {
+  if (IsTierFailure(status.code())) {
+    breaker.Failed(clock_.Now());
+  } else {
+    breaker.Succeeded();
   }
 }
 
@@ -323,12 +339,14 @@ Written ThreadedWriteBehind::Write(const Queued& queued) {
   const bool durable = queued.ticket != nullptr;
   if (!durable) {
     const auto found = tier_.Lookup(std::span(&queued.job.key, 1), meta.quality, deadline);
-    if (!found.ok()) return {.status = found.status(), .asked = true};
-    if (!found->empty()) return {.status = {}, .asked = true};
+    Judge(breakers_.reads, found.status());
+    if (!found.ok()) return {.status = found.status()};
+    if (!found->empty()) return {};
   }
-  return {.status = tier_.Put(queued.job.key, meta, queued.job.object, {.durable = durable}, deadline),
-          .asked = true,
-          .sent = true};
+  (void)breakers_.writes.Allow(clock_.Now());  // true, as it was in MayWrite()
+  base::Status put = tier_.Put(queued.job.key, meta, queued.job.object, {.durable = durable}, deadline);
+  Judge(breakers_.writes, put);
+  return {.status = std::move(put), .sent = true};
 }
 
 // Who dropped it may be gone: Quarantine() does not wait for ever. Also after a write that failed, which may
@@ -343,11 +361,6 @@ void ThreadedWriteBehind::EraseIfDropped(const StoreKey& key) {
 
 void ThreadedWriteBehind::Finish(const Queued& queued, const Written& written) {
   const base::Status& status = written.status;
-  if (IsTierFailure(status.code())) {
-    breaker_.Failed(clock_.Now());
-  } else if (written.asked) {
-    breaker_.Succeeded();
-  }
   base::MutexLock lock(mutex_);
   const bool dropped = in_flight_->dropped;
   in_flight_.reset();
@@ -386,9 +399,9 @@ bool IsTierFailure(base::StatusCode code) {
   }
 }
 
-std::unique_ptr<WriteBehind> WriteBehind::Create(Store& tier, CircuitBreaker& breaker, base::Clock& clock,
+std::unique_ptr<WriteBehind> WriteBehind::Create(Store& tier, TierBreakers& breakers, base::Clock& clock,
                                                  const WriteBehindOptions& options) {
-  return std::make_unique<ThreadedWriteBehind>(tier, breaker, clock, options);
+  return std::make_unique<ThreadedWriteBehind>(tier, breakers, clock, options);
 }
 
 }  // namespace kvplane::store

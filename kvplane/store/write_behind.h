@@ -2,8 +2,11 @@
 // it. The queue is bounded in bytes and entries; when it is full the oldest write that nobody waits for is
 // dropped and counted (the store is a cache: a dropped write is a miss later on).
 //
-// Objects that the tier has in the same or a better quality are not sent again. While the tier's breaker is
-// open the queue waits.
+// Objects that the tier has in the same or a better quality are not sent again: it is asked before. How that
+// look-up ends counts for the tier's breaker of look-ups and reads, so that a tier that is gone is found out,
+// and tried again, here rather than at the cost of a reader. How the put ends counts for the breaker of
+// writes alone. While either is open the queue waits; writes that somebody waits for are not looked up, and
+// wait for that of writes alone.
 //
 // Thread safety: all members may be called from any thread. The tier must outlive it.
 #pragma once
@@ -41,7 +44,7 @@ class WriteBehind {
     Slice object;
   };
 
-  static std::unique_ptr<WriteBehind> Create(Store& tier, CircuitBreaker& breaker, base::Clock& clock,
+  static std::unique_ptr<WriteBehind> Create(Store& tier, TierBreakers& breakers, base::Clock& clock,
                                              const WriteBehindOptions& options);
   virtual ~WriteBehind() = default;  // ends the thread; what is queued is lost
 

@@ -9,6 +9,11 @@ void FaultyStore::Fail(base::Status status) {
   failure_ = std::move(status);
 }
 
+void FaultyStore::FailPuts(base::Status status) {
+  base::MutexLock lock(mutex_);
+  put_failure_ = std::move(status);
+}
+
 void FaultyStore::FailErasures(base::Status status) {
   base::MutexLock lock(mutex_);
   erasure_failure_ = std::move(status);
@@ -84,7 +89,7 @@ base::Status FaultyStore::Enter(base::TimePoint deadline, bool put) {
   if (put) --blocked_puts_;
   if (shut_down_) return base::Cancelled("the store was shut down");
   if (closed_) return base::DeadlineExceeded("the door stayed closed");
-  return failure_;
+  return failure_.ok() && put ? put_failure_ : failure_;
 }
 
 base::Result<std::vector<EntryInfo>> FaultyStore::Lookup(std::span<const StoreKey> keys, uint16_t min_quality,

@@ -18,6 +18,8 @@ class FaultyStore final : public Store {
 
   // Every call from now on ends with this status; OK: as usual.
   void Fail(base::Status status);
+  // Only Put() ends so.
+  void FailPuts(base::Status status);
   // Only Erase() and EraseTenant() end so.
   void FailErasures(base::Status status);
   // Calls wait at the door until Open(), their deadline or Shutdown().
@@ -61,6 +63,7 @@ class FaultyStore final : public Store {
   mutable base::Mutex mutex_;
   base::CondVar changed_;
   base::Status failure_ KVPLANE_GUARDED_BY(mutex_);
+  base::Status put_failure_ KVPLANE_GUARDED_BY(mutex_);
   base::Status erasure_failure_ KVPLANE_GUARDED_BY(mutex_);
   std::function<void()> erasure_hook_;  // these two change under mutex_
   std::function<void()> put_hook_;
