@@ -50,16 +50,22 @@ TEST_P(StoreConformance, TenantsStayApartUnit) {
 }
 
 TEST_P(StoreConformance, EntriesExpireUnit) {
-  const base::Duration ttl = GetParam().ttl;
+  base::Duration ttl = GetParam().ttl;
   const auto put = [&](uint64_t number, base::Duration time_to_live) {
     return store().Put(Key(number), {.prefix_bytes = 0, .quality = 5, .ttl = time_to_live},
                        Object(number, 0, 100), {}, Soon());
   };
-  ASSERT_TRUE(put(0, ttl).ok());
-  ASSERT_TRUE(put(1, base::Duration::zero()).ok());
-  ASSERT_TRUE(put(2, 1000 * ttl).ok());
-  const auto found = store().Lookup(Keys(0, 3), 0, Soon());
-  ASSERT_TRUE(found.ok());
+  base::Result<std::vector<EntryInfo>> found = std::vector<EntryInfo>{};
+  for (;; ttl *= 2) {
+    const base::TimePoint begun = base::Clock::System().Now();
+    ASSERT_TRUE(put(0, ttl).ok());
+    ASSERT_TRUE(put(1, base::Duration::zero()).ok());
+    ASSERT_TRUE(put(2, 1000 * ttl).ok());
+    found = store().Lookup(Keys(0, 3), 0, Soon());
+    ASSERT_TRUE(found.ok());
+    // Where time is real a busy machine may be too slow for the first.
+    if (found->size() == 3 || base::Clock::System().Now() - begun < ttl) break;
+  }
   ASSERT_EQ(found->size(), 3u);
   if (GetParam().tells_ttl) {
     EXPECT_GT((*found)[0].ttl_left, base::Duration::zero());
@@ -186,7 +192,7 @@ TEST_P(StoreConformance, TouchesKeepFromEvictionUnit) {
 
 // A time to live is a promise about what users wrote: no use makes it longer, in no tier.
 TEST_P(StoreConformance, TouchesDoNotProlongALifeUnit) {
-  const base::Duration ttl = GetParam().ttl;
+  base::Duration ttl = GetParam().ttl;
   ASSERT_TRUE(
       store().Put(Key(0), {.prefix_bytes = 0, .quality = 5, .ttl = ttl}, Object(0, 0, 100), {}, Soon()).ok());
   const auto keys = Keys(0, 1);
