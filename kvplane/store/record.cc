@@ -1,5 +1,6 @@
 #include "kvplane/store/record.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kvplane/base/endian.h"
@@ -59,7 +60,7 @@ base::Result<RecordHeader> DecodeRecordHeader(std::span<const std::byte> bytes, 
   out.quality = base::LoadLe<uint16_t>(&bytes[kAtQuality]);
   out.prefix_bytes = base::LoadLe<uint32_t>(&bytes[kAtPrefixBytes]);
   out.object_bytes = base::LoadLe<uint64_t>(&bytes[kAtObjectBytes]);
-  out.expires_unix_ms = base::LoadLe<uint64_t>(&bytes[kAtExpires]);
+  out.expires_unix_ms = std::min(base::LoadLe<uint64_t>(&bytes[kAtExpires]), kMaxExpiresUnixMs);
   out.key = key;
   if (out.object_bytes > kMaxStoredBytes || out.prefix_bytes > out.object_bytes || out.quality > kLossless) {
     return base::Corrupt("record header: {} bytes with a prefix of {} and quality {} cannot be",

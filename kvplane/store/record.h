@@ -7,22 +7,27 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
+#include "kvplane/base/clock.h"
 #include "kvplane/base/status.h"
 #include "kvplane/store/entry.h"
 
 namespace kvplane::store {
 
 constexpr size_t kRecordHeaderBytes = 64;
+// The last end of life that base::Duration can tell (the year 2262); a later one means this.
+constexpr uint64_t kMaxExpiresUnixMs = static_cast<uint64_t>(
+    std::chrono::duration_cast<std::chrono::milliseconds>(base::Duration::max()).count());
 
 struct RecordHeader {
   uint64_t object_bytes = 0;
   uint32_t prefix_bytes = 0;
   uint16_t quality = 0;
-  uint64_t expires_unix_ms = 0;  // 0: never
+  uint64_t expires_unix_ms = 0;  // 0: never; decoded at most kMaxExpiresUnixMs
   StoreKey key{};                // a record that lies under another name is not believed
 };
 

@@ -48,6 +48,17 @@ TEST(RecordSafety, ARecordOfAnotherKeyIsRefused) {
   EXPECT_EQ(DecodeRecordHeader(bytes, other).status().code(), base::StatusCode::kCorrupt);
 }
 
+TEST(RecordSafety, AnEndThatNoClockReachesIsTheLastThatCanBeTold) {
+  RecordHeader header = Example();
+  for (const uint64_t expires : {~uint64_t{0}, uint64_t{1} << 63, kMaxExpiresUnixMs + 1}) {
+    header.expires_unix_ms = expires;
+    const auto decoded = DecodeRecordHeader(EncodeRecordHeader(header), header.key);
+    ASSERT_TRUE(decoded.ok()) << decoded.status().ToString();
+    EXPECT_EQ(decoded->expires_unix_ms, kMaxExpiresUnixMs);
+    EXPECT_GT(base::Duration(std::chrono::milliseconds(decoded->expires_unix_ms)), base::Duration::zero());
+  }
+}
+
 TEST(RecordSafety, ImpossibleHeadersAreRefused) {
   for (RecordHeader header :
        {RecordHeader{.object_bytes = kMaxStoredBytes + 1},
