@@ -96,14 +96,19 @@ class RedisStore final : public Store {
   RedisRequest Range(const StoreKey& key, uint64_t first, uint64_t bytes) const;
   RedisRequest KeyCommand(std::string_view command, std::string_view key) const;
 
-  // What lies under the key: nothing when it is a miss. Damage is quarantined.
-  base::Result<std::optional<RecordHeader>> HeaderIn(const base::Result<Slice>& range, const StoreKey& key);
+  // What lies under the key: nothing when it is a miss. Damage is quarantined, within the caller's deadline.
+  base::Result<std::optional<RecordHeader>> HeaderIn(const base::Result<Slice>& range, const StoreKey& key,
+                                                     base::TimePoint deadline);
   // kWorse: also what is damaged, expired or not to be read.
   enum class Present { kNothing, kWorse, kGoodEnough };
   base::Result<Present> Look(const StoreKey& key, uint16_t quality, base::TimePoint deadline);
-  base::Result<Slice> WholeRange(const ReadRequest& request, const base::Result<RespValue>& reply);
+  base::Result<Slice> WholeRange(const ReadRequest& request, const base::Result<RespValue>& reply,
+                                 base::TimePoint deadline);
   // The range came back shorter than asked for: why.
-  base::Status WhyShort(const ReadRequest& request, const base::Result<std::optional<RecordHeader>>& header);
+  base::Status WhyShort(const ReadRequest& request, const base::Result<std::optional<RecordHeader>>& header,
+                        base::TimePoint deadline);
+  // Erases a damaged entry, or remembers it where that does not go in time.
+  void Reject(const StoreKey& key, base::TimePoint deadline) KVPLANE_EXCLUDES(mutex_);
   // False: not set, for something lies there by now.
   base::Result<bool> Set(const StoreKey& key, const RecordHeader& header, const Slice& object,
                          base::Duration ttl, bool only_if_absent, base::TimePoint deadline);
@@ -173,7 +178,8 @@ RedisRequest RedisStore::KeyCommand(std::string_view command, std::string_view k
 }
 
 base::Result<std::optional<RecordHeader>> RedisStore::HeaderIn(const base::Result<Slice>& range,
-                                                               const StoreKey& key) {
+                                                               const StoreKey& key,
+                                                               base::TimePoint deadline) {
   base::Status status = range.status();
   if (status.ok()) {
     if (range->size() == 0) return std::optional<RecordHeader>();
@@ -186,7 +192,7 @@ base::Result<std::optional<RecordHeader>> RedisStore::HeaderIn(const base::Resul
     }
     status = header.status();
   }
-  if (status.code() == base::StatusCode::kCorrupt) Quarantine(key);
+  if (status.code() == base::StatusCode::kCorrupt) Reject(key, deadline);
   if (status.code() == base::StatusCode::kUnimplemented) return std::optional<RecordHeader>();  // a miss here
   return status;
 }
@@ -207,7 +213,7 @@ base::Result<std::vector<EntryInfo>> RedisStore::Lookup(std::span<const StoreKey
     client_.Execute(requests, deadline);
     bool unbroken = true;
     for (size_t i = 0; i < asked.size() && unbroken; ++i) {
-      const auto header = HeaderIn(RangeOf(requests[asked.size() - 1 - i].reply), asked[i]);
+      const auto header = HeaderIn(RangeOf(requests[asked.size() - 1 - i].reply), asked[i], deadline);
       failure = Failed(header.status());
       unbroken =
           header.ok() && header->has_value() && (*header)->quality >= min_quality && !IsDamaged(asked[i]);
@@ -248,7 +254,7 @@ std::vector<base::Result<Slice>> RedisStore::Read(std::span<const ReadRequest> r
   std::vector<size_t> unclear;
   for (size_t at = 0; at < asked.size(); ++at) {
     const ReadRequest& request = requests[asked[at]];
-    out[asked[at]] = WholeRange(request, ranges[at].reply);
+    out[asked[at]] = WholeRange(request, ranges[at].reply, deadline);
     if (out[asked[at]].status().code() != base::StatusCode::kFailedPrecondition) continue;
     headers.push_back(Range(request.key, 0, kRecordHeaderBytes));
     unclear.push_back(asked[at]);
@@ -256,7 +262,8 @@ std::vector<base::Result<Slice>> RedisStore::Read(std::span<const ReadRequest> r
   if (!headers.empty()) client_.Execute(headers, deadline);
   for (size_t at = 0; at < unclear.size(); ++at) {
     const ReadRequest& request = requests[unclear[at]];
-    const base::Status why = WhyShort(request, HeaderIn(RangeOf(headers[at].reply), request.key));
+    const base::Status why =
+        WhyShort(request, HeaderIn(RangeOf(headers[at].reply), request.key, deadline), deadline);
     out[unclear[at]] = why.ok() ? base::Result<Slice>(Slice()) : base::Result<Slice>(why);
   }
   for (const base::Result<Slice>& slice : out) {
@@ -273,19 +280,21 @@ std::vector<base::Result<Slice>> RedisStore::Read(std::span<const ReadRequest> r
 }
 
 // kFailedPrecondition: shorter than asked for, and only the header can tell why.
-base::Result<Slice> RedisStore::WholeRange(const ReadRequest& request, const base::Result<RespValue>& reply) {
+base::Result<Slice> RedisStore::WholeRange(const ReadRequest& request, const base::Result<RespValue>& reply,
+                                           base::TimePoint deadline) {
   const base::Result<Slice> got = RangeOf(reply);
   if (!got.ok()) {
-    if (got.status().code() == base::StatusCode::kCorrupt) Quarantine(request.key);
+    if (got.status().code() == base::StatusCode::kCorrupt) Reject(request.key, deadline);
     return got.status();
   }
   const Slice& range = *got;
   if (request.offset == 0) {
-    KVPLANE_ASSIGN_OR_RETURN(const std::optional<RecordHeader> header, HeaderIn(range, request.key));
-    KVPLANE_RETURN_IF_ERROR(WhyShort(request, header));
+    KVPLANE_ASSIGN_OR_RETURN(const std::optional<RecordHeader> header,
+                             HeaderIn(range, request.key, deadline));
+    KVPLANE_RETURN_IF_ERROR(WhyShort(request, header, deadline));
     const uint64_t wanted = request.bytes == 0 ? header->object_bytes : request.bytes;
     if (range.size() - kRecordHeaderBytes != wanted) {
-      Quarantine(request.key);
+      Reject(request.key, deadline);
       return base::Corrupt("redis: the record of {} bytes has {}", header->object_bytes,
                            range.size() - kRecordHeaderBytes);
     }
@@ -298,7 +307,8 @@ base::Result<Slice> RedisStore::WholeRange(const ReadRequest& request, const bas
 
 // OK: nothing is missing, for a range that fits the object.
 base::Status RedisStore::WhyShort(const ReadRequest& request,
-                                  const base::Result<std::optional<RecordHeader>>& header) {
+                                  const base::Result<std::optional<RecordHeader>>& header,
+                                  base::TimePoint deadline) {
   KVPLANE_RETURN_IF_ERROR(header.status());
   if (!header->has_value()) return base::NotFound("redis: no such entry");
   const uint64_t size = (*header)->object_bytes;
@@ -307,7 +317,7 @@ base::Status RedisStore::WhyShort(const ReadRequest& request,
   }
   const bool nothing_wanted = request.bytes == 0 && request.offset == size;
   if (request.offset == 0 || nothing_wanted) return base::Status::Ok();
-  Quarantine(request.key);
+  Reject(request.key, deadline);
   return base::Corrupt("redis: a record that claims {} bytes is shorter", size);
 }
 
@@ -318,7 +328,7 @@ base::Result<RedisStore::Present> RedisStore::Look(const StoreKey& key, uint16_t
   client_.Execute({&request, 1}, deadline);
   const base::Result<Slice> range = RangeOf(request.reply);
   if (range.ok() && range->size() == 0) return Present::kNothing;
-  const auto header = HeaderIn(range, key);
+  const auto header = HeaderIn(range, key, deadline);
   if (header.status().code() == base::StatusCode::kCorrupt) return Present::kWorse;
   KVPLANE_RETURN_IF_ERROR(header.status());
   return header->has_value() && (*header)->quality >= quality ? Present::kGoodEnough : Present::kWorse;
@@ -440,11 +450,13 @@ base::Result<uint64_t> RedisStore::EraseOnNode(const RedisAddress& node, uint64_
   return erased;
 }
 
-void RedisStore::Quarantine(const StoreKey& key) {
+void RedisStore::Quarantine(const StoreKey& key) { Reject(key, base::kNoDeadline); }
+
+void RedisStore::Reject(const StoreKey& key, base::TimePoint deadline) {
   base::Log(base::LogLevel::kWarn, "{}: a damaged entry is removed: {}", name(),
             RedisKey(options_.prefix, key));
   Count(&StoreStats::corrupt);
-  if (Erase(key, Now() + kQuarantineTimeout).ok()) return;
+  if (Erase(key, std::min(deadline, Now() + kQuarantineTimeout)).ok()) return;
   base::MutexLock lock(mutex_);
   if (damaged_.size() < kMaxRememberedDamage) damaged_.insert(key);
 }

@@ -434,11 +434,11 @@ TEST_F(RedisStoreTest, AServerThatComesBackIsUsedAgainSafety) {
 }
 
 // A server that answers what it was told to, whatever is asked; as the first answer, that it stands alone
-// when `alone`.
+// when `alone`. One answer per connection, which it closes then, or `keeps` in silence.
 class LyingServer {
  public:
-  LyingServer(transport::Transport& transport, std::string answer, bool alone)
-      : answer_(std::move(answer)), alone_(alone) {
+  LyingServer(transport::Transport& transport, std::string answer, bool alone, bool keeps = false)
+      : answer_(std::move(answer)), alone_(alone), keeps_(keeps) {
     auto listener = transport.Listen("tcp://127.0.0.1:0");
     EXPECT_TRUE(listener.ok());
     listener_ = *std::move(listener);
@@ -461,16 +461,20 @@ class LyingServer {
       if (!stream.ok()) return;
       std::byte some[4096];
       if (!(*stream)->ReadSome(some, Soon()).ok()) continue;
+      const bool keep = keeps_ && !(first && alone_);
       const std::string_view text =
           first && alone_ ? "-ERR This instance has cluster support disabled\r\n" : std::string_view(answer_);
       first = false;
       const std::span<const std::byte> bytes = std::as_bytes(std::span(text));
       (void)(*stream)->Write({&bytes, 1}, Soon());
+      if (keep) kept_.push_back(*std::move(stream));
     }
   }
 
   const std::string answer_;
   const bool alone_;
+  const bool keeps_;
+  std::vector<std::unique_ptr<transport::Stream>> kept_;
   std::unique_ptr<transport::Listener> listener_;
   std::thread thread_;
 };
@@ -505,6 +509,28 @@ TEST(RedisStoreSafety, ServersThatBreakTheProtocolAreUnavailable) {
         std::string("-MOVED 1 127.0.0.1:1\r\n"), std::string()}) {
     ExpectUnavailable(answer, true);
   }
+}
+
+// The server does not say whether it erased it. Nobody waits for that beyond the deadline of a call: it is a
+// tenth of what a quarantine may take, and a busy machine has some tries.
+TEST(RedisStoreSafety, DamageIsRemovedWithinTheDeadline) {
+  bool in_time = false;
+  for (int tries = 0; tries < 10 && !in_time; ++tries) {
+    const auto transport = transport::CreateTcpTransport();
+    LyingServer server(*transport, "$12\r\nnot a record\r\n", /*alone=*/true, /*keeps=*/true);
+    RedisOptions options;
+    options.seeds = {server.address()};
+    const auto store = CreateRedisStore(options, *transport);
+    ASSERT_TRUE(store.ok());
+    const StoreKey key = Key(1);
+    const base::TimePoint begun = base::Clock::System().Now();
+    const auto found = (*store)->Lookup({&key, 1}, 0, begun + std::chrono::milliseconds(100));
+    const base::Duration took = base::Clock::System().Now() - begun;
+    if (!found.ok() || (*store)->stats().corrupt == 0) continue;  // the answer itself came too late
+    EXPECT_TRUE(found->empty());
+    in_time = took < std::chrono::milliseconds(800);
+  }
+  EXPECT_TRUE(in_time);
 }
 
 TEST(RedisStoreSafety, ImpossibleOptionsAreRefused) {
