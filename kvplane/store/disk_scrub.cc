@@ -23,8 +23,8 @@ std::string Describe(const StoreKey& key, const base::Status& status) {
 
 }  // namespace
 
-base::Result<uint64_t> DiskStore::State::VerifyEntry(const StoreKey& key, std::vector<std::byte>& buffer) {
-  DiskEntry entry;
+base::Status DiskStore::State::VerifyEntry(const StoreKey& key, DiskEntry& entry,
+                                           std::vector<std::byte>& buffer) {
   {
     base::MutexLock lock(mutex);
     const DiskEntry* held = FindLive(key);
@@ -40,18 +40,24 @@ base::Result<uint64_t> DiskStore::State::VerifyEntry(const StoreKey& key, std::v
   // What a later version wrote cannot be judged here.
   if (status.code() == base::StatusCode::kUnimplemented) status = base::Status::Ok();
   if (!status.ok()) return base::Corrupt("{}", status.message());
-  return entry.bytes;
+  return base::Status::Ok();
 }
 
 // From the medium first: what fails is found again by the next round.
-base::Status DiskStore::State::EraseDamaged(const StoreKey& key, base::TimePoint deadline) {
+base::Status DiskStore::State::EraseDamaged(const StoreKey& key, uint64_t sequence,
+                                            base::TimePoint deadline) {
   const auto result = std::make_shared<base::Status>();
   KVPLANE_RETURN_IF_ERROR(writer->Run(
-      [this, result, key](const std::atomic<bool>&) {
+      [this, result, key, sequence](const std::atomic<bool>&) {
+        {
+          base::MutexLock lock(mutex);
+          const DiskEntry* held = index.Find(key);
+          if (held == nullptr || held->sequence != sequence) return;  // only this thread replaces entries
+        }
         *result = db->EraseEntries(std::span(&key, 1));
         if (!result->ok()) return;
         base::MutexLock lock(mutex);
-        counters.corrupt += index.Erase(key);
+        counters.corrupt += index.Erase(key, sequence);
       },
       deadline));
   return *result;
@@ -80,17 +86,18 @@ base::Result<ScrubReport> DiskStore::State::Scrub(const ScrubOptions& scrub) {
     if (!at) return report;
     KVPLANE_RETURN_IF_ERROR(CheckRunning());
     if (system.Now() >= scrub.deadline) return base::DeadlineExceeded("after {} entries", report.entries);
-    const base::Result<uint64_t> bytes = VerifyEntry(*at, buffer);
-    const base::StatusCode code = bytes.status().code();
+    DiskEntry entry;
+    const base::Status verified = VerifyEntry(*at, entry, buffer);
+    const base::StatusCode code = verified.code();
     if (code == base::StatusCode::kNotFound) continue;
     ++report.entries;
-    report.bytes += bytes.ok() ? *bytes : 0;
+    report.bytes += verified.ok() ? entry.bytes : 0;
     report.damaged += code == base::StatusCode::kCorrupt;
-    report.unreadable += !bytes.ok() && code != base::StatusCode::kCorrupt;
-    if (!bytes.ok() && report.named.size() < scrub.max_named)
-      report.named.push_back(Describe(*at, bytes.status()));
+    report.unreadable += !verified.ok() && code != base::StatusCode::kCorrupt;
+    if (!verified.ok() && report.named.size() < scrub.max_named)
+      report.named.push_back(Describe(*at, verified));
     if (code == base::StatusCode::kCorrupt && scrub.repair) {
-      KVPLANE_RETURN_IF_ERROR(EraseDamaged(*at, scrub.deadline));
+      KVPLANE_RETURN_IF_ERROR(EraseDamaged(*at, entry.sequence, scrub.deadline));
     }
     if (scrub.bytes_per_s == 0) continue;
     next = std::max(next, system.Now()) +

@@ -77,10 +77,11 @@ struct DiskStore::State {
   base::Result<ScrubReport> Scrub(const ScrubOptions& scrub);
   void KeepScrubbing();
 
-  // Any thread. VerifyEntry(): kCorrupt when it is damaged, kNotFound when it went meanwhile.
-  base::Result<uint64_t> VerifyEntry(const StoreKey& key, std::vector<std::byte>& buffer);
-  // Counts a damaged entry and erases it, on the medium as well when it returns OK.
-  base::Status EraseDamaged(const StoreKey& key, base::TimePoint deadline);
+  // Any thread. VerifyEntry(): kCorrupt when it is damaged, kNotFound when it went meanwhile; `entry` is what
+  // was looked at.
+  base::Status VerifyEntry(const StoreKey& key, DiskEntry& entry, std::vector<std::byte>& buffer);
+  // Counts a damaged entry and erases it, on the medium as well when it returns OK; not one that replaced it.
+  base::Status EraseDamaged(const StoreKey& key, uint64_t sequence, base::TimePoint deadline);
   // False: the store was shut down.
   bool PauseUntil(base::TimePoint when);
 

@@ -171,6 +171,58 @@ TEST_F(DiskStoreTest, AnEntryThatExpiresDuringALookupIsWholeOrGoneSafety) {
   EXPECT_EQ(found, 0u) << "it does expire";
 }
 
+// Scrubbed while a good object is put in place of the damaged one: only that one may go.
+TEST_F(DiskStoreTest, ScrubbingErasesOnlyWhatItVerifiedSafety) {
+  class HeldClock final : public base::Clock {  // the second look after Hold() waits for Release()
+   public:
+    base::TimePoint Now() const override { return System().Now(); }
+    void SleepUntil(base::TimePoint when) override { System().SleepUntil(when); }
+    double UnixSeconds() const override {
+      if (looks_++ == 1) {
+        while (!released_.load()) std::this_thread::yield();
+      }
+      return System().UnixSeconds();
+    }
+    void Hold() { looks_ = 0; }
+    void Release() { released_ = true; }
+    void AwaitLooks(uint64_t looks) const {
+      while (looks_.load() < looks) std::this_thread::yield();
+    }
+
+   private:
+    mutable std::atomic<uint64_t> looks_ = 1000;
+    std::atomic<bool> released_ = false;
+  };
+  HeldClock clock;
+  options_.folder = folder_.path();
+  options_.clock = &clock;
+  auto opened = DiskStore::Open(options_);
+  ASSERT_TRUE(opened.ok()) << opened.status().ToString();
+  store_ = *std::move(opened);
+  const auto put = [&](uint16_t quality, base::Duration ttl) {
+    return store_->Put(NumberedKey(1), {.prefix_bytes = 0, .quality = quality, .ttl = ttl},
+                       Slice::Own(std::vector<std::byte>(100, std::byte{1})), {}, Soon());
+  };
+  ASSERT_TRUE(put(1, {}).ok());  // no object at all: damage to the scrubber
+  clock.Hold();
+  base::Status better;
+  std::thread writer([&] { better = put(2, std::chrono::hours(1)); });
+  clock.AwaitLooks(2);  // the disk's writer is busy with it: the erasure comes after it
+  base::Result<ScrubReport> report = ScrubReport{};
+  std::thread scrubber([&] { report = store_->Scrub({.repair = true}); });
+  clock.AwaitLooks(3);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // to verify 100 bytes
+  clock.Release();
+  writer.join();
+  scrubber.join();
+  EXPECT_TRUE(better.ok()) << better.ToString();
+  ASSERT_TRUE(report.ok()) << report.status().ToString();
+  const StoreKey key = NumberedKey(1);
+  const auto found = store_->Lookup(std::span(&key, 1), 2, Soon());
+  ASSERT_TRUE(found.ok());
+  EXPECT_EQ(found->size(), 1u);
+}
+
 TEST_F(DiskStoreTest, TheFolderStaysWithinItsCapacityUnit) {
   options_.capacity_bytes = 32 << 20;
   Open();
