@@ -298,10 +298,15 @@ void StackedStore::ReadLower(size_t index, std::span<const ReadRequest> requests
   const base::TimePoint budget = base::Clock::System().Now() + lower.tier.read_budget;
   auto results = lower.tier.store->Read(asked, std::min(deadline, budget));
   base::StatusCode worst = base::StatusCode::kOk;
+  bool answered = false;
   for (size_t i = 0; i < asked.size(); ++i) {
     const size_t at = places[i];
     const base::StatusCode code = results[i].status().code();
-    if (IsTierFailure(code)) worst = code;
+    if (!IsTierFailure(code)) {
+      answered = true;
+    } else if (worst != base::StatusCode::kDeadlineExceeded) {
+      worst = code;
+    }
     if (results[i].ok()) {
       ++lower.reads;
       lower.read_bytes += results[i]->size();
@@ -313,7 +318,10 @@ void StackedStore::ReadLower(size_t index, std::span<const ReadRequest> requests
     }
     out[at] = std::move(results[i]);
   }
-  Judge(lower, worst, budget <= deadline);
+  // A tier of several nodes that lacks one of them is still there for the rest; unless it kept us waiting.
+  const bool lame = answered && IsTierFailure(worst) && worst != base::StatusCode::kDeadlineExceeded;
+  lower.errors += lame;
+  Judge(lower, lame ? base::StatusCode::kOk : worst, budget <= deadline);
   missing = std::move(still);
 }
 

@@ -502,6 +502,29 @@ TEST_F(TieredStoreTest, ATierThatIsGoneCostsReadersNothingSafety) {
   EXPECT_EQ(Lookup(Keys(100, 1)).size(), 1u);
 }
 
+// As of a cluster that lost one of its nodes.
+TEST_F(TieredStoreTest, ATierThatFailsForSomeKeysIsThereForTheRestSafety) {
+  Make({});
+  PutBelow(0, 0);
+  PutBelow(0, 1);
+  const std::vector<ReadRequest> both = {{.key = Key(0), .offset = 10, .bytes = 5},
+                                         {.key = Key(1), .offset = 10, .bytes = 5}};
+  lower_[0]->FailReadsOf(Key(1), base::Unavailable("its node is down"));
+  for (int i = 0; i < 6; ++i) {
+    const auto results = store_->Read(both, Soon());
+    EXPECT_TRUE(results[0].ok()) << i;
+    EXPECT_EQ(results[1].status().code(), StatusCode::kNotFound);
+  }
+  EXPECT_FALSE(store_->tier_stats()[1].breaker_open);
+  EXPECT_EQ(store_->tier_stats()[1].errors, 6u);
+  // Time spent in vain counts, whatever else was answered.
+  lower_[0]->FailReadsOf(Key(1), base::DeadlineExceeded("its node hangs"));
+  for (int i = 0; i < 3; ++i) {
+    (void)store_->Read(both, base::kNoDeadline);
+  }
+  EXPECT_TRUE(store_->tier_stats()[1].breaker_open);
+}
+
 TEST_F(TieredStoreTest, AFailingReadIsAMissWithAReasonSafety) {
   Make({.tiers = 2});
   PutBelow(0, 0);

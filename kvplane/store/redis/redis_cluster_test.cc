@@ -218,6 +218,25 @@ TEST_F(RedisClusterTest, AFrozenNodeCostsOnlyItsOwnKeysSafety) {
   EXPECT_TRUE(Eventually([&] { return Holds(frozen, 1000); }));
 }
 
+// Without replica its keys are misses, which say nothing of the rest.
+TEST_F(RedisClusterTest, ALookupOfAKilledNodeIsAMissWhenOthersAnswerSafety) {
+  Start({.masters = 3, .replicas = 0, .node_timeout_ms = 60'000});
+  if (IsSkipped()) return;
+  const uint64_t lost = ObjectOn(0);
+  const uint64_t well = ObjectOn(1);
+  ASSERT_TRUE(PutObject(lost, 1000).ok());
+  ASSERT_TRUE(PutObject(well, 1000).ok());
+  cluster_->node(0).Kill();
+  const auto found = [&](std::vector<StoreKey> keys) { return store_->Lookup(keys, 0, Soon()); };
+  EXPECT_EQ(found({Key(lost)}).status().code(), StatusCode::kUnavailable);
+  const auto after = found({Key(lost), Key(well)});
+  ASSERT_TRUE(after.ok()) << after.status().ToString();
+  EXPECT_TRUE(after->empty());
+  const auto before = found({Key(well), Key(lost)});
+  ASSERT_TRUE(before.ok()) << before.status().ToString();
+  EXPECT_EQ(before->size(), 1u);
+}
+
 // Callers with short deadlines find out as well, and then no longer wait at all.
 TEST_F(RedisClusterTest, AFrozenNodeIsLeftAloneByHurriedCallersSafety) {
   Start({.masters = 3, .replicas = 0, .node_timeout_ms = 60'000});

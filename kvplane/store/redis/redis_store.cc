@@ -204,6 +204,7 @@ base::Result<std::vector<EntryInfo>> RedisStore::Lookup(std::span<const StoreKey
   Count(&StoreStats::lookup_keys, keys.size());
   std::vector<EntryInfo> found;
   base::Status failure;
+  bool answered = false;
   while (failure.ok() && found.size() < keys.size()) {
     const std::span<const StoreKey> asked =
         keys.subspan(found.size(), std::min(kLookupKeys, keys.size() - found.size()));
@@ -211,6 +212,9 @@ base::Result<std::vector<EntryInfo>> RedisStore::Lookup(std::span<const StoreKey
     std::vector<RedisRequest> requests;
     for (size_t i = asked.size(); i-- > 0;) requests.push_back(Range(asked[i], 0, kRecordHeaderBytes));
     client_.Execute(requests, deadline);
+    answered = answered || std::ranges::any_of(requests, [](const RedisRequest& request) {
+                 return RangeOf(request.reply).ok();
+               });
     bool unbroken = true;
     for (size_t i = 0; i < asked.size() && unbroken; ++i) {
       const auto header = HeaderIn(RangeOf(requests[asked.size() - 1 - i].reply), asked[i], deadline);
@@ -228,7 +232,9 @@ base::Result<std::vector<EntryInfo>> RedisStore::Lookup(std::span<const StoreKey
   }
   Count(&StoreStats::hits, found.size());
   const bool damage = failure.code() == base::StatusCode::kCorrupt;  // a miss, no trouble with Redis
-  if (found.empty() && !failure.ok() && !damage) return failure;
+  // Nor is one node that is known to be away while others answer.
+  const bool lame = failure.code() == base::StatusCode::kUnavailable && answered;
+  if (found.empty() && !failure.ok() && !damage && !lame) return failure;
   return found;
 }
 

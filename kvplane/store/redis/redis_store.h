@@ -13,6 +13,13 @@
 // Failures: a node that is gone, a cluster that is down or electing a master, and a reply that is no RESP
 // are all kUnavailable within the deadline; the cluster is used again when it answers again (redis_client.h).
 //
+// A look-up that ends at a key of a node that is away is a miss when other nodes answered, kUnavailable when
+// nobody did.
+//
+// EraseTenant() walks the masters one after the other. It fails when one cannot be reached, but it does not
+// see keys that move from a node whose turn is to come to one that had its turn: while slots are being moved
+// it may leave some, and has to be repeated afterwards.
+//
 // What Redis cannot do: Pin() is kUnimplemented (its eviction knows no pins), PutOptions::durable and Flush()
 // promise nothing beyond the acknowledgement of the master, and a failover may lose the last puts or bring
 // back what was erased just before.

@@ -14,6 +14,12 @@ void FaultyStore::FailPuts(base::Status status) {
   put_failure_ = std::move(status);
 }
 
+void FaultyStore::FailReadsOf(const StoreKey& key, base::Status status) {
+  base::MutexLock lock(mutex_);
+  unreadable_ = key;
+  read_failure_ = std::move(status);
+}
+
 void FaultyStore::FailErasures(base::Status status) {
   base::MutexLock lock(mutex_);
   erasure_failure_ = std::move(status);
@@ -104,7 +110,12 @@ base::Result<std::vector<EntryInfo>> FaultyStore::Lookup(std::span<const StoreKe
 std::vector<base::Result<Slice>> FaultyStore::Read(std::span<const ReadRequest> requests,
                                                    base::TimePoint deadline) {
   if (base::Status failed = Enter(deadline); !failed.ok()) return {requests.size(), failed};
-  return inner_->Read(requests, deadline);
+  auto results = inner_->Read(requests, deadline);
+  base::MutexLock lock(mutex_);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (!read_failure_.ok() && requests[i].key == unreadable_) results[i] = read_failure_;
+  }
+  return results;
 }
 
 base::Status FaultyStore::Put(const StoreKey& key, const EntryMeta& meta, Slice object,

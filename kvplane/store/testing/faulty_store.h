@@ -20,6 +20,8 @@ class FaultyStore final : public Store {
   void Fail(base::Status status);
   // Only Put() ends so.
   void FailPuts(base::Status status);
+  // Only reads of this key end so.
+  void FailReadsOf(const StoreKey& key, base::Status status);
   // Only Erase() and EraseTenant() end so.
   void FailErasures(base::Status status);
   // Calls wait at the door until Open(), their deadline or Shutdown().
@@ -64,6 +66,8 @@ class FaultyStore final : public Store {
   base::CondVar changed_;
   base::Status failure_ KVPLANE_GUARDED_BY(mutex_);
   base::Status put_failure_ KVPLANE_GUARDED_BY(mutex_);
+  StoreKey unreadable_ KVPLANE_GUARDED_BY(mutex_){};
+  base::Status read_failure_ KVPLANE_GUARDED_BY(mutex_);  // of that one
   base::Status erasure_failure_ KVPLANE_GUARDED_BY(mutex_);
   std::function<void()> erasure_hook_;  // these two change under mutex_
   std::function<void()> put_hook_;
