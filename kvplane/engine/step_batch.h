@@ -62,8 +62,8 @@ class StepBatch : private model::LayerObserver {
   std::vector<Awaited> loads_;
   base::Duration patience_{};  // left
   base::Duration waited_{};
-  bool holds_ = false;         // nothing is posted yet
-  uint32_t held_layers_ = 0;   // written, to be posted
+  bool holds_ = false;        // nothing is posted yet
+  uint32_t held_layers_ = 0;  // written, to be posted
   bool stalled_ = false;
 };
 

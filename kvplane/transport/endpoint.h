@@ -33,7 +33,8 @@ base::Result<TcpEndpoint> ParseHostEndpoint(std::string_view endpoint);
 // mapped into IPv6), ::1 and localhost. Other names count as reachable whatever they resolve to today.
 bool IsLoopbackHost(std::string_view host);
 
-// Whether `host` stands for every address of the host that listens on it (0.0.0.0, ::): nobody can connect to it.
+// Whether `host` stands for every address of the host that listens on it (0.0.0.0, ::): nobody can connect to
+// it.
 bool IsWildcardHost(std::string_view host);
 
 // NAME of "inproc://NAME"; it may be empty when listening (the transport then chooses one).
