@@ -213,7 +213,9 @@ def test_https_answers_streams_and_keeps_connections(launch, authority, trust, u
     connection.sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
     got = b""
     while got.count(b"HTTP/1.1 200 OK") < 3 or got.count(b'"object":"list"') < 3:
-        got += connection.sock.recv(65536)
+        received = connection.sock.recv(65536)
+        assert received, got
+        got += received
     assert connection.sock.version() == "TLSv1.3"
     connection.close()
     node.assert_idle()
