@@ -468,7 +468,8 @@ def test_kept_connection_is_told_of_the_drain(launch):
         next(events)
         node.process.signal(signal.SIGTERM)
         eventually(lambda: refuses_connections(node.client), "no new client is served")
-        kept.request("POST", "/v1/completions", json.dumps({"model": "demo", "prompt": "x"}))
+        body = json.dumps({"model": "demo", "prompt": "x"})
+        kept.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
         reply = kept.getresponse()
         assert reply.status == 503 and json.loads(reply.read())["error"]["code"] == "draining"
         kept.close()
