@@ -36,6 +36,15 @@ def test_a_life_too_short_to_tell_is_not_judged():
     assert life(lambda age: (60 + age) * MIB, WARM_S + MIN_WATCHED_S - 1).figures() is None
 
 
+def read_request(connection):
+    with connection.makefile("rb") as stream:
+        length = 0
+        while (line := stream.readline().strip()):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        stream.read(length)
+
+
 class Scripted:
     """A server that gives every client the same bytes."""
 
@@ -49,7 +58,7 @@ class Scripted:
         while True:
             connection, _ = self._server.accept()
             with connection:
-                connection.recv(1 << 16)
+                read_request(connection)  # whole: a close over unread bytes resets the connection
                 connection.sendall(self._reply)
 
 
