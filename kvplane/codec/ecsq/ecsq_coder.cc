@@ -6,15 +6,13 @@
 #include "kvplane/codec/ecsq/ecsq_bytes.h"
 #include "kvplane/codec/ecsq/ecsq_choice.h"
 #include "kvplane/codec/ecsq/ecsq_lanes.h"
+#include "kvplane/codec/page_stores.h"
 #include "kvplane/kernel/ecsq/ecsq_tables.h"
 #include "kvplane/kernel/rans/rans.h"
 #include "kvplane/kernel/rans/rans_bytes.h"
 
 namespace kvplane::codec {
 namespace {
-
-// Writing around the caches pays for pages that nobody reads soon; small tiles are read soon.
-constexpr size_t kStreamingBytes = size_t{32} << 10;
 
 // The streams of one payload: how they lie and in which form.
 struct Streams {
