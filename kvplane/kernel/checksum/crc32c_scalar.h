@@ -22,7 +22,17 @@ constexpr std::array<uint32_t, 256> MakeCrc32cTable() {
 
 inline constexpr std::array<uint32_t, 256> kCrc32cTable = MakeCrc32cTable();
 
+// x^n mod P, bit-reflected (bit 31 is x^0).
+constexpr uint32_t PowerOfX(uint64_t n) {
+  uint32_t value = 0x80000000u;
+  for (uint64_t i = 0; i < n; ++i) {
+    value = (value >> 1) ^ ((value & 1u) != 0 ? kCrc32cReflectedPolynomial : 0u);
+  }
+  return value;
+}
+
 uint32_t Crc32cScalar(uint32_t crc, std::span<const std::byte> bytes);
 uint32_t Crc32cSse42(uint32_t crc, std::span<const std::byte> bytes);
+uint32_t Crc32cAvx512(uint32_t crc, std::span<const std::byte> bytes);  // also needs vpclmulqdq
 
 }  // namespace kvplane::kernel::internal

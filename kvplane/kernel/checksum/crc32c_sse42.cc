@@ -9,15 +9,6 @@
 namespace kvplane::kernel::internal {
 namespace {
 
-// x^n mod P, bit-reflected (bit 31 is x^0).
-constexpr uint32_t PowerOfX(uint64_t n) {
-  uint32_t value = 0x80000000u;
-  for (uint64_t i = 0; i < n; ++i) {
-    value = (value >> 1) ^ ((value & 1u) != 0 ? kCrc32cReflectedPolynomial : 0u);
-  }
-  return value;
-}
-
 // Bytes per chain and round. Long rounds amortise the joins; short ones catch what is left of a small tile.
 constexpr size_t kLongChain = 4096;
 constexpr size_t kShortChain = 256;
