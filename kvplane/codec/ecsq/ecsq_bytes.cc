@@ -304,6 +304,7 @@ std::shared_ptr<const EcsqByteLanes> MakeByteLanes(const EcsqPlan& plan, std::sp
   bytes->step = SlotFloats(plan.elements, 0.0f);
   bytes->inverse_step = SlotFloats(plan.elements, 0.0f);
   bytes->element_of_lane.resize(plan.elements);
+  bytes->lane_of_element.resize(plan.elements / kLevelWindow);
   bytes->picks.resize(plan.elements / EcsqByteLanes::kPicks);
   for (uint32_t lane = 0; lane < plan.lanes; ++lane) {
     const uint32_t element = plan.element_of_lane[lane];
@@ -314,8 +315,11 @@ std::shared_ptr<const EcsqByteLanes> MakeByteLanes(const EcsqPlan& plan, std::sp
     bytes->step.data()[element] = scale.step[i];
     bytes->inverse_step.data()[element] = scale.inverse_step[i];
     bytes->element_of_lane[lane] = static_cast<uint8_t>(element % kLevelWindow);
+    const uint32_t lane_of_window = lane % kernel::kRansByteWindow;
+    bytes->lane_of_element[element / kLevelWindow].of[element % kLevelWindow] =
+        static_cast<uint8_t>(lane_of_window);
     bytes->picks[element / EcsqByteLanes::kPicks].of[element % EcsqByteLanes::kPicks] =
-        kernel::RansBytePick(lane % kernel::kRansByteWindow);
+        kernel::RansBytePick(lane_of_window);
   }
   if (!ratios.empty()) MakeForecasts(plan, ratios, *bytes);
   return bytes;
@@ -369,6 +373,7 @@ uint32_t DecodeByteStreams(const EcsqPlan& plan, const kernel::RansShape& shape,
                                  .head_stride = out.head_stride,
                                  .mean = bytes.mean.data(),
                                  .step = bytes.step.data(),
+                                 .lane_of_element = bytes.lane_of_element.data()->of,
                                  .pick = bytes.picks.data()->of,
                                  .streaming_stores = streaming_stores};
   if (!head_scales.empty()) {

@@ -41,11 +41,15 @@ struct EcsqByteLanes {
   // [elements]. Steps are 1 with tile scales.
   SlotFloats mean, step, inverse_step;
   std::vector<uint8_t> element_of_lane;  // [lanes], within windows of 128
-  // [elements / 16], the inverse, as decoders take it.
+  // The inverse, as decoders take it (kernel::RansByteRows): [elements / 128], [elements / 16].
+  struct alignas(64) Lanes {
+    uint8_t of[kernel::kLevelWindow];
+  };
   static constexpr uint32_t kPicks = 16;
   struct alignas(64) Picks {
     uint32_t of[kPicks];
   };
+  std::vector<Lanes> lane_of_element;
   std::vector<Picks> picks;
   // With a profile, for encoding: how the sizes of levels are added up (kernel::ToLevels), and what follows.
   std::vector<uint8_t> cap;            // [lanes]

@@ -67,6 +67,7 @@ const LevelRowKernels& LevelRowsOf();         // the active one
 
 namespace internal {
 extern const LevelRowKernels kLevelRowsScalar;
+extern const LevelRowKernels kLevelRowsAvx2;
 extern const LevelRowKernels kLevelRowsAvx512;
 }  // namespace internal
 

@@ -61,7 +61,15 @@ const LevelRowKernels kLevelRowsScalar = {LevelsFromRows, FindAbove};
 }  // namespace internal
 
 const LevelRowKernels& LevelRowsOf(Isa isa) {
-  return isa == Isa::kAvx512 ? internal::kLevelRowsAvx512 : internal::kLevelRowsScalar;
+  switch (isa) {
+    case Isa::kAvx512:
+      return internal::kLevelRowsAvx512;
+    case Isa::kAvx2:
+      return internal::kLevelRowsAvx2;
+    case Isa::kScalar:
+      break;
+  }
+  return internal::kLevelRowsScalar;
 }
 
 const LevelRowKernels& LevelRowsOf() { return LevelRowsOf(ActiveIsa()); }

@@ -79,7 +79,15 @@ const RansKernels& Rans(Isa isa) {
 const RansKernels& Rans() { return Rans(ActiveIsa()); }
 
 const RansByteKernels* RansBytes(Isa isa) {
-  return isa == Isa::kAvx512 ? &internal::kRansBytesAvx512 : nullptr;
+  switch (isa) {
+    case Isa::kAvx512:
+      return &internal::kRansBytesAvx512;
+    case Isa::kAvx2:
+      return &internal::kRansBytesAvx2;
+    case Isa::kScalar:
+      break;
+  }
+  return nullptr;
 }
 
 const RansByteKernels* RansBytes() { return RansBytes(ActiveIsa()); }

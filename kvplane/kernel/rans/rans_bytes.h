@@ -30,8 +30,10 @@ struct RansByteRows {
   size_t head_stride = 0;  // elements
   const float* mean = nullptr;
   const float* step = nullptr;
-  const uint32_t* pick = nullptr;  // RansBytePick() of the element's lane in its window
-  bool streaming_stores = false;   // around the caches, where rows are 64-byte aligned
+  // An element's lane in its window, as each instruction set takes it: the latter of RansBytePick().
+  const uint8_t* lane_of_element = nullptr;
+  const uint32_t* pick = nullptr;
+  bool streaming_stores = false;  // around the caches, where rows are 64-byte aligned
 
   uint32_t elements() const { return heads * head_dim; }
 };
@@ -53,7 +55,7 @@ struct RansByteKernels {
   uint32_t (*decode)(const RansShape& shape, const RansByteRows& layout, uint32_t streams,
                      const std::span<const std::byte>* in, uint16_t* const* const* rows);
 };
-// Null where an instruction set has none: its rows forms are as good.
+// Null where an instruction set has none: the scalar rows forms are the definition and as good.
 const RansByteKernels* RansBytes(Isa isa);
 const RansByteKernels* RansBytes();  // of the active one
 

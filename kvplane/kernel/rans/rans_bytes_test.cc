@@ -88,7 +88,11 @@ class AlignedArray {
 // What levels become, element by element: lanes of a window in any order.
 struct Layout {
   Layout(base::Rng& rng, const RansShape& shape, bool streaming)
-      : lane_of_element(shape.channels), mean(shape.channels), step(shape.channels), pick(shape.channels) {
+      : lane_of_element(shape.channels),
+        lane_of_window(shape.channels),
+        mean(shape.channels),
+        step(shape.channels),
+        pick(shape.channels) {
     constexpr uint32_t kHeadDims[] = {32, 64, 96, 128, 192};
     do {
       rows.head_dim = kHeadDims[rng.Below(std::size(kHeadDims))];
@@ -106,10 +110,12 @@ struct Layout {
                      : static_cast<float>(std::exp2(rng.Normal()));
     }
     for (uint32_t e = 0; e < shape.channels; ++e) {
-      pick[e] = RansBytePick(lane_of_element[e] % kRansByteWindow);
+      lane_of_window[e] = static_cast<uint8_t>(lane_of_element[e] % kRansByteWindow);
+      pick[e] = RansBytePick(lane_of_window[e]);
     }
     rows.mean = mean.data();
     rows.step = step.data();
+    rows.lane_of_element = lane_of_window.data();
     rows.pick = pick.data();
   }
   size_t row_size() const { return rows.heads * rows.head_stride; }
@@ -121,6 +127,7 @@ struct Layout {
 
   RansByteRows rows;
   std::vector<uint32_t> lane_of_element;
+  AlignedArray<uint8_t> lane_of_window;
   AlignedArray<float> mean, step;
   AlignedArray<uint32_t> pick;
 };

@@ -26,6 +26,7 @@ namespace kvplane::kernel::internal {
 extern const RansKernels kRansScalar;
 extern const RansKernels kRansAvx2;
 extern const RansKernels kRansAvx512;
+extern const RansByteKernels kRansBytesAvx2;
 extern const RansByteKernels kRansBytesAvx512;
 
 // The groups of one token as memory runs: `heads` pieces, `head_stride` elements apart, of `head_groups`

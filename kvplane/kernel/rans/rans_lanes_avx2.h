@@ -106,6 +106,7 @@ KVPLANE_INLINE_AVX2 __m256i Look(const ByteLookup& table, __m256i symbols, bool 
 // The table of one step and the lanes that take part in it.
 struct Alphabet {
   const RansByteTable* bytes = nullptr;
+  const uint8_t* symbol_at = nullptr;  // [slot]
   int symbols = 0;
   bool wide = false;  // more than 16 symbols
   uint32_t live = 0xffffffffu;
@@ -152,17 +153,36 @@ KVPLANE_INLINE_AVX2 __m256i NextState(__m256i y, __m256i refill, __m256i bytes) 
   return _mm256_or_si256(_mm256_blendv_epi8(y, _mm256_slli_epi16(y, 8), refill), bytes);
 }
 
+// Of each byte, a slot, the symbol.
+KVPLANE_INLINE_AVX2 __m256i SymbolsAt(__m256i slot, const Alphabet& alphabet) {
+  // From the last symbol down: those that start beyond the slot come off, as -1 each.
+  if (!alphabet.wide) {
+    __m256i symbol = _mm256_set1_epi8(static_cast<char>(alphabet.symbols - 1));
+    for (int s = 1; s < alphabet.symbols; ++s) {
+      const __m256i first = _mm256_set1_epi8(static_cast<char>(alphabet.bytes->start[s]));
+      symbol = _mm256_add_epi8(symbol, _mm256_cmpgt_epi8(first, slot));
+    }
+    return symbol;
+  }
+  // All 128 slots in eight shuffles: fewer operations than two a symbol.
+  __m256i symbol = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (uint32_t first = 0; first < kRansTotal; first += 16) {
+    const auto* table = reinterpret_cast<const __m128i*>(alphabet.symbol_at + first);
+    const __m256i place = _mm256_xor_si256(slot, _mm256_set1_epi8(static_cast<char>(first)));
+    const __m256i pick = _mm256_adds_epu8(place, _mm256_set1_epi8(0x70));
+    symbol = _mm256_or_si256(symbol,
+                             _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128(table)), pick));
+  }
+  return symbol;
+}
+
 template <bool kFast, bool kGeneral>
 KVPLANE_INLINE_AVX2 Pair Pop(Pair& x, Cursor& cursor, const Alphabet& alphabet) {
   const __m256i low_bits = Words(kRansTotal - 1);
   const __m256i slot =
       _mm256_packus_epi16(_mm256_and_si256(x.low, low_bits), _mm256_and_si256(x.high, low_bits));
-  __m256i symbol = _mm256_setzero_si256();
-  const uint8_t* const start = alphabet.bytes->start;
-  for (int s = 1; s < alphabet.symbols; ++s) {
-    const __m256i before = _mm256_set1_epi8(static_cast<char>(start[s] - 1));
-    symbol = _mm256_sub_epi8(symbol, _mm256_cmpgt_epi8(slot, before));
-  }
+  const __m256i symbol = SymbolsAt(slot, alphabet);
   const Pair f = Unpack(Look(LoadLookup(alphabet.bytes->frequency), symbol, alphabet.wide));
   const Pair offset =
       Unpack(_mm256_sub_epi8(slot, Look(LoadLookup(alphabet.bytes->start), symbol, alphabet.wide)));

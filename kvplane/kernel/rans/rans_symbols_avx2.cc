@@ -5,7 +5,8 @@ namespace kvplane::kernel::internal {
 namespace {
 
 KVPLANE_INLINE_AVX2 Alphabet AlphabetOf(const RansTable& table, uint32_t lanes) {
-  return {&table.bytes, static_cast<int>(table.alphabet), table.alphabet > 16, LiveMask(lanes)};
+  return {&table.bytes, table.decode.symbol, static_cast<int>(table.alphabet), table.alphabet > 16,
+          LiveMask(lanes)};
 }
 
 // The bytes of the live lanes, unpacked; zeros in the others.
