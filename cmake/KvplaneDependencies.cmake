@@ -33,9 +33,6 @@ endif()
 if(KVPLANE_TESTS)
   find_package(GTest REQUIRED)
 endif()
-if(KVPLANE_BENCHES)
-  find_package(benchmark REQUIRED)
-endif()
 
 # Debian ships Asio without a CMake package. Clang does not detect coroutines in
 # Asio 1.22 by itself, hence two definitions. The third: Asio chooses between
