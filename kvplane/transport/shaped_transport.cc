@@ -12,6 +12,7 @@
 
 #include "kvplane/base/mutex.h"
 #include "kvplane/base/rng.h"
+#include "kvplane/transport/stream_decorator.h"
 
 namespace kvplane::transport {
 namespace {
@@ -296,48 +297,36 @@ class ShapedStream final : public Stream {
   std::unique_ptr<DelayLine> delay_;
 };
 
-class ShapedListener final : public Listener {
- public:
-  ShapedListener(std::unique_ptr<Listener> inner, std::shared_ptr<ShapedLink> link)
-      : inner_(std::move(inner)), link_(std::move(link)) {}
-
-  base::Result<std::unique_ptr<Stream>> Accept(base::TimePoint deadline) override {
-    KVPLANE_ASSIGN_OR_RETURN(auto stream, inner_->Accept(deadline));
-    return std::unique_ptr<Stream>(std::make_unique<ShapedStream>(std::move(stream), link_));
-  }
-  std::string endpoint() const override { return inner_->endpoint(); }
-  void Shutdown() override { inner_->Shutdown(); }
-
- private:
-  const std::unique_ptr<Listener> inner_;
-  const std::shared_ptr<ShapedLink> link_;
-};
+std::unique_ptr<Transport> ShapeStreams(std::shared_ptr<Transport> inner, std::shared_ptr<ShapedLink> link) {
+  StreamDecoration decoration;
+  decoration.name = fmt::format("shaped({})", inner->name());
+  decoration.capabilities = inner->capabilities();
+  decoration.wrap = [link = std::move(link)](std::unique_ptr<Stream> stream, StreamEnd, std::string_view) {
+    return base::Result<std::unique_ptr<Stream>>(std::make_unique<ShapedStream>(std::move(stream), link));
+  };
+  return DecorateStreams(std::move(inner), std::move(decoration));
+}
 
 class ShapedTransportOverInner final : public ShapedTransport {
  public:
   ShapedTransportOverInner(std::shared_ptr<Transport> inner, const ShapedOptions& options)
-      : inner_(std::move(inner)),
-        link_(std::make_shared<ShapedLink>(options)),
-        name_(fmt::format("shaped({})", inner_->name())) {}
+      : link_(std::make_shared<ShapedLink>(options)), streams_(ShapeStreams(std::move(inner), link_)) {}
 
-  std::string_view name() const override { return name_; }
-  Capabilities capabilities() const override { return inner_->capabilities(); }
+  std::string_view name() const override { return streams_->name(); }
+  Capabilities capabilities() const override { return streams_->capabilities(); }
   base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) override {
-    KVPLANE_ASSIGN_OR_RETURN(auto listener, inner_->Listen(endpoint));
-    return std::unique_ptr<Listener>(std::make_unique<ShapedListener>(std::move(listener), link_));
+    return streams_->Listen(endpoint);
   }
   base::Result<std::unique_ptr<Stream>> Connect(std::string_view endpoint,
                                                 base::TimePoint deadline) override {
-    KVPLANE_ASSIGN_OR_RETURN(auto stream, inner_->Connect(endpoint, deadline));
-    return std::unique_ptr<Stream>(std::make_unique<ShapedStream>(std::move(stream), link_));
+    return streams_->Connect(endpoint, deadline);
   }
   void SetRate(double bits_per_second) override { link_->bucket.SetRate(Sanitize(bits_per_second)); }
   double rate() const override { return link_->bucket.rate(); }
 
  private:
-  const std::shared_ptr<Transport> inner_;
   const std::shared_ptr<ShapedLink> link_;
-  const std::string name_;
+  const std::unique_ptr<Transport> streams_;
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// DecorateStreams: a transport that wraps every stream of another one. Internal: token and tls are made so.
+// DecorateStreams: a transport that wraps every stream of another one. Internal: token, tls, shaped and
+// faulty are made so.
 //
 // Thread safety: the wrapping function is called from any thread, also at the same time.
 #pragma once

@@ -8,6 +8,7 @@
 
 #include "kvplane/base/mutex.h"
 #include "kvplane/base/rng.h"
+#include "kvplane/transport/stream_decorator.h"
 
 namespace kvplane::transport {
 namespace {
@@ -120,40 +121,30 @@ class FaultyStream final : public Stream {
   bool down_ KVPLANE_GUARDED_BY(mutex_) = false;
 };
 
-class FaultyListener final : public Listener {
- public:
-  FaultyListener(std::unique_ptr<Listener> inner, std::shared_ptr<SharedState> state)
-      : inner_(std::move(inner)), state_(std::move(state)) {}
-
-  base::Result<std::unique_ptr<Stream>> Accept(base::TimePoint deadline) override {
-    KVPLANE_ASSIGN_OR_RETURN(auto stream, inner_->Accept(deadline));
-    return std::unique_ptr<Stream>(std::make_unique<FaultyStream>(std::move(stream), state_));
-  }
-  std::string endpoint() const override { return inner_->endpoint(); }
-  void Shutdown() override { inner_->Shutdown(); }
-
- private:
-  const std::unique_ptr<Listener> inner_;
-  const std::shared_ptr<SharedState> state_;
-};
+std::unique_ptr<Transport> BreakStreams(std::shared_ptr<Transport> inner,
+                                        std::shared_ptr<SharedState> state) {
+  StreamDecoration decoration;
+  decoration.name = fmt::format("faulty({})", inner->name());
+  decoration.capabilities = inner->capabilities();
+  decoration.wrap = [state = std::move(state)](std::unique_ptr<Stream> stream, StreamEnd, std::string_view) {
+    return base::Result<std::unique_ptr<Stream>>(std::make_unique<FaultyStream>(std::move(stream), state));
+  };
+  return DecorateStreams(std::move(inner), std::move(decoration));
+}
 
 class FaultyTransportOverInner final : public FaultyTransport {
  public:
   FaultyTransportOverInner(std::shared_ptr<Transport> inner, const FaultPlan& plan)
-      : inner_(std::move(inner)),
-        state_(std::make_shared<SharedState>(plan)),
-        name_(fmt::format("faulty({})", inner_->name())) {}
+      : state_(std::make_shared<SharedState>(plan)), streams_(BreakStreams(std::move(inner), state_)) {}
 
-  std::string_view name() const override { return name_; }
-  Capabilities capabilities() const override { return inner_->capabilities(); }
+  std::string_view name() const override { return streams_->name(); }
+  Capabilities capabilities() const override { return streams_->capabilities(); }
   base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) override {
-    KVPLANE_ASSIGN_OR_RETURN(auto listener, inner_->Listen(endpoint));
-    return std::unique_ptr<Listener>(std::make_unique<FaultyListener>(std::move(listener), state_));
+    return streams_->Listen(endpoint);
   }
   base::Result<std::unique_ptr<Stream>> Connect(std::string_view endpoint,
                                                 base::TimePoint deadline) override {
-    KVPLANE_ASSIGN_OR_RETURN(auto stream, inner_->Connect(endpoint, deadline));
-    return std::unique_ptr<Stream>(std::make_unique<FaultyStream>(std::move(stream), state_));
+    return streams_->Connect(endpoint, deadline);
   }
   FaultCounts counts() const override {
     base::MutexLock lock(state_->mutex);
@@ -161,9 +152,8 @@ class FaultyTransportOverInner final : public FaultyTransport {
   }
 
  private:
-  const std::shared_ptr<Transport> inner_;
   const std::shared_ptr<SharedState> state_;
-  const std::string name_;
+  const std::unique_ptr<Transport> streams_;
 };
 
 }  // namespace
