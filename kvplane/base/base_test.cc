@@ -15,6 +15,7 @@
 #include "kvplane/base/log.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/base/status.h"
+#include "kvplane/base/testing/test_data.h"
 #include "kvplane/base/thread_pool.h"
 #include "kvplane/base/units.h"
 
@@ -163,6 +164,16 @@ TEST(EnvUnit, DocumentationListsEveryVariable) {
   for (const EnvVariable& variable : KnownEnvVariables()) {
     EXPECT_NE(text.str().find(variable.name), std::string::npos) << variable.name;
   }
+}
+
+TEST(EnvUnit, TestDataIsWhereTheVariableSays) {
+  const std::optional<std::string> before = ReadEnv("KVPLANE_TEST_DATA");
+  ASSERT_EQ(::setenv("KVPLANE_TEST_DATA", "/data", 1), 0);
+  EXPECT_EQ(testing::TestData("traces/a.zst"), "/data/traces/a.zst");
+  EXPECT_NE(testing::NoTestData("/data/traces/a.zst").find("/data/traces/a.zst"), std::string::npos);
+  ASSERT_EQ(::setenv("KVPLANE_TEST_DATA", "", 1), 0);  // as if it were not set
+  EXPECT_EQ(testing::TestData("traces/a.zst"), KVPLANE_SOURCE_DIR "/../shared/data/traces/a.zst");
+  ASSERT_EQ(before ? ::setenv("KVPLANE_TEST_DATA", before->c_str(), 1) : ::unsetenv("KVPLANE_TEST_DATA"), 0);
 }
 
 TEST(EditDistanceUnit, CountsSingleByteEdits) {

@@ -9,9 +9,10 @@
 namespace kvplane::base {
 namespace {
 
-constexpr std::array<EnvVariable, 2> kVariables = {{
+constexpr std::array<EnvVariable, 3> kVariables = {{
     {"KVPLANE_FORCE_ISA", "Kernel variant to use: scalar, avx2 or avx512 (default: the best this CPU has)"},
     {"KVPLANE_LOG", "Log level: trace, debug, info, warn, error or off (default: info)"},
+    {"KVPLANE_TEST_DATA", "Of tests: folder with the traces and tokenizers of others that some of them read"},
 }};
 
 }  // namespace

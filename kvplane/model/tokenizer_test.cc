@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "kvplane/base/rng.h"
+#include "kvplane/base/testing/test_data.h"
 #include "kvplane/model/json_file.h"
 #include "kvplane/model/sentencepiece_tokenizer.h"
 #include "kvplane/model/tokenizer_json.h"
@@ -22,7 +23,7 @@ namespace fs = std::filesystem;
 using Ids = std::vector<int32_t>;
 
 const fs::path kDemo = fs::path(KVPLANE_SOURCE_DIR) / "models" / "demo";
-const fs::path kGpt2 = fs::path(KVPLANE_SOURCE_DIR) / ".." / "shared" / "data" / "tokenizers" / "gpt2";
+const fs::path kGpt2 = base::testing::TestData("tokenizers/gpt2");
 
 std::string ReadAll(const fs::path& path) {
   auto text = ReadTextFile(path);
@@ -138,7 +139,7 @@ TEST(TokenizerUnit, SpecialTokensInTextNeedTheFlag) {
 }
 
 TEST(TokenizerUnit, Gpt2Vectors) {
-  if (!fs::exists(kGpt2 / "vectors.inp")) GTEST_SKIP() << "no test vectors";
+  if (!fs::exists(kGpt2 / "vectors.inp")) GTEST_SKIP() << base::testing::NoTestData(kGpt2);
   const auto tokenizer = Take(Tokenizer::Load(kGpt2));
   ASSERT_TRUE(tokenizer);
   const std::string separator = "\n__ggml_vocab_test__\n";
@@ -401,7 +402,7 @@ TEST(TokenizerProperty, BothDemoTokenizersAgreeAndRoundTrip) {
 }
 
 TEST(TokenizerProperty, ByteLevelRoundTripsEveryText) {
-  if (!fs::exists(kGpt2 / "vocab.json")) GTEST_SKIP() << "no GPT-2 files";
+  if (!fs::exists(kGpt2 / "vocab.json")) GTEST_SKIP() << base::testing::NoTestData(kGpt2);
   const auto tokenizer = Take(Tokenizer::Load(kGpt2));
   ASSERT_TRUE(tokenizer);
   base::Rng rng(2);

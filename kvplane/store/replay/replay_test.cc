@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kvplane/base/rng.h"
+#include "kvplane/base/testing/test_data.h"
 #include "kvplane/store/replay/block_trace.h"
 #include "kvplane/store/replay/cache_replay.h"
 #include "kvplane/store/replay/line_reader.h"
@@ -18,10 +19,8 @@ namespace kvplane::store {
 namespace {
 
 using base::StatusCode;
-
-constexpr char kMooncakeTrace[] = KVPLANE_SOURCE_DIR "/../shared/data/traces/mooncake_conversation.jsonl.zst";
-constexpr char kAgentTrace[] = KVPLANE_SOURCE_DIR "/../shared/data/traces/agent_sessions.jsonl.zst";
-constexpr char kAzureTrace[] = KVPLANE_SOURCE_DIR "/../shared/data/traces/azure_2023_conv.csv.zst";
+using base::testing::NoTestData;
+using base::testing::TestData;
 
 // A file of this process that goes with the test.
 class TempFile {
@@ -271,8 +270,9 @@ TEST(CacheReplayProperty, BoundsHoldForEveryPolicyAndStack) {
 
 // The published curve of plain LRU over 512-token blocks.
 TEST(CacheReplayUnit, MooncakeReferencePoints) {
-  if (!std::filesystem::exists(kMooncakeTrace)) GTEST_SKIP() << "no trace here";
-  const auto trace = ReadTrace(kMooncakeTrace, TraceFormat::kMooncake);
+  const auto file = TestData("traces/mooncake_conversation.jsonl.zst");
+  if (!std::filesystem::exists(file)) GTEST_SKIP() << NoTestData(file);
+  const auto trace = ReadTrace(file.string(), TraceFormat::kMooncake);
   ASSERT_TRUE(trace.ok()) << trace.status().ToString();
   EXPECT_EQ(trace->requests.size(), 12'031u);
   EXPECT_EQ(trace->blocks, 288'500u);
@@ -289,8 +289,9 @@ TEST(CacheReplayUnit, MooncakeReferencePoints) {
 }
 
 TEST(CacheReplayUnit, AgentSessionsAreReadWhole) {
-  if (!std::filesystem::exists(kAgentTrace)) GTEST_SKIP() << "no trace here";
-  const auto trace = ReadTrace(kAgentTrace, TraceFormat::kAgent);
+  const auto file = TestData("traces/agent_sessions.jsonl.zst");
+  if (!std::filesystem::exists(file)) GTEST_SKIP() << NoTestData(file);
+  const auto trace = ReadTrace(file.string(), TraceFormat::kAgent);
   ASSERT_TRUE(trace.ok()) << trace.status().ToString();
   EXPECT_EQ(trace->sessions, 411u);
   EXPECT_EQ(trace->dropped_sessions, 9u);
@@ -299,8 +300,9 @@ TEST(CacheReplayUnit, AgentSessionsAreReadWhole) {
 }
 
 TEST(CacheReplayUnit, AzureIsReadWhole) {
-  if (!std::filesystem::exists(kAzureTrace)) GTEST_SKIP() << "no trace here";
-  const auto trace = ReadTrace(kAzureTrace, TraceFormat::kAzure);
+  const auto file = TestData("traces/azure_2023_conv.csv.zst");
+  if (!std::filesystem::exists(file)) GTEST_SKIP() << NoTestData(file);
+  const auto trace = ReadTrace(file.string(), TraceFormat::kAzure);
   ASSERT_TRUE(trace.ok()) << trace.status().ToString();
   EXPECT_EQ(trace->requests.size(), 19'366u);
   EXPECT_NEAR(trace->requests.back().time_s - trace->requests.front().time_s, 3501.7, 0.1);
