@@ -33,9 +33,10 @@ base::Result<model::ComputeType> ParseCompute(const std::string& name) {
 
 // Refuses a wrong flag before the model is loaded, and also when this role would not use it.
 base::Status CheckTransferFlags(const RuntimeArgs& args) {
-  if (const auto endpoint = transport::ParseTcpEndpoint(args.kv_listen); !endpoint.ok()) {
-    return endpoint.status().Annotate("--kv-listen");
-  }
+  const std::string listen = KvListen(args);
+  const auto endpoint =
+      args.kv_transport == "ucx" ? transport::ParseUcxEndpoint(listen) : transport::ParseTcpEndpoint(listen);
+  if (!endpoint.ok()) return endpoint.status().Annotate("--kv-listen");
   if (!args.link_rate.empty()) {
     const base::Result<double> rate = base::ParseBitsPerSecond(args.link_rate);
     if (!rate.ok()) return rate.status().Annotate("--link-rate");
@@ -47,6 +48,10 @@ base::Status CheckTransferFlags(const RuntimeArgs& args) {
 }
 
 }  // namespace
+
+std::string KvListen(const RuntimeArgs& args) {
+  return args.kv_listen.empty() ? args.kv_transport + "://127.0.0.1:0" : args.kv_listen;
+}
 
 base::Result<std::unique_ptr<NodeRuntime>> NodeRuntime::Create(const RuntimeArgs& args) {
   KVPLANE_RETURN_IF_ERROR(CheckTransferFlags(args));
@@ -98,10 +103,12 @@ base::Status NodeRuntime::LoadModel(const RuntimeArgs& args) {
 base::Status NodeRuntime::CreateLink(const RuntimeArgs& args) {
   KVPLANE_ASSIGN_OR_RETURN(const transport::TransportSecurity security,
                            transport::ReadSecurityFiles(args.kv_security));
-  KVPLANE_ASSIGN_OR_RETURN(transport_, transport::CreateTransport("tcp", security));
+  auto created = transport::CreateTransport(args.kv_transport, security);
+  if (!created.ok()) return created.status().Annotate("--kv-transport");
+  transport_ = *std::move(created);
   const transport::Capabilities capabilities = transport_->capabilities();
   KVPLANE_RETURN_IF_ERROR(
-      transport::CheckListenPolicy("--kv-listen", args.kv_listen, capabilities, args.insecure));
+      transport::CheckListenPolicy("--kv-listen", KvListen(args), capabilities, args.insecure));
   if (args.role == "unified") return base::Status::Ok();
   base::Log(base::LogLevel::kInfo, "KV connections: {}: {}", transport_->name(), Describe(capabilities));
   if (!args.link_rate.empty()) {
@@ -124,7 +131,7 @@ base::Status NodeRuntime::CreateTransfer(const RuntimeArgs& args) {
   if (args.role == "unified") return base::Status::Ok();
   if (args.role == "prefill") {
     transfer::KvSenderOptions options;
-    options.endpoint = args.kv_listen;
+    options.endpoint = KvListen(args);
     options.codec_threads = args.codec_threads;
     options.tile_retries = args.tile_retries;
     KVPLANE_ASSIGN_OR_RETURN(sender_, transfer::KvSender::Create(*transport_, options));

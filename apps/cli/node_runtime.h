@@ -34,12 +34,13 @@ struct RuntimeArgs {
   uint32_t step_tokens = 512;  // token budget of one step: larger prefills faster, smaller keeps TPOT even
   uint32_t max_running = 64;
   uint32_t max_queued = 1024;
-  uint32_t max_context = 0;                     // 0: the model's limit
-  std::string strategy = "off";                 // of transfers whose request names none
-  std::vector<std::string> profiles;            // files; the first is what this node codes with
-  std::string kv_listen = "tcp://127.0.0.1:0";  // where a prefill node serves KV
-  transport::SecurityFiles kv_security;         // protects KV connections; the same on both nodes
-  bool insecure = false;                        // serve KV on a public address to whoever connects
+  uint32_t max_context = 0;              // 0: the model's limit
+  std::string strategy = "off";          // of transfers whose request names none
+  std::vector<std::string> profiles;     // files; the first is what this node codes with
+  std::string kv_transport = "tcp";      // what KV connections run over: tcp or ucx, the same on both sides
+  std::string kv_listen;                 // where a prefill node serves KV; empty: any port of loopback
+  transport::SecurityFiles kv_security;  // protects KV connections; the same on both nodes
+  bool insecure = false;                 // serve KV on a public address to whoever connects
   uint32_t codec_threads = 1;
   uint32_t tile_retries = 3;
   double transfer_timeout_s = 30;
@@ -49,6 +50,9 @@ struct RuntimeArgs {
   std::string link_rate;        // shape what this node sends, e.g. 200Mbit/s; empty: not shaped
   std::string kv_fault;  // tests only: damage what this node sends, e.g. flip=1e-6,seed=7 (docs/testing.md)
 };
+
+// The endpoint that `args` name for serving KV.
+std::string KvListen(const RuntimeArgs& args);
 
 class NodeRuntime {
  public:

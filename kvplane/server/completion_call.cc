@@ -50,11 +50,11 @@ std::string_view OutcomeName(FinishReason reason) {
   return "failed";
 }
 
-// "tcp://host:port", an IPv6 literal in brackets.
-std::string KvEndpoint(const TransferParams& params) {
+// "tcp://host:port" or another scheme, an IPv6 literal in brackets.
+std::string KvEndpoint(std::string_view scheme, const TransferParams& params) {
   const bool literal_v6 =
       params.remote_host.find(':') != std::string::npos && params.remote_host.front() != '[';
-  return fmt::format(fmt::runtime(literal_v6 ? "tcp://[{}]:{}" : "tcp://{}:{}"), params.remote_host,
+  return fmt::format(fmt::runtime(literal_v6 ? "{}://[{}]:{}" : "{}://{}:{}"), scheme, params.remote_host,
                      params.remote_port);
 }
 
@@ -140,9 +140,10 @@ ApiResult<bool> CompletionCall::SubmitChoice(const std::vector<int32_t>& prompt,
                                                  .strategy = request_.strategy,
                                                  .accept_lossy = request_.accept_lossy};
   } else if (request_.transfer) {
-    request.remote_prefill = engine::RemotePrefill{.transfer_id = request_.transfer->transfer_id,
-                                                   .endpoint = KvEndpoint(*request_.transfer),
-                                                   .accept_lossy = request_.accept_lossy};
+    request.remote_prefill =
+        engine::RemotePrefill{.transfer_id = request_.transfer->transfer_id,
+                              .endpoint = KvEndpoint(node_.info.kv_transport, *request_.transfer),
+                              .accept_lossy = request_.accept_lossy};
   }
   const auto id = node_.engine.Submit(std::move(request),
                                       std::make_shared<ChoiceSink>(shared_from_this(), exchange_, index));

@@ -107,6 +107,7 @@ void NodeApi::KvEndpoint(const std::shared_ptr<Exchange>& exchange) {
                {"max_context", node_.engine.options().max_context},
                {"default_strategy", node_.info.default_strategy},
                {"profiles", node_.info.profiles},
+               {"kv_transport", node_.info.kv_transport},
                {"kv_host", nullptr},
                {"kv_port", nullptr},
                {"queued", stats.queued},

@@ -23,6 +23,7 @@ struct NodeInfo {
   // node by: it listens on all its addresses and was not told which to name.
   std::string kv_host;
   uint16_t kv_port = 0;               // 0: it serves no KV
+  std::string kv_transport = "tcp";   // of KV served and fetched: the scheme of its endpoints
   std::string model_fingerprint;      // hexadecimal; a router pairs only nodes that agree
   std::string default_strategy;       // canonical text, of transfers that name none
   std::vector<std::string> profiles;  // ids of the loaded model profiles, hexadecimal

@@ -21,6 +21,7 @@
 #include "kvplane/stats/quantile.h"
 #include "kvplane/transport/create_transport.h"
 #include "kvplane/transport/file_descriptor.h"
+#include "kvplane/transport/ucx_transport.h"
 
 namespace kvplane::cli {
 namespace {
@@ -190,7 +191,7 @@ base::Result<Contender> MakeContender(const std::string& spec, const transport::
   } else {
     KVPLANE_ASSIGN_OR_RETURN(out.transport, transport::CreateTransport(spec, security));
     out.name = std::string(out.transport->name());
-    const char* endpoint = spec == "inproc" ? "inproc://" : "tcp://127.0.0.1:0";
+    const std::string endpoint = spec == "inproc" ? "inproc://" : spec + "://127.0.0.1:0";
     KVPLANE_ASSIGN_OR_RETURN(out.listener, out.transport->Listen(endpoint));
   }
   if (connections > 1) out.name += fmt::format(" x{}", connections);
@@ -215,6 +216,7 @@ base::Result<std::vector<Contender>> MakeContenders(const BenchTransportArgs& ar
   const transport::TransportSecurity none;
   std::vector<Choice> choices = {
       {"", none, 1}, {"tcp", none, 1}, {"tcp", token, 1}, {"tcp", tls, 1}, {"inproc", none, 1}};
+  if (transport::UcxIsBuilt()) choices.push_back({"ucx", none, 1});
   if (args.connections > 1) {
     for (const Choice& more : {Choice{"", none, 0}, Choice{"tcp", none, 0}, Choice{"tcp", tls, 0}}) {
       choices.push_back({more.spec, more.security, args.connections});

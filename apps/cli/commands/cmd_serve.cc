@@ -40,10 +40,11 @@ base::Result<server::NodeInfo> DescribeNode(const ServeArgs& args, NodeRuntime& 
   info.role = args.runtime.role;
   info.model_fingerprint = Hex(runtime.model().fingerprint());
   info.default_strategy = runtime.default_strategy().ToString();
+  info.kv_transport = args.runtime.kv_transport;
   for (const auto& profile : runtime.profiles().all()) info.profiles.push_back(profile->id().ToHex());
   const std::string bound = runtime.kv_endpoint();
   if (bound.empty()) return info;
-  KVPLANE_ASSIGN_OR_RETURN(KvAddress told, AdvertisedKv(args.runtime.kv_listen, args.kv_advertise, bound));
+  KVPLANE_ASSIGN_OR_RETURN(KvAddress told, AdvertisedKv(KvListen(args.runtime), args.kv_advertise, bound));
   info.kv_host = std::move(told.host);
   info.kv_port = told.port;
   base::Log(base::LogLevel::kInfo, "KV is served at {}; decode nodes are told {}", bound,

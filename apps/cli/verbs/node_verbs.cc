@@ -23,7 +23,11 @@ void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
   verb->add_option("--profile", args.profiles,
                    "Profile of the model, for strategies that take one; repeatable, the first is coded with")
       ->allow_extra_args(false);
-  verb->add_option("--kv-listen", args.kv_listen, "Where a prefill node serves KV");
+  verb->add_option("--kv-transport", args.kv_transport,
+                   "What KV connections run over: tcp, or ucx where it is built in; the same on all nodes")
+      ->check(CLI::IsMember({"tcp", "ucx"}));
+  verb->add_option("--kv-listen", args.kv_listen,
+                   "Where a prefill node serves KV; default: any port of 127.0.0.1, as tcp://127.0.0.1:0");
   AddKvSecurityFlags(verb, args.kv_security);
   verb->add_option("--codec-threads", args.codec_threads,
                    "Threads that code tiles; 0: on the link's own threads")
