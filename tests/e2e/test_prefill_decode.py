@@ -231,6 +231,20 @@ def test_kv_that_was_loaded_lossy_is_not_passed_off_as_exact(launch, unified, pr
     assert strict.token_ids == exact
 
 
+def test_a_short_prompt_is_not_stuck_behind_a_long_one(launch, prose):
+    """Both share a link that the long one's KV fills for seconds; neither says that it is in a hurry."""
+    cluster = launch.cluster(prefill_flags=("--link-rate", "24Mbit/s"))
+    (prefill,) = cluster.prefill
+    with ThreadPoolExecutor(1) as background:
+        long = background.submit(cluster.client.complete, prose(6000), max_tokens=2)
+        eventually(lambda: prefill.requests("transferring") == 1, "the long prompt's KV is offered")
+        short = cluster.client.complete(prose(300, start=20_000), max_tokens=2)
+        assert not long.done(), "the short one came last"
+        assert short.source == "transfer", short.kvplane
+        assert long.result().source == "transfer", long.result().kvplane
+    cluster.assert_idle()
+
+
 # ---- without our router: vLLM's protocol, one node after the other ----
 
 
