@@ -1,7 +1,8 @@
-"""A redis-server of a test's own: on loopback, in memory, ended with the test."""
+"""redis-server processes of a test's own, one or a cluster: on loopback, in memory, ended with the test."""
 
 import socket
 import subprocess
+from pathlib import Path
 
 from kvplane_process import environment, eventually
 
@@ -45,3 +46,62 @@ class RedisServer:
     def kill(self):
         self._process.kill()
         self._process.wait()
+
+
+class RedisCluster:
+    """Three masters with a replica each; ports and folders of their own. Use it as a context."""
+
+    MASTERS = 3
+    MEET_S = 60  # until all six agree; a few seconds on an idle machine
+    TIMEOUT_MS = 1000  # silence after which a master is taken for dead
+
+    def __init__(self, folder):
+        self._folder = Path(folder)
+        self.nodes = []
+
+    def __enter__(self):
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        for node in self.nodes:
+            node.kill()
+
+    def _start(self):
+        for i in range(2 * self.MASTERS):
+            folder = self._folder / f"redis-{i}"
+            folder.mkdir()
+            with socket.socket() as free:  # the default, port + 10000, may be beyond 65535 or taken
+                free.bind(("127.0.0.1", 0))
+                bus = free.getsockname()[1]
+            self.nodes.append(RedisServer(folder, "--cluster-enabled", "yes", "--cluster-port", str(bus),
+                                          "--cluster-node-timeout", str(self.TIMEOUT_MS)))
+        addresses = [f"127.0.0.1:{node.port}" for node in self.nodes]
+        created = subprocess.run(
+            ["redis-cli", "--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes"],
+            capture_output=True, text=True, timeout=self.MEET_S, check=False)
+        assert created.returncode == 0, created.stdout + created.stderr
+        eventually(self._healthy, "all nodes of the cluster agree, every master has its replica", self.MEET_S)
+
+    def _healthy(self):
+        return all(b"cluster_state:ok" in (node.command("CLUSTER", "INFO") or b"")
+                   and (self.replicating(node) or not self._is_replica(node)) for node in self.nodes)
+
+    @staticmethod
+    def _is_replica(node):
+        return b"role:slave" in (node.command("INFO", "replication") or b"")
+
+    @staticmethod
+    def replicating(node):
+        return b"master_link_status:up" in (node.command("INFO", "replication") or b"")
+
+    def masters(self):
+        return [node for node in self.nodes if node.alive() and not self._is_replica(node)]
+
+    def url(self):
+        """Of all nodes: which of them are masters may change."""
+        return "redis://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
