@@ -350,7 +350,7 @@ kvp_object Describe(const codec::ObjectReader& reader) {
   const codec::ObjectInfo& info = reader.info();
   kvp_object out{};
   out.format_major = codec::kObjectMajor;
-  out.format_minor = codec::kObjectMinor;
+  out.format_minor = reader.minor_version();
   out.layers = info.geometry.layers;
   out.tokens = info.tokens;
   out.kv_heads = info.geometry.kv_heads;

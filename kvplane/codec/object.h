@@ -138,13 +138,15 @@ class ObjectReader {
   // How many bytes the prefix takes, from the first kObjectHeaderBytes of an object.
   static base::Result<size_t> PrefixBytes(std::span<const std::byte> header);
 
-  // `bytes` begins with a whole prefix (and may go on). kCorrupt: not an object, damaged or impossible;
-  // kUnimplemented: a major version, critical flag or stage of the future; kFailedPrecondition: lossy and not
-  // accepted. An object made with a profile that is not among options.profiles opens and verifies; decoding
-  // it is kFailedPrecondition, with the profile's id in the message.
+  // `bytes` begins with a whole prefix (and may go on). kCorrupt: not an object, damaged or impossible, as
+  // one of another geometry than the profile it names; kUnimplemented: a major version, critical flag or
+  // stage of the future; kFailedPrecondition: lossy and not accepted. An object made with a profile that is
+  // not among options.profiles opens and verifies; decoding it is kFailedPrecondition, with the profile's id
+  // in the message.
   static base::Result<ObjectReader> Open(std::span<const std::byte> bytes, const OpenOptions& options = {});
 
   const ObjectInfo& info() const { return info_; }
+  uint8_t minor_version() const { return minor_version_; }  // as its writer set it
   uint64_t object_bytes() const { return object_bytes_; }
   size_t prefix_bytes() const { return prefix_bytes_; }
   // Where the section of `layer` lies in the object.
@@ -160,11 +162,12 @@ class ObjectReader {
   // Whether the profile that the strategy takes is there: kFailedPrecondition, with its id, where it is not.
   // Decoding says so too; who takes memory for the values asks first.
   base::Status CheckDecodable() const;
-  // Decodes one tile into `out`, all or nothing.
+  // Decodes one tile into `out`. On an error its values are unspecified: a CRC32C that does not match and bad
+  // parameters are found before the first is written, a stream that ends wrongly is not.
   base::Status DecodeTile(const LayerSection& section, const TileRef& tile, Workspace& workspace,
                           const tensor::TileView& out) const;
   // Decodes all tiles of a layer into pages that cover info().tokens tokens, counted from 0. On an error the
-  // tiles before the broken one have been delivered, none in part.
+  // tiles before the broken one have been delivered; the values of that one are unspecified.
   base::Status DecodeLayer(uint32_t layer, std::span<const std::byte> section, Workspace& workspace,
                            const tensor::LayerPages& out) const;
   // Decodes a whole object; out: [layers].
@@ -182,6 +185,7 @@ class ObjectReader {
   std::vector<Range> directory_;
   std::array<std::byte, 128>
       identity_bytes_{};  // as they lie in the object; section indexes are bound to them
+  uint8_t minor_version_ = 0;
   size_t prefix_bytes_ = 0;
   uint64_t object_bytes_ = 0;
 };

@@ -112,11 +112,19 @@ constexpr UnevenFile kUneven[] = {
      0x88193cf6},
 };
 
+// The way of levels that fit a byte: whole windows, a lane each (profile_v1_window.kvpf).
+constexpr struct {
+  std::string_view name;
+  std::string_view strategy;
+  uint32_t values_crc;  // CRC32C of [2, tokens, kv_heads, head_dim]
+} kWindow = {"window_c11", "c11", 0xd93e952a};
+
 std::string TestData(std::string_view file) {
   return fmt::format("{}/kvplane/codec/testdata/{}", KVPLANE_SOURCE_DIR, file);
 }
 std::string GoldenPath(std::string_view name) { return TestData(fmt::format("object_v1_{}.kvpo", name)); }
 std::string ProfilePath() { return TestData("profile_v1_synthetic.kvpf"); }
+std::string WindowProfilePath() { return TestData("profile_v1_window.kvpf"); }
 std::string UnevenProfilePath() { return TestData("profile_v1_uneven.kvpf"); }
 
 std::vector<std::byte> ReadFile(const std::string& path) {
@@ -262,6 +270,33 @@ TEST(ObjectGoldenUnit, UnevenFilesDecodeForEver) {
   }
 }
 
+ObjectInfo WindowInfo() {
+  ObjectInfo info = GoldenInfo(kWindow.strategy);
+  info.geometry = {.layers = 1, .kv_heads = 4, .head_dim = 64};
+  return info;
+}
+
+TEST(ObjectGoldenUnit, WindowFileDecodesForEver) {
+  ProfileSet profiles;
+  profiles.Add(GoldenProfile(WindowProfilePath()));
+  const std::vector<std::byte> object = ReadFile(GoldenPath(kWindow.name));
+  ASSERT_FALSE(object.empty());
+  const auto reader = ObjectReader::Open(object, {.profiles = &profiles});
+  ASSERT_TRUE(reader.ok()) << reader.status().ToString();
+  EXPECT_EQ(MethodsOf(*reader, object), "11");
+  std::vector<std::byte> coded;
+  for (const kernel::Isa isa : kernel::AvailableIsas()) {
+    const kernel::testing::ScopedIsa scope(isa);
+    const std::vector<uint16_t> values = DecodeTokenMajor(*reader, object);
+    const uint32_t crc = kernel::Crc32c(std::as_bytes(std::span(values)));
+    EXPECT_EQ(crc, kWindow.values_crc) << Name(isa) << fmt::format(" {:#010x}", crc);
+    // Rungs are the encoder's choice, but every instruction set's is the same.
+    const std::vector<std::byte> again = WriteObject(WindowInfo(), profiles.all().front());
+    if (coded.empty()) coded = again;
+    EXPECT_EQ(again, coded) << Name(isa);
+  }
+}
+
 // Every stage that can change what is decoded stands in a golden object.
 TEST(ObjectGoldenUnit, EveryStageHasAFile) {
   for (const StageDescriptor& stage : Stages()) {
@@ -281,6 +316,12 @@ TEST(ObjectGoldenUnit, DISABLED_WriteMissingFiles) {
     const auto profile = ModelProfile::Create(testing::SyntheticProfileData({.geometry = kGeometry}));
     ASSERT_TRUE(profile.ok());
     WriteFile(ProfilePath(), (*profile)->bytes());
+  }
+  if (ReadFile(GoldenPath(kWindow.name)).empty()) {
+    const auto profile = ModelProfile::Create(testing::WindowProfileData());
+    ASSERT_TRUE(profile.ok());
+    WriteFile(WindowProfilePath(), (*profile)->bytes());
+    WriteFile(GoldenPath(kWindow.name), WriteObject(WindowInfo(), *profile));
   }
   for (const auto& golden : kGolden) {
     if (!ReadFile(GoldenPath(golden.name)).empty()) continue;

@@ -6,6 +6,7 @@
 #include "kvplane/base/endian.h"
 #include "kvplane/codec/object.h"
 #include "kvplane/codec/object_layout.h"
+#include "kvplane/codec/profile_match.h"
 #include "kvplane/kernel/checksum/checksum.h"
 
 namespace kvplane::codec {
@@ -14,7 +15,7 @@ namespace {
 // The header's fields as read; checked by CheckHeader() before use.
 struct Header {
   uint16_t flags, layers, kv_heads, head_dim, head_group, tile_tokens, key_bytes, value_bytes;
-  uint8_t major, dtype, quality_key, quality_value;
+  uint8_t major, minor, dtype, quality_key, quality_value;
   uint32_t magic, first_token, tokens, prefix_bytes, crc;
   uint64_t object_bytes;
 };
@@ -23,6 +24,7 @@ Header LoadHeader(const std::byte* in) {
   Header h{};
   h.magic = base::LoadLe<uint32_t>(in + layout::kAtMagic);
   h.major = base::LoadLe<uint8_t>(in + layout::kAtMajor);
+  h.minor = base::LoadLe<uint8_t>(in + layout::kAtMinor);
   h.flags = base::LoadLe<uint16_t>(in + layout::kAtFlags);
   h.dtype = base::LoadLe<uint8_t>(in + layout::kAtDType);
   h.quality_key = base::LoadLe<uint8_t>(in + layout::kAtQualityKey);
@@ -113,7 +115,8 @@ uint64_t SmallestSection(const ObjectInfo& info,
   return bytes;
 }
 
-// Null for sides whose profile is not there.
+// Null for sides whose profile is not there. An id stands for one profile with one geometry, so an object of
+// another geometry that names it is no object at all.
 base::Result<std::array<std::shared_ptr<const TileCodec>, 2>> BindCodecs(const ObjectInfo& info,
                                                                          const ProfileSet* profiles) {
   const ProfileId id{info.identity.profile};
@@ -121,6 +124,10 @@ base::Result<std::array<std::shared_ptr<const TileCodec>, 2>> BindCodecs(const O
     return base::Corrupt("object: its strategy needs a profile, its identity names none");
   }
   const std::shared_ptr<const ModelProfile> profile = profiles == nullptr ? nullptr : profiles->Find(id);
+  if (info.strategy.needs_profile() && profile != nullptr) {
+    const base::Status fits = CheckProfileMatches(*profile, info.geometry, {});
+    if (!fits.ok()) return base::Corrupt("object: {}", fits.message());
+  }
   std::array<std::shared_ptr<const TileCodec>, 2> codecs;
   for (const tensor::Side side : tensor::kSides) {
     const SideStrategy& strategy = info.strategy.side(side);
@@ -203,6 +210,7 @@ base::Result<ObjectReader> ObjectReader::Open(std::span<const std::byte> bytes, 
   const std::byte* directory = bytes.data() + layout::kAtStrategyText + h.key_bytes + h.value_bytes;
   KVPLANE_ASSIGN_OR_RETURN(reader.directory_,
                            ReadDirectory(directory, h, SmallestSection(info, reader.codecs_)));
+  reader.minor_version_ = h.minor;
   reader.prefix_bytes_ = h.prefix_bytes;
   reader.object_bytes_ = h.object_bytes;
   return reader;
@@ -230,9 +238,10 @@ base::Result<LayerSection> ObjectReader::OpenLayer(uint32_t layer, std::span<con
   for (size_t i = 0; i < tiles; ++i) {
     const std::byte* entry = section.data() + i * layout::kIndexEntryBytes;
     const auto bytes = base::LoadLe<uint32_t>(entry);
-    if (bytes < 1 || bytes > section.size() - at) {
-      return base::Corrupt("object: tile {} of layer {} claims {} bytes, {} are left", i, layer, bytes,
-                           section.size() - at);
+    const size_t raw_bytes = ShapeOf(info_, TileAt(info_, i)).raw_bytes();
+    if (bytes < 1 || bytes > 1 + raw_bytes || bytes > section.size() - at) {
+      return base::Corrupt("object: tile {} of layer {} claims {} bytes; raw it has {}, {} are left", i,
+                           layer, bytes, 1 + raw_bytes, section.size() - at);
     }
     out.entries_[i] = {at, bytes, base::LoadLe<uint32_t>(entry + 4)};
     at += bytes;

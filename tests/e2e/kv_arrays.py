@@ -32,8 +32,8 @@ def save(folder, cache):
     return path
 
 
-def encode(source, target, strategy):
-    done = run("encode", source, "--output", target, "--strategy", strategy)
+def encode(source, target, strategy, *flags):
+    done = run("encode", source, "--output", target, "--strategy", strategy, *flags)
     assert done.returncode == 0, done.stderr
     return target
 

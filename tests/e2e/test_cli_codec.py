@@ -116,6 +116,15 @@ def test_inspect_json_and_verify(tmp_path):
     assert human.returncode == 0 and "bits=4" in human.stdout + human.stderr
 
 
+def test_inspect_tells_qualities_apart(tmp_path):
+    source = save(tmp_path, make_cache(70))
+    strategy = "ecsq(snr=21,scale=tile) | rans(class)"
+    for flags, quality in (((), [0, 0]), (("--quality", "64"), [64, 64]), (("--quality", "64,192"), [64, 192])):
+        encoded = encode(source, tmp_path / "cache.kvo", strategy, *flags)
+        facts = json.loads(run("inspect", "--json", encoded).stdout)
+        assert (facts["quality"], facts["format"]) == (quality, "1.0")
+
+
 def test_a_lossless_object_says_so(tmp_path):
     encoded = encode(save(tmp_path, make_cache(10)), tmp_path / "cache.kvo", "off")
     assert json.loads(run("inspect", "--json", encoded).stdout)["lossy"] is False

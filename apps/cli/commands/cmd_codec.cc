@@ -117,10 +117,11 @@ nlohmann::json Describe(const codec::ObjectReader& reader) {
   nlohmann::json layer_bytes = nlohmann::json::array();
   for (uint32_t i = 0; i < info.geometry.layers; ++i) layer_bytes.push_back(reader.layer_range(i).bytes);
   const auto values = static_cast<double>(info.raw_bytes()) / 2;
-  return {{"format", fmt::format("{}.{}", codec::kObjectMajor, codec::kObjectMinor)},
+  return {{"format", fmt::format("{}.{}", codec::kObjectMajor, reader.minor_version())},
           {"strategy", info.strategy.ToString()},
           {"strategy_id", info.strategy.id().ToHex()},
           {"lossy", info.strategy.lossy()},
+          {"quality", {info.quality[0], info.quality[1]}},
           {"dtype", std::string(tensor::Name(info.geometry.dtype))},
           {"layers", info.geometry.layers},
           {"kv_heads", info.geometry.kv_heads},

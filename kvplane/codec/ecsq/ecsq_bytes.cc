@@ -228,8 +228,12 @@ uint64_t SettleRungs(const EcsqPlan& plan, uint32_t tokens, const ByteTile& tile
   return chosen / kernel::kEcsqCostUnits;
 }
 
+// The kernel's level of what no int32 holds is -128, whatever the sign; coders clip to the range of the rung,
+// on the side where the value lies.
+constexpr float kBeyondInt32 = 0x1p31f;
+
 // Those of the levels beyond their rung's range that lie far enough beyond, in the order of `above`. Every
-// second one does: without branches.
+// second one does: without branches, but for levels beyond int32, which are put right on the way.
 size_t PickEscapes(const EcsqPlan& plan, const tensor::ConstTileView& in, const uint16_t* const* rows,
                    const ByteTile& tile, std::span<const uint32_t> above) {
   const EcsqByteLanes& bytes = *plan.byte_lanes;
@@ -244,6 +248,7 @@ size_t PickEscapes(const EcsqPlan& plan, const tensor::ConstTileView& in, const 
     const uint16_t bits = rows[token][head * in.head_stride + (element - head * in.head_dim)];
     const float centred = tensor::Bf16ToFloat(bits) - bytes.mean[element];
     const float level = centred * bytes.inverse_step[element];
+    if (level >= kBeyondInt32) tile.levels[size_t{token} * plan.lanes + lane] = 127;
     const bool inside = std::fabs(level) <= tile.reach[lane / kernel::kRansLanes];
     tile.escapes[count] = {token * plan.elements + element, bits};
     count += inside ? 0 : 1;

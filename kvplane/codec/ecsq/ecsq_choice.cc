@@ -295,6 +295,11 @@ bool ChooseEcsq(const EcsqPlan& plan, const EcsqConfig& config, const tensor::Co
   choice.ladder = {Take<uint8_t>(at, plan.groups()), plan.groups()};
   choice.escapes = {Take<EcsqEscape>(at, max_escapes), max_escapes};
 
+  // Not every instruction set writes the slots behind a head; all are rated.
+  if (plan.rows.head_dim % kernel::EcsqRows::kGroup != 0) {
+    std::fill_n(tile.largest, slots, 0.0f);
+    std::fill_n(tile.energy, slots, 0.0f);
+  }
   // Elements without a lane are not seen again, and head scales are exact: both take every token.
   const bool sample =
       plan.dropped.empty() && !config.tile_scale && in.tokens >= kSampleStride * kLeastSampled;

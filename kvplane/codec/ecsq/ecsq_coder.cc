@@ -96,8 +96,7 @@ base::Status ReadStreams(PayloadReader& reader, Streams& streams) {
 }  // namespace
 
 EcsqCoder::EcsqCoder(Chain chain, tensor::Side side, std::shared_ptr<const ModelProfile> profile)
-    : plans_(chain, side, std::move(profile)),
-      to_pages_(FindCall(chain, Slot::kTransform) == nullptr && FindCall(chain, kStageUnrope) == nullptr) {}
+    : chain_(chain), plans_(chain, side, std::move(profile)) {}
 
 size_t EcsqCoder::LeastBytes(const TileShape&) const { return 1; }
 
@@ -149,7 +148,7 @@ base::Status EcsqCoder::Decode(const TileContext& context, std::span<const std::
   const std::shared_ptr<const EcsqPlan> plan = plans_.Of(context, ShapeOf(out));
   if (plan == nullptr) return base::FailedPrecondition("ecsq: the profile does not fit the tile");
   const uint32_t heads = plans_.config().tile_scale ? plan->rows.heads : 0;
-  const size_t room = EcsqEscapeRoom(in.size());
+  const size_t room = EcsqEscapeRoom(in.size(), out.values());
   const size_t bytes = room * sizeof(EcsqEscape) + heads + plan->groups();
   const std::span<std::byte> memory = workspace.Scratch(bytes, Workspace::Use::kQuantizer);
   std::span<EcsqEscape> escapes(reinterpret_cast<EcsqEscape*>(memory.data()), room);
@@ -173,7 +172,7 @@ base::Status EcsqCoder::Decode(const TileContext& context, std::span<const std::
     streams.shape = tables.Shape(*plan, out.tokens / streams.count);
     KVPLANE_RETURN_IF_ERROR(ReadStreams(reader, streams));
     if (head.raw && !FromRaw(streams, workspace)) return base::Corrupt("ecsq: a raw stream is malformed");
-    const bool streaming_stores = to_pages_ && out.values() * sizeof(uint16_t) >= kStreamingBytes;
+    const bool streaming_stores = WritesAroundCaches(chain_, out);
     uint32_t corrupt = 0;
     if (as_bytes) {
       corrupt = DecodeByteStreams(*plan, streams.shape, {streams.bytes, streams.count}, head_scales,

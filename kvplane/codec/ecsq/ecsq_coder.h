@@ -24,8 +24,8 @@ class EcsqCoder final : public TileCoder {
   base::Status Check() const { return plans_.Check(); }
 
  private:
+  Chain chain_;
   EcsqPlans plans_;
-  bool to_pages_;  // decodes into pages, not into a transform's input
 };
 
 }  // namespace kvplane::codec

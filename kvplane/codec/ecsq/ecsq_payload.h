@@ -3,6 +3,7 @@
 // Thread safety: values over the caller's memory.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -134,8 +135,10 @@ base::Result<EcsqHead> ReadEcsqHead(const EcsqPlan& plan, uint32_t tokens, uint3
                                     uint32_t mode, PayloadReader& reader, std::span<uint8_t> head_scales,
                                     std::span<uint8_t> ladder, std::span<EcsqEscape>& escapes);
 
-// The most escapes that a payload of so many bytes can hold.
-constexpr size_t EcsqEscapeRoom(size_t payload_bytes) { return payload_bytes / 3; }
+// The most escapes that a payload of so many bytes can hold for a tile of so many values.
+constexpr size_t EcsqEscapeRoom(size_t payload_bytes, size_t values) {
+  return std::min(payload_bytes / 3, values / kEcsqValuesPerEscape);
+}
 
 // Puts the escapes where they belong. rows[t]: head 0 of token t.
 void ApplyEscapes(const EcsqPlan& plan, std::span<const EcsqEscape> escapes, uint16_t* const* rows,

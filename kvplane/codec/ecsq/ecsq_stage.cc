@@ -4,6 +4,7 @@
 
 #include "kvplane/codec/ecsq/ecsq_coder.h"
 #include "kvplane/codec/ecsq/ternary_coder.h"
+#include "kvplane/codec/select/bands.h"
 
 namespace kvplane::codec {
 namespace {
@@ -23,6 +24,7 @@ base::Status ValidateEcsq(Chain chain, size_t at) {
       call.params[2] == static_cast<uint32_t>(EcsqWeight::kModel)) {
     return base::InvalidArgument("L4: the weights of 'ecsq(weight=model)' are in the profile: scale=profile");
   }
+  KVPLANE_RETURN_IF_ERROR(CheckLowHasBand(chain, at, call.params[1]));
   return Validate(chain, at);
 }
 

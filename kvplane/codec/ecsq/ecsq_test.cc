@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "kvplane/base/check.h"
+#include "kvplane/base/endian.h"
 #include "kvplane/base/rng.h"
 #include "kvplane/codec/ecsq/ecsq_choice.h"
+#include "kvplane/codec/ecsq/ecsq_payload.h"
 #include "kvplane/codec/ecsq/ecsq_plan.h"
 #include "kvplane/codec/ecsq/ecsq_stage.h"
 #include "kvplane/codec/model_profile.h"
@@ -140,6 +142,12 @@ TEST(EcsqUnit, LogarithmsAreExact) {
   EXPECT_EQ(EcsqOctaves(60), 638);
 }
 
+TEST(EcsqUnit, RoomForEscapesIsBoundByPayloadAndValues) {
+  EXPECT_EQ(EcsqEscapeRoom(2, 1000), 0u);
+  EXPECT_EQ(EcsqEscapeRoom(300, 1000), 100u);
+  EXPECT_EQ(EcsqEscapeRoom(1'000'000'000, 1000), 125u);
+}
+
 // Two channels of step 1, rung 9 by the profile: the payload by hand.
 TEST(EcsqUnit, PayloadByHand) {
   SpaceData space;
@@ -222,6 +230,59 @@ TEST(EcsqDiff, EveryIsaWritesTheSameBytesAndValues) {
       }
       ASSERT_EQ(coded, expected) << Name(isa) << " round " << round;
       ASSERT_EQ(back.values, first.values) << Name(isa) << " round " << round;
+    }
+  }
+}
+
+// Levels that no int32 holds are clipped on the side where they lie, whichever coder takes them; the values
+// come back as escapes.
+TEST(EcsqDiff, ValuesFarBeyondInt32AreTheSameBytes) {
+  base::Rng rng(21);
+  const std::vector<double> deviations(128, 0.2);  // steps of about 2^-4
+  const auto profile = ProfileOf(1, 128, deviations);
+  for (const float far : {0x1p28f, -0x1p28f, 0x1p120f, -0x1p120f}) {
+    for (const std::string_view chain :
+         {"ecsq(snr=21) | rans(class)", "centre(static) | ecsq(snr=21) | rans(class)"}) {
+      const auto codec = CodecOf(chain, profile);
+      Tile tile = RandomTile(rng, 64, 1, 128, deviations, chain[0] == 'c' ? 3 : 0);
+      tile.values[37 * 128 + 5] = tensor::FloatToBf16(far);
+      Bytes expected;
+      for (const kernel::Isa isa : kernel::AvailableIsas()) {
+        const kernel::testing::ScopedIsa scoped(isa);
+        const Bytes coded = Encode(*codec, tile);
+        ASSERT_EQ(coded[0], static_cast<std::byte>(TileMethod::kCoded));
+        if (isa == kernel::Isa::kScalar) expected = coded;
+        ASSERT_EQ(coded, expected) << Name(isa) << ", " << chain << ", " << far;
+        Tile back(64, 1, 128);
+        ASSERT_TRUE(Decode(*codec, coded, back).ok());
+        EXPECT_EQ(back.values[37 * 128 + 5], tensor::FloatToBf16(far));
+      }
+    }
+  }
+}
+
+// Heads that are no multiple of 32 leave slots that an instruction set need not write.
+TEST(EcsqSafety, WhatTheWorkspaceHeldDoesNotMatter) {
+  base::Rng rng(22);
+  const auto deviations = SpreadDeviations(rng, 3 * 7, 0.5);
+  const auto profile = ProfileOf(3, 7, deviations);
+  const Tile tile = RandomTile(rng, 64, 3, 7, deviations, 3);
+  for (const std::string_view chain :
+       {"centre(static) | ecsq(snr=21) | rans(class)", "ecsq(snr=21,scale=tile) | rans(class)",
+        "centre(static) | ternary(layers=2) | rans(class)"}) {
+    const auto codec = CodecOf(chain, profile);
+    for (const kernel::Isa isa : kernel::AvailableIsas()) {
+      const kernel::testing::ScopedIsa scoped(isa);
+      Workspace workspace;
+      const auto dirt = workspace.Scratch(1 << 16, Workspace::Use::kQuantizer);
+      for (size_t i = 0; i < dirt.size(); i += sizeof(uint32_t)) {
+        base::StoreLe(dirt.data() + i, 0x7fffffffu);  // no number, and the largest integer
+      }
+      Bytes coded(codec->MaxEncodedBytes(tile.shape));
+      const auto bytes = codec->Encode(tile.view(), workspace, coded);
+      ASSERT_TRUE(bytes.ok());
+      coded.resize(*bytes);
+      EXPECT_EQ(coded, Encode(*codec, tile)) << Name(isa) << ", " << chain;
     }
   }
 }

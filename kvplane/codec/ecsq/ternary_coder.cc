@@ -187,7 +187,7 @@ base::Status TernaryCoder::Decode(const TileContext& context, std::span<const st
   const std::shared_ptr<const EcsqPlan> plan = plans_.Of(context, ShapeOf(out));
   if (plan == nullptr) return base::FailedPrecondition("ternary: the profile does not fit the tile");
   const uint32_t layers = plans_.config().layers;
-  const size_t room = EcsqEscapeRoom(in.size());
+  const size_t room = EcsqEscapeRoom(in.size(), out.values());
   const std::span<std::byte> memory =
       workspace.Scratch(room * sizeof(EcsqEscape) + plan->groups() + NestedStreams::TableBytes(*plan, layers),
                         Workspace::Use::kQuantizer);

@@ -16,9 +16,7 @@ base::Status Validate(Chain chain, size_t at) {
   if (low == 1 || low > m) {
     return base::InvalidArgument("levels: low = {} is neither 0 nor in 2..m = {}", low, m);
   }
-  if (low != 0 && !HasBands(chain)) {
-    return base::InvalidArgument("levels: low = {} without a band; put 'heads' or 'layers' before it", low);
-  }
+  KVPLANE_RETURN_IF_ERROR(CheckLowHasBand(chain, at, low));
   if (axis == LevelAxis::kTensor && chain[at].params[3] != 0) {
     return base::InvalidArgument("levels: axis = tensor has one group per head; group must be 0");
   }

@@ -61,6 +61,12 @@ bool HasBands(Chain chain) {
   return FindCall(chain, kStageHeads) != nullptr || FindCall(chain, kStageLayers) != nullptr;
 }
 
+base::Status CheckLowHasBand(Chain chain, size_t at, uint32_t low) {
+  if (low == 0 || HasBands(chain)) return base::Status::Ok();
+  return base::InvalidArgument("bands: '{}' has low = {} without a band; put 'heads' or 'layers' before it",
+                               StageOf(chain[at]).name, low);
+}
+
 base::Status CheckBands(Chain chain, const ModelProfile* profile) {
   if (FindCall(chain, kStageHeads) == nullptr) return base::Status::Ok();
   if (profile == nullptr || profile->data().head_rank.empty()) {

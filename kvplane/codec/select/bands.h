@@ -8,6 +8,7 @@
 // Thread safety: constant data, pure functions.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
@@ -45,6 +46,9 @@ extern const StageFunctions kLayersFunctions;
 
 // Whether the chain splits heads or layers into bands at all.
 bool HasBands(Chain chain);
+
+// The rule `bands` of the quantiser chain[at] with that `low`: kInvalidArgument where it has one and no band.
+base::Status CheckLowHasBand(Chain chain, size_t at, uint32_t low);
 
 // kFailedPrecondition: the chain ranks heads and the profile does not.
 base::Status CheckBands(Chain chain, const ModelProfile* profile);

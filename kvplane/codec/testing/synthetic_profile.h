@@ -170,6 +170,20 @@ inline ModelProfileData UnevenProfileData() {
   return data;
 }
 
+// Two windows of 128 elements with a lane each, as the kernels that work on bytes take them; the means of
+// PagedLayer::FillNormal(). Channels only.
+inline ModelProfileData WindowProfileData() {
+  ModelProfileData data =
+      SyntheticProfileData({.geometry = {.layers = 1, .kv_heads = 4, .head_dim = 64}, .seed = 6});
+  for (auto& space : data.layers[0]) {
+    for (size_t basis = 1; basis < kBases; ++basis) space->bases[basis].reset();
+    for (size_t i = 0; i < space->mean.size(); ++i) {
+      space->mean[i] = tensor::FloatToBf16(i % data.geometry.head_dim % 13 == 5 ? 12.0f : 0.0f);
+    }
+  }
+  return data;
+}
+
 inline std::shared_ptr<const ModelProfile> SyntheticProfile(const SyntheticProfileOptions& options = {}) {
   auto profile = ModelProfile::Create(SyntheticProfileData(options));
   KVPLANE_CHECK(profile.ok());

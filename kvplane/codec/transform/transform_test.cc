@@ -8,6 +8,7 @@
 
 #include "kvplane/base/rng.h"
 #include "kvplane/codec/model_profile.h"
+#include "kvplane/codec/page_stores.h"
 #include "kvplane/codec/testing/synthetic_profile.h"
 #include "kvplane/codec/transform/centre_stage.h"
 #include "kvplane/codec/transform/tile_transform.h"
@@ -547,6 +548,36 @@ TEST(TransformUnit, WhoTakesTheStaticMeans) {
   const auto transform = BindTransform(taken, Side::kValue, nullptr);
   ASSERT_TRUE(transform.ok());
   EXPECT_EQ(*transform, nullptr);
+}
+
+// Around the caches go pages alone: not what a transform, undone rotation or mean is put back on.
+TEST(TransformUnit, WhoWritesAroundTheCaches) {
+  std::vector<uint16_t> values(64 * 2 * 128);
+  const auto enough = tensor::TileView::Contiguous(values.data(), 64, 2, 128);
+  const auto few = tensor::TileView::Contiguous(values.data(), 63, 2, 128);
+  const struct {
+    std::string_view chain;
+    bool around;
+  } kCases[] = {
+      {"affine | pack", true},
+      {"exponent", true},
+      {"protect | ecsq | rans(class)", true},
+      {"centre(static) | ecsq | rans(class)", true},
+      {"centre(static) | ternary | rans(class)", true},
+      {"centre(static) | affine | pack", false},
+      {"centre(block) | affine | pack", false},
+      {"centre(block) | ecsq(scale=tile) | rans(class)", false},
+      {"unrope | ecsq | rans(class)", false},
+      {"unrope | centre(static) | ecsq | rans(class)", false},
+      {"hadamard | affine | pack", false},
+      {"centre(static) | pca | ecsq | rans(class)", false},
+  };
+  for (const auto& [chain, around] : kCases) {
+    const auto side = SideStrategy::Parse(chain, tensor::Side::kKey);
+    ASSERT_TRUE(side.ok()) << side.status().ToString();
+    EXPECT_EQ(WritesAroundCaches(side->stages(), enough), around) << chain;
+    EXPECT_FALSE(WritesAroundCaches(side->stages(), few)) << chain;
+  }
 }
 
 // The whole codec: 8 bits after every transform leave an error of about -40 dB or less.
