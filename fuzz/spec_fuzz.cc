@@ -1,12 +1,17 @@
-// Texts that name places and amounts: endpoints, Redis stores, transports, sizes and rates. What is accepted
-// can be written and read again; what is refused is refused with kInvalidArgument.
+// Texts that name things: endpoints, Redis stores, transports, sizes and rates, and strategies, as people
+// write them and as OPEN frames and objects carry them. What is accepted can be written and read again; what
+// is refused is refused with kInvalidArgument (a side on the wire: kCorrupt).
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "kvplane/base/check.h"
 #include "kvplane/base/units.h"
+#include "kvplane/codec/strategy.h"
+#include "kvplane/codec/testing/synthetic_profile.h"
+#include "kvplane/codec/tile_codec.h"
 #include "kvplane/store/redis/redis_options.h"
 #include "kvplane/transport/create_transport.h"
 #include "kvplane/transport/endpoint.h"
@@ -14,7 +19,9 @@
 namespace {
 
 namespace base = kvplane::base;
+namespace codec = kvplane::codec;
 namespace store = kvplane::store;
+namespace tensor = kvplane::tensor;
 namespace transport = kvplane::transport;
 
 void RequireInvalid(const base::Status& status) {
@@ -60,6 +67,39 @@ void Stores(std::string_view text) {
   }
 }
 
+// Of the one text of a strategy: short, read again it is the same strategy with the same id.
+void RequireCanonical(const codec::Strategy& strategy) {
+  for (const tensor::Side side : tensor::kSides) {
+    const std::string text = strategy.side(side).ToString();
+    KVPLANE_CHECK(text.size() <= codec::kMaxStrategyTextBytes);
+    const auto same = codec::SideStrategy::ParseCanonical(text, side);
+    KVPLANE_CHECK(same.ok() && *same == strategy.side(side));
+  }
+  const auto again = codec::Strategy::Parse(strategy.ToString());
+  KVPLANE_CHECK(again.ok() && *again == strategy && again->id() == strategy.id());
+}
+
+void Strategies(std::string_view text) {
+  const auto written = codec::Strategy::Parse(text);
+  if (written.ok()) {
+    RequireCanonical(*written);
+  } else {
+    RequireInvalid(written.status());
+  }
+  static const auto profile = codec::testing::SyntheticProfile();
+  for (const tensor::Side side : tensor::kSides) {
+    const auto canonical = codec::SideStrategy::ParseCanonical(text, side);
+    KVPLANE_CHECK(!canonical.ok() || canonical->ToString() == text);
+    const auto bound = codec::TileCodec::FromWire(std::as_bytes(std::span(text)), side, profile);
+    if (canonical.ok()) {
+      // With a profile that has everything, but it may be too small for a rank.
+      KVPLANE_CHECK(bound.ok() || bound.status().code() == base::StatusCode::kFailedPrecondition);
+    } else {
+      KVPLANE_CHECK(bound.status().code() == base::StatusCode::kCorrupt);
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -67,6 +107,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Endpoints(text);
   Numbers(text);
   Stores(text);
+  Strategies(text);
   const auto made = transport::CreateTransport(text);
   if (!made.ok() && made.status().code() != base::StatusCode::kUnimplemented) RequireInvalid(made.status());
   return 0;

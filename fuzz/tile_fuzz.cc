@@ -3,7 +3,8 @@
 // instruction set accepts the same bytes and decodes them to the same values.
 //
 // Input: eight bytes (chain and mode, tokens, heads, head_dim, layer and head, quality, position), then the
-// coded tile or, in mode "values", bf16 values to encode. Values make the same bytes on every instruction set
+// coded tile or, in mode "values", bf16 values to encode, or a byte for each that is about as large as the
+// profiles say (the eighth byte tells). Values make the same bytes on every instruction set
 // (but for `pca`) and come back: exactly from lossless chains, finite from coded lossy tiles.
 //
 // --chains=TEXT fuzzes only the chains that contain the text.
@@ -89,16 +90,19 @@ constexpr std::string_view kChains[] = {
     "unrope | centre(static) | pca(layer,attention) | ternary(layers=2) | rans(class)",
 };
 
-// With the profile that has idle lanes.
+// With the profiles of whole windows: the one that has idle lanes, and one with a lane for every element,
+// where levels are coded as bytes.
 constexpr std::string_view kWindowChains[] = {
     "ecsq(snr=12) | rans(class)",
+    "ecsq(snr=25,scale=tile) | rans(class)",
+    "heads(ratio=50) | ecsq(snr=21,low=6) | rans(class)",
     "centre(static) | ecsq(snr=21) | rans(class)",
     "centre(static) | pca(layer) | ecsq(snr=21) | rans(class)",
     "protect | centre(static) | ecsq(snr=24,weight=model) | rans(class)",
     "centre(static) | ternary(layers=1,snr=21) | rans(class)",
 };
 
-// Of the profile; and of one whose tiles are whole windows of the vector kernels, with lanes left out.
+// Of the profile; and of those whose tiles are whole windows of the vector kernels.
 constexpr tensor::KvGeometry kGeometry{.layers = 2, .kv_heads = 3, .head_dim = 14};
 constexpr tensor::KvGeometry kWindowGeometry{.layers = 2, .kv_heads = 4, .head_dim = 64};
 constexpr size_t kHeaderBytes = 8;
@@ -164,8 +168,9 @@ void BindChains(std::span<const std::string_view> chains, codec::ModelProfileDat
 std::vector<Bound> BindAll() {
   std::vector<Bound> all;
   BindChains(kChains, codec::testing::SyntheticProfileData({.geometry = kGeometry}), all);
-  BindChains(kWindowChains,
-             WithIdleLanes(codec::testing::SyntheticProfileData({.geometry = kWindowGeometry})), all);
+  const auto windows = codec::testing::SyntheticProfileData({.geometry = kWindowGeometry});
+  BindChains(kWindowChains, WithIdleLanes(windows), all);
+  BindChains(kWindowChains, windows, all);
   Require(!all.empty(), "no such chain");
   return all;
 }
@@ -174,12 +179,14 @@ struct Input {
   codec::TileShape shape;
   codec::TileContext context;
   bool values = false;  // the bytes are values to encode
+  bool small = false;   // one byte each
   std::span<const std::byte> bytes;
 };
 
 Input ReadInput(const Bound& bound, const uint8_t* data, size_t size) {
   Input input;
   input.values = data[0] >= 128;
+  input.small = data[7] >= 128;
   // Mostly small tiles, for the sake of speed.
   input.shape.tokens = 1 + data[1] % (data[1] < 224 ? 20 : tensor::kTileTokens);
   input.shape.heads = 1 + data[2] % (data[2] < 224 ? 2 : 4);
@@ -202,6 +209,30 @@ Input ReadInput(const Bound& bound, const uint8_t* data, size_t size) {
   if (data[4] >= 128) input.context.end_position = input.context.first_position + input.shape.tokens;
   input.bytes = std::as_bytes(std::span(data + kHeaderBytes, size - kHeaderBytes));
   return input;
+}
+
+// Sixteenths; the ends of the range stand for values that no int32 of steps holds.
+uint16_t SmallValue(std::byte byte) {
+  const auto number = static_cast<int8_t>(byte);
+  if (number == INT8_MAX) return tensor::FloatToBf16(0x1p40f);
+  if (number == INT8_MIN) return tensor::FloatToBf16(-0x1p40f);
+  return tensor::FloatToBf16(static_cast<float>(number) / 16);
+}
+
+// The bytes, over and over again.
+std::vector<uint16_t> ReadValues(const Input& input) {
+  std::vector<uint16_t> values(input.shape.values());
+  const std::span<const std::byte> bytes = input.bytes;
+  for (size_t i = 0; i < values.size() && !bytes.empty(); ++i) {
+    if (input.small) {
+      values[i] = SmallValue(bytes[i % bytes.size()]);
+      continue;
+    }
+    const size_t at = 2 * i % bytes.size();
+    values[i] = static_cast<uint16_t>(static_cast<unsigned>(bytes[at]) |
+                                      static_cast<unsigned>(bytes[(at + 1) % bytes.size()]) << 8);
+  }
+  return values;
 }
 
 tensor::TileView ViewOf(std::vector<uint16_t>& values, const codec::TileShape& shape) {
@@ -297,13 +328,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Input input = ReadInput(bound, data, size);
   std::vector<uint16_t> values;
   if (input.values) {
-    values.resize(input.shape.values());
-    for (size_t i = 0; i < values.size() && !input.bytes.empty(); ++i) {
-      const size_t at = 2 * i % input.bytes.size();
-      values[i] =
-          static_cast<uint16_t>(static_cast<unsigned>(input.bytes[at]) |
-                                static_cast<unsigned>(input.bytes[(at + 1) % input.bytes.size()]) << 8);
-    }
+    values = ReadValues(input);
   } else if (!DecodeEverywhere(bound, input, input.bytes, values)) {
     return 0;
   }
