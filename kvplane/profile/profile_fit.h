@@ -58,8 +58,9 @@ struct ProfileFit {
 // The signal-to-noise ratio that FitRow predicts sizes for.
 constexpr double kPredictedSnrDb = 21;
 
-// Fits on `prompts`; the first half of them also serve as probes. `folder`: the model's, for its output
-// projections. Errors: those of the parts; kInvalidArgument for prompts that cannot serve.
+// Fits on `prompts`; the first options.probe.sequences of them also serve as probes, over and over again
+// where there are fewer. `folder`: the model's, for its output projections. Errors: those of the parts;
+// kInvalidArgument for prompts that cannot serve.
 base::Result<ProfileFit> FitProfile(model::Model& model, base::ThreadPool& pool,
                                     const std::filesystem::path& folder,
                                     std::span<const std::vector<int32_t>> prompts, const FitOptions& options);

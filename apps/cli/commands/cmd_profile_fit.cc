@@ -100,7 +100,7 @@ base::Result<std::vector<std::vector<int32_t>>> ReadPrompts(const ProfileFitArgs
   const std::string task_text = TaskText(words, size_t{tasks} * args.tokens * kBytesPerToken, args.seed);
   KVPLANE_ASSIGN_OR_RETURN(std::vector<std::vector<int32_t>> task_prompts,
                            CutPrompts(tokenizer, task_text, tasks, args.tokens));
-  // Evenly among the others: the fit takes its probes from the first half.
+  // Evenly among the others: the fit takes the first --probes of them as probes.
   std::vector<std::vector<int32_t>> mixed;
   for (size_t i = 0; i < args.prompts; ++i) {
     const bool task = (i + 1) * tasks / args.prompts > i * tasks / args.prompts;
