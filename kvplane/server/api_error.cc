@@ -102,6 +102,8 @@ ApiError Draining() {
   return error;
 }
 
+ApiError TextsWaiting() { return PlainError(503, "too much text is waiting to be tokenized: try again"); }
+
 ApiError ToApiError(const base::Status& status) {
   return PlainError(HttpStatusOf(status.code()), status.message());
 }

@@ -33,6 +33,8 @@ ApiError PlainError(int status, std::string message);
 ApiError TooLong(std::string_view param, std::string message);
 // 503 with Retry-After: this node finishes what it has and takes nothing new.
 ApiError Draining();
+// 503 with Retry-After: as much text as may wait to be tokenized is waiting.
+ApiError TextsWaiting();
 
 // The error for a Status of a library below: 400, 404, 413, 429, 499, 500, 503 or 504.
 ApiError ToApiError(const base::Status& status);

@@ -73,16 +73,21 @@ void CompletionCall::Start(NodeContext& node, std::shared_ptr<Exchange> exchange
                                                      ApiWriter(node.tokenizer, std::move(options)));
   exchange->OnGone([call] {
     call->over_ = true;
+    call->gone_ = true;
     call->CancelAll();
   });
-  if (const auto submitted = call->Submit(); !submitted) call->Fail(submitted.error());
+  if (const auto begun = call->Begin(); !begun) call->Fail(begun.error());
 }
 
 CompletionCall::CompletionCall(NodeContext& node, std::shared_ptr<Exchange> exchange, ApiRequest request,
                                ApiWriter writer)
-    : node_(node), exchange_(std::move(exchange)), request_(std::move(request)), writer_(std::move(writer)) {}
+    : node_(node),
+      exchange_(std::move(exchange)),
+      request_(std::move(request)),
+      writer_(std::move(writer)),
+      deadline_(base::Clock::System().Now() + node.request_timeout) {}
 
-ApiResult<bool> CompletionCall::Submit() {
+ApiResult<bool> CompletionCall::Begin() {
   if (request_.transfer && request_.transfer->do_remote_decode) {
     if (node_.info.kv_port == 0) {
       return tl::make_unexpected(
@@ -95,19 +100,34 @@ ApiResult<bool> CompletionCall::Submit() {
     }
     if (request_.transfer->transfer_id.empty()) request_.transfer->transfer_id = RandomHex(16);
   }
-  const auto prompts = EncodePrompts(node_, request_);
-  if (!prompts) return tl::make_unexpected(prompts.error());
+  const auto self = shared_from_this();
+  const auto encode = [self] {
+    if (!self->gone_) self->prompts_ = EncodePrompts(self->node_, self->request_);
+  };
+  const bool taken = node_.texts.Run(exchange_, TextBytes(request_), encode, [self] { self->OnEncoded(); });
+  if (!taken) return tl::make_unexpected(TextsWaiting());
+  return true;
+}
+
+void CompletionCall::OnEncoded() {
+  if (over_) return;
+  const auto prompts = std::move(prompts_);
+  if (!prompts) return Fail(prompts.error());
+  if (const auto submitted = Submit(*prompts); !submitted) Fail(submitted.error());
+}
+
+ApiResult<bool> CompletionCall::Submit(const std::vector<std::vector<int32_t>>& prompts) {
   std::vector<uint32_t> max_tokens;
-  for (const auto& prompt : *prompts) {
+  for (const auto& prompt : prompts) {
     const auto resolved = ResolveMaxTokens(node_, request_, prompt.size());
     if (!resolved) return tl::make_unexpected(resolved.error());
     max_tokens.push_back(*resolved);
     prompt_tokens_ += static_cast<uint32_t>(prompt.size());
   }
-  choices_.reserve(prompts->size() * request_.n);
-  for (size_t i = 0; i < prompts->size(); ++i) {
+  choices_.reserve(prompts.size() * request_.n);
+  for (size_t i = 0; i < prompts.size(); ++i) {
     for (uint32_t nth = 0; nth < request_.n; ++nth) {
-      const auto submitted = SubmitChoice((*prompts)[i], max_tokens[i], nth);
+      const auto submitted = SubmitChoice(prompts[i], max_tokens[i], nth);
       if (!submitted) return submitted;
     }
   }
@@ -133,7 +153,7 @@ ApiResult<bool> CompletionCall::SubmitChoice(const std::vector<int32_t>& prompt,
   request.min_tokens = std::min(request_.min_tokens, max_tokens);
   request.ignore_eos = request_.ignore_eos;
   request.stop_token_ids = request_.stop_token_ids;
-  request.deadline = base::Clock::System().Now() + node_.request_timeout;
+  request.deadline = deadline_;
   request.accept_lossy = request_.accept_lossy;
   if (request_.transfer && request_.transfer->do_remote_decode) {
     request.remote_decode = engine::RemoteDecode{.transfer_id = request_.transfer->transfer_id,

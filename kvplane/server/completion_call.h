@@ -4,16 +4,19 @@
 // past a stop string), and writes a stream or one JSON object. The head of a stream is sent with its first
 // event, so that a generation that fails before its first token still gets a proper HTTP status.
 //
-// Thread safety: the io thread, except that engine events arrive on the engine's thread and are posted on.
-// Ownership: kept alive by its engine sinks and, while the client is there, by the exchange.
+// Thread safety: the io thread, except that engine events arrive on the engine's thread and are posted on,
+// and that long prompts are encoded on the node's TextWorker. Ownership: kept alive by its engine sinks and,
+// while the client is there, by the exchange.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "kvplane/base/clock.h"
 #include "kvplane/engine/engine.h"
 #include "kvplane/model/detokenizer.h"
 #include "kvplane/server/api_request.h"
@@ -51,7 +54,10 @@ class CompletionCall : public std::enable_shared_from_this<CompletionCall> {
     engine::FinishEvent finish;
   };
 
-  ApiResult<bool> Submit();
+  // Refuses what is refused before the prompts are looked at, and has them encoded.
+  ApiResult<bool> Begin();
+  void OnEncoded();
+  ApiResult<bool> Submit(const std::vector<std::vector<int32_t>>& prompts);
   ApiResult<bool> SubmitChoice(const std::vector<int32_t>& prompt, uint32_t max_tokens, uint32_t nth);
   ApiError SubmitError(const base::Status& status) const;
   void AddText(Choice& choice, std::string_view text);
@@ -70,11 +76,14 @@ class CompletionCall : public std::enable_shared_from_this<CompletionCall> {
   const std::shared_ptr<Exchange> exchange_;
   ApiRequest request_;
   const ApiWriter writer_;
+  const base::TimePoint deadline_;
+  ApiResult<std::vector<std::vector<int32_t>>> prompts_;  // written by the text worker, until OnEncoded
   std::vector<Choice> choices_;
   size_t unfinished_ = 0;
   uint32_t prompt_tokens_ = 0;
-  bool streaming_ = false;  // the head is out
-  bool over_ = false;       // answered, failed or abandoned: later events count only for metrics
+  bool streaming_ = false;         // the head is out
+  bool over_ = false;              // answered, failed or abandoned: later events count only for metrics
+  std::atomic<bool> gone_{false};  // the client: nothing more need be encoded
 };
 
 }  // namespace kvplane::server

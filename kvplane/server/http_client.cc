@@ -324,12 +324,17 @@ asio::awaitable<base::Result<std::string>> HttpCall::ReadSome(base::TimePoint de
   }
 }
 
-asio::awaitable<base::Result<std::string>> HttpCall::ReadAll(base::TimePoint deadline) {
+asio::awaitable<base::Result<std::string>> HttpCall::ReadAll(base::TimePoint deadline, size_t max_bytes) {
   std::string whole;
   while (true) {
     base::Result<std::string> piece = co_await ReadSome(deadline);
     if (!piece.ok()) co_return piece.status();
     if (piece->empty()) co_return whole;
+    if (piece->size() > max_bytes - whole.size()) {
+      Abort();
+      co_return base::ResourceExhausted("{} answers with more than {} bytes", endpoint_.Authority(),
+                                        max_bytes);
+    }
     whole += *piece;
   }
 }

@@ -29,6 +29,11 @@
 
 namespace kvplane::server {
 
+// Bytes that are kept of an answer: of what a node says about itself or about a transfer, and of a whole
+// generation.
+inline constexpr size_t kMaxNoteBytes = size_t{1} << 20;
+inline constexpr size_t kMaxAnswerBytes = size_t{64} << 20;
+
 struct HttpClientOptions {
   base::Duration connect_timeout = std::chrono::seconds(2);
   base::Duration idle_timeout =
@@ -71,8 +76,8 @@ class HttpCall : public std::enable_shared_from_this<HttpCall> {
   const HttpHeaders& headers() const { return parser_.response_headers(); }
   // The next bytes of the body; empty at its end.
   asio::awaitable<base::Result<std::string>> ReadSome(base::TimePoint deadline);
-  // The rest of the body.
-  asio::awaitable<base::Result<std::string>> ReadAll(base::TimePoint deadline);
+  // The rest of the body. kResourceExhausted when that is more than `max_bytes`; the connection then closes.
+  asio::awaitable<base::Result<std::string>> ReadAll(base::TimePoint deadline, size_t max_bytes);
 
   void Abort();
   const HttpEndpoint& endpoint() const { return endpoint_; }

@@ -127,5 +127,41 @@ TEST(HttpClientUnit, NamesAreLookedUpAndUnknownOnesNamed) {
   EXPECT_EQ(Get({"node", 1}, options, After(kPatience), Nothing), base::Unavailable("no \"node\" here"));
 }
 
+TEST(HttpClientSafety, NoMoreIsKeptOfAnAnswerThanTheCallerTakes) {
+  constexpr size_t kBytes = 100'000;  // in several pieces
+  HttpServerHooks hooks;
+  hooks.handler = [](const std::shared_ptr<Exchange>& exchange) {
+    exchange->Respond(JsonResponse(std::string(kBytes, 'x')));
+  };
+  hooks.make_error = [](int status, const std::string& message) {
+    return ErrorResponse(PlainError(status, message));
+  };
+  auto server = *HttpServer::Create(std::make_shared<IoLoop>(), {}, hooks);
+  std::thread serving([&] { server->Run(); });
+  const auto read = [&](size_t max_bytes) {
+    const auto loop = std::make_shared<IoLoop>();
+    HttpClient client(loop, {});
+    base::Result<std::string> body = base::Internal("never ended");
+    const auto call = client.NewCall({"127.0.0.1", server->port()});
+    asio::co_spawn(
+        loop->context(),
+        [&]() -> asio::awaitable<void> {
+          const HttpRequest request;
+          const base::Status started = co_await call->Start(request, After(kPatience));
+          if (started.ok()) body = co_await call->ReadAll(After(kPatience), max_bytes);
+          loop->Finish();
+        },
+        asio::detached);
+    loop->Run();
+    loop->Close();
+    return body;
+  };
+  const auto whole = read(kBytes);
+  EXPECT_EQ(whole.ok() ? whole->size() : 0, kBytes) << whole.status().ToString();
+  EXPECT_EQ(read(kBytes - 1).status().code(), StatusCode::kResourceExhausted);
+  server->Stop();
+  serving.join();
+}
+
 }  // namespace
 }  // namespace kvplane::server

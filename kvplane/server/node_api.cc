@@ -2,11 +2,13 @@
 
 #include <fmt/core.h>
 
+#include <atomic>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "kvplane/server/api_error.h"
 #include "kvplane/server/completion_call.h"
+#include "kvplane/server/prompt_tokens.h"
 
 namespace kvplane::server {
 namespace {
@@ -136,20 +138,37 @@ void NodeApi::Metrics(const std::shared_ptr<Exchange>& exchange) {
 }
 
 void NodeApi::Tokenize(const std::shared_ptr<Exchange>& exchange) {
-  const auto request = ParseTokenizeRequest(exchange->request().body);
+  ApiResult<TokenizeRequest> request = ParseTokenizeRequest(exchange->request().body);
   if (!request) return Answer(exchange, ErrorResponse(request.error()));
-  const auto ids = node_.tokenizer.Encode(request->text, request->add_special_tokens);
-  if (!ids.ok()) return Answer(exchange, ErrorResponse(BadField("prompt", ids.status().message())));
-  Answer(exchange, JsonResponse(Dump({{"tokens", *ids},
-                                      {"count", ids->size()},
-                                      {"max_model_len", node_.engine.options().max_context}})));
+  struct Job {
+    TokenizeRequest request;
+    std::atomic<bool> gone{false};
+    ApiResult<std::vector<int32_t>> ids;
+  };
+  const auto job = std::make_shared<Job>();
+  job->request = *std::move(request);
+  exchange->OnGone([job] { job->gone = true; });
+  const auto encode = [this, job] {
+    if (!job->gone) job->ids = EncodeForCounting(node_, job->request);
+  };
+  const auto answer = [this, job, exchange] {
+    if (job->gone) return;
+    if (!job->ids) return Answer(exchange, ErrorResponse(job->ids.error()));
+    Answer(exchange, JsonResponse(Dump({{"tokens", *job->ids},
+                                        {"count", job->ids->size()},
+                                        {"max_model_len", node_.engine.options().max_context}})));
+  };
+  if (!node_.texts.Run(exchange, job->request.text.size(), encode, answer)) {
+    Answer(exchange, ErrorResponse(TextsWaiting()));
+  }
 }
 
 void NodeApi::Detokenize(const std::shared_ptr<Exchange>& exchange) {
   const auto ids = ParseDetokenizeRequest(exchange->request().body);
   if (!ids) return Answer(exchange, ErrorResponse(ids.error()));
-  const std::string text = node_.tokenizer.Decode(*ids, /*skip_special=*/false);
-  Answer(exchange, JsonResponse(Dump({{"prompt", text}})));
+  const ApiResult<std::string> text = DecodeIds(node_, *ids);
+  if (!text) return Answer(exchange, ErrorResponse(text.error()));
+  Answer(exchange, JsonResponse(Dump({{"prompt", *text}})));
 }
 
 }  // namespace kvplane::server

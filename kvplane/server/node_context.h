@@ -1,7 +1,7 @@
 // NodeContext: what the handlers of one node share. NodeInfo: how the node presents itself to routers.
 //
-// Thread safety: the io thread, but for what the members themselves allow. Everything referred to outlives
-// it.
+// Thread safety: const once it serves; tokenizer, chat_template and metrics as they say themselves.
+// Everything referred to outlives the handlers' work.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include "kvplane/model/chat_template.h"
 #include "kvplane/model/tokenizer.h"
 #include "kvplane/server/serving_metrics.h"
+#include "kvplane/server/text_worker.h"
 
 namespace kvplane::server {
 
@@ -34,6 +35,7 @@ struct NodeContext {
   const model::Tokenizer& tokenizer;
   const model::ChatTemplate* chat_template;  // null: the model has none
   ServingMetrics& metrics;
+  TextWorker& texts;
   std::string model_name;
   NodeInfo info;
   base::Duration request_timeout;  // of one generation, from its arrival

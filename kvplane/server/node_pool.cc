@@ -104,7 +104,7 @@ asio::awaitable<base::Status> NodePool::CheckOnce(size_t i) {
   const base::TimePoint deadline = Now() + options_.health_timeout;
   base::Status started = co_await call->Start(request, deadline);
   if (!started.ok()) co_return started;
-  base::Result<std::string> body = co_await call->ReadAll(deadline);
+  base::Result<std::string> body = co_await call->ReadAll(deadline, kMaxNoteBytes);
   if (!body.ok()) co_return body.status();
   if (call->status() != 200) {
     co_return base::Unavailable("/v1/kv/endpoint of {} answers {}", nodes_[i].endpoint.Authority(),

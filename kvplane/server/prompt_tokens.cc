@@ -25,10 +25,15 @@ ApiError PromptTooLong(const NodeContext& node, ApiKind kind, const std::string&
                                               length, node.model_name, node.engine.options().max_context));
 }
 
+// Whether the context holds it cannot be told from its length alone.
+bool MayFit(const NodeContext& node, std::string_view text) {
+  return text.size() / node.longest_piece_bytes / kNormalisationMargin <= node.engine.options().max_context;
+}
+
 ApiResult<TokenIds> EncodeText(const NodeContext& node, ApiKind kind, std::string_view text, bool add_special,
                                bool parse_special) {
-  const size_t limit = node.engine.options().max_context;
-  if (text.size() / node.longest_piece_bytes / kNormalisationMargin > limit) {
+  if (!MayFit(node, text)) {
+    const uint32_t limit = node.engine.options().max_context;
     return tl::make_unexpected(PromptTooLong(node, kind, fmt::format("more than {}", limit)));
   }
   auto ids = node.tokenizer.Encode(text, add_special, parse_special);
@@ -93,6 +98,38 @@ ApiResult<std::vector<TokenIds>> EncodePrompts(const NodeContext& node, const Ap
     prompts.push_back(*std::move(ids));
   }
   return prompts;
+}
+
+size_t TextBytes(const ApiRequest& request) {
+  size_t bytes = 0;
+  for (const model::ChatMessage& message : request.messages) bytes += message.content.size();
+  for (const Prompt& prompt : request.prompts) {
+    if (const auto* text = std::get_if<std::string>(&prompt)) bytes += text->size();
+  }
+  return bytes;
+}
+
+ApiResult<TokenIds> EncodeForCounting(const NodeContext& node, const TokenizeRequest& request) {
+  const uint32_t limit = node.engine.options().max_context;
+  const auto too_long = [&](std::string_view length) {
+    return tl::make_unexpected(
+        TooLong("prompt", fmt::format("the text has {} tokens, but the context of model '{}' holds {}",
+                                      length, node.model_name, limit)));
+  };
+  if (!MayFit(node, request.text)) return too_long(fmt::format("more than {}", limit));
+  auto ids = node.tokenizer.Encode(request.text, request.add_special_tokens);
+  if (!ids.ok()) return tl::make_unexpected(BadField("prompt", ids.status().message()));
+  if (ids->size() > limit) return too_long(std::to_string(ids->size()));
+  return *std::move(ids);
+}
+
+ApiResult<std::string> DecodeIds(const NodeContext& node, const TokenIds& ids) {
+  const uint32_t limit = node.engine.options().max_context;
+  if (ids.size() > limit) {
+    return tl::make_unexpected(TooLong("tokens", fmt::format("{} ids, but the context of model '{}' holds {}",
+                                                             ids.size(), node.model_name, limit)));
+  }
+  return node.tokenizer.Decode(ids, /*skip_special=*/false);
 }
 
 ApiResult<uint32_t> ResolveMaxTokens(const NodeContext& node, const ApiRequest& request,

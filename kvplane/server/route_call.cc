@@ -138,25 +138,26 @@ asio::awaitable<RouteCall::Outcome> RouteCall::Attempt(const NodeChoice& choice)
   decode_ = router_.client.NewCall(router_.pool.node(*choice.decode).endpoint);
   prefill_ = nullptr;
   kv_fetched_ = false;
-  std::string body = request_.plain_body();
+  SplitBodies bodies;
   if (choice.prefill) {
     const PoolNode& source = router_.pool.node(*choice.prefill);
     const std::string transfer_id = RandomHex(kTransferIdBytes);
     const std::string& kv_host = source.kv_host.empty() ? source.endpoint.host : source.kv_host;
-    body = request_.DecodeBody({transfer_id, source.engine_id, kv_host, source.kv_port});
+    bodies = request_.Split({transfer_id, source.engine_id, kv_host, source.kv_port});
     prefill_ = std::make_shared<PrefillTry>();
     prefill_->node = *choice.prefill;
     prefill_->transfer_id = transfer_id;
     prefill_->call = router_.client.NewCall(source.endpoint);
     asio::co_spawn(
         router_.loop.context(),
-        [self = shared_from_this(), node = *choice.prefill, text = request_.PrefillBody(transfer_id),
+        [self = shared_from_this(), node = *choice.prefill, text = std::move(bodies.prefill),
          bytes = prefill_bytes_, prefill = prefill_, decode = decode_]() -> asio::awaitable<void> {
           co_await self->Prefill(node, bytes, text, prefill, decode);
         },
         asio::detached);
   }
   router_.metrics.CountPlacement(choice.prefill ? "split" : "plain");
+  const std::string& body = choice.prefill ? bodies.decode : request_.plain_body();
   const Outcome outcome = co_await Decode(*choice.decode, body);
   decode_lease_.reset();
   if (prefill_ && !prefill_->failed && !kv_fetched_) GiveUpPrefill();
@@ -184,7 +185,7 @@ asio::awaitable<void> RouteCall::WithdrawKv(size_t node, std::string transfer_id
   base::Status status = co_await call->Start(request, deadline, /*repeatable=*/true);
   std::string result = "failed";
   if (status.ok()) {
-    const base::Result<std::string> answer = co_await call->ReadAll(deadline);
+    const base::Result<std::string> answer = co_await call->ReadAll(deadline, kMaxNoteBytes);
     status = answer.status();
     if (status.ok()) {
       const auto fields = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
@@ -213,7 +214,7 @@ asio::awaitable<void> RouteCall::Prefill(size_t node, uint64_t bytes, std::strin
   const HttpRequest request = NodeRequest(exchange_->request().path(), std::move(body));
   base::Status status = co_await prefill->call->Start(request, deadline_, /*repeatable=*/true);
   if (status.ok()) {
-    const base::Result<std::string> answer = co_await prefill->call->ReadAll(deadline_);
+    const base::Result<std::string> answer = co_await prefill->call->ReadAll(deadline_, kMaxNoteBytes);
     status = answer.status();
     const int code = prefill->call->status();
     if (status.ok() && code == 503 && IsDraining(*answer)) router_.pool.MarkDown(node, "draining");
@@ -260,7 +261,13 @@ RouteCall::Outcome RouteCall::DecodeLost(const base::Status& status) {
 }
 
 asio::awaitable<RouteCall::Outcome> RouteCall::PassWhole(size_t node) {
-  base::Result<std::string> body = co_await decode_->ReadAll(deadline_);
+  base::Result<std::string> body = co_await decode_->ReadAll(deadline_, kMaxAnswerBytes);
+  if (body.status().code() == base::StatusCode::kResourceExhausted) {
+    // Another node's would be no shorter.
+    Finish(ErrorResponse(PlainError(
+        502, fmt::format("the answer has more than {} bytes: ask for it as a stream", kMaxAnswerBytes))));
+    co_return Outcome::kAnswered;
+  }
   if (!body.ok()) co_return DecodeLost(body.status());
   HttpResponse response = CopyHead();
   response.body = *std::move(body);

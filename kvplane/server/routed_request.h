@@ -1,15 +1,13 @@
 // RoutedRequest: a client's request as the router sees it, and the two requests it becomes.
 //
 // The router reads only what it needs to place the request; the nodes check every field, and their refusals
-// are passed on.
+// are passed on. It keeps the text: the parsed form takes many times as much, and requests wait for long.
 //
 // Thread safety: const after Parse.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,12 +24,18 @@ struct TransferSource {
   uint16_t kv_port = 0;
 };
 
+struct SplitBodies {
+  std::string prefill;  // one token, not streamed, KV offered under the id
+  std::string decode;   // the client's request plus where its KV comes from
+};
+
 class RoutedRequest {
  public:
-  // 400 when the body is no JSON object.
+  // 400 when the body is no JSON object, or when it has kv_transfer_params of its own: those name the host
+  // that a decode node connects to, which is not for clients of a router to say.
   static ApiResult<RoutedRequest> Parse(std::string body);
 
-  // One prompt, one choice, and no transfer of the client's own.
+  // One prompt and one choice.
   bool splittable() const { return splittable_; }
   bool stream() const { return stream_; }
   // Size of prompt or messages: the measure of prefill work before anything is tokenized.
@@ -43,16 +47,13 @@ class RoutedRequest {
   size_t BytesOfChunks(size_t chunks) const;
 
   const std::string& plain_body() const { return body_; }
-  // One token, not streamed, KV offered under the id.
-  std::string PrefillBody(std::string_view transfer_id) const;
-  // The client's request plus where its KV comes from.
-  std::string DecodeBody(const TransferSource& source) const;
+  // Parses the text again.
+  SplitBodies Split(const TransferSource& source) const;
 
  private:
   RoutedRequest() = default;
 
   std::string body_;
-  std::shared_ptr<const nlohmann::json> object_;
   bool splittable_ = false;
   bool stream_ = false;
   size_t prompt_bytes_ = 0;

@@ -25,7 +25,7 @@ HttpClientOptions ClientOptions(const RouterOptions& options) {
   HttpClientOptions client;
   client.connect_timeout = options.connect_timeout;
   client.tls = options.node_tls;
-  // Answers are passed on, not kept: bounded by time and by what the client takes, not by size.
+  // Streams are passed on, not kept: bounded by time and by what the client takes, not by size.
   client.limits.max_body_bytes = uint64_t{1} << 32;
   return client;
 }

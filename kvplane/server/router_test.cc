@@ -17,6 +17,7 @@
 #include "kvplane/base/mutex.h"
 #include "kvplane/engine/testing/demo_model.h"
 #include "kvplane/server/api_error.h"
+#include "kvplane/server/http_client.h"
 #include "kvplane/server/io_loop.h"
 #include "kvplane/server/testing/demo_node.h"
 #include "kvplane/server/testing/raw_client.h"
@@ -619,6 +620,32 @@ TEST(RouterSafety, RetriesAreBoundedAndTheLastRefusalIsTold) {
   EXPECT_EQ(response.status, 429);
   EXPECT_EQ(response.Header("Retry-After"), "1");
   EXPECT_EQ(a.calls() + b.calls() + c.calls() + d.calls(), 3);
+}
+
+TEST(RouterSafety, AnAnswerThatIsTooLargeToKeepIsRefusedOnce) {
+  ScriptedNode::Script much = [](const std::shared_ptr<Exchange>& exchange) {
+    exchange->Respond(JsonResponse(std::string(kMaxAnswerBytes + 1, 'x')));
+  };
+  ScriptedNode a(much), b(much);
+  RouterOptions options = CheckedOnce();
+  options.decode = {a.url(), b.url()};
+  RunningRouter router(options);
+  ASSERT_TRUE(router.WaitForNodes(0, 2));
+  const RawResponse response = Call(router.port(), "POST", "/v1/completions", kBody);
+  EXPECT_EQ(response.status, 502);
+  EXPECT_NE(response.body.find("stream"), std::string::npos) << response.body;
+  EXPECT_EQ(a.calls() + b.calls(), 1);
+  EXPECT_TRUE(router.WaitForNodes(0, 2));
+}
+
+TEST_F(RouterUnit, KvParametersOfAClientReachNoNode) {
+  const RawResponse refused = Call(router_.port(), "POST", "/v1/completions",
+                                   R"({"prompt": "x", "max_tokens": 2, "kv_transfer_params":
+                                       {"do_remote_prefill": true, "transfer_id": "t", "remote_host": "127.0.0.1",
+                                        "remote_port": 1}})");
+  EXPECT_EQ(refused.status, 400) << refused.body;
+  EXPECT_EQ(json::parse(refused.body)["error"]["param"], "kv_transfer_params");
+  EXPECT_EQ(decode_.engine().stats().requests_submitted, 0u);
 }
 
 TEST(RouterSafety, DeathInMidStreamEndsItWithAnErrorEvent) {

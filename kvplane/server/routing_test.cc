@@ -1,3 +1,4 @@
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -179,11 +180,28 @@ TEST(RoutedRequestUnit, SplitsOnlySinglePromptsAndChoices) {
   EXPECT_FALSE(splittable(R"({"prompt": ["a", "b"]})"));
   EXPECT_FALSE(splittable(R"({"prompt": [[1], [2]]})"));
   EXPECT_FALSE(splittable(R"({"prompt": "a", "n": 2})"));
-  EXPECT_FALSE(splittable(R"({"prompt": "a", "kv_transfer_params": {"do_remote_decode": true}})"));
   EXPECT_FALSE(splittable(R"({})"));
   EXPECT_EQ(RoutedRequest::Parse("nope").error().status, 400);
   const std::string deep = std::string(500'000, '[') + std::string(500'000, ']');
   EXPECT_EQ(RoutedRequest::Parse(R"({"prompt": )" + deep + "}").error().status, 400);
+}
+
+// They would make a decode node connect to wherever the client says, and tell what it found there.
+TEST(RoutedRequestSafety, ClientsDoNotSayWhereKvComesFrom) {
+  const auto parse = [](std::string_view params) {
+    return RoutedRequest::Parse(fmt::format(R"({{"prompt": "a", "kv_transfer_params": {}}})", params));
+  };
+  for (const std::string_view params :
+       {R"({"do_remote_prefill": true, "transfer_id": "t", "remote_host": "10.0.0.1", "remote_port": 22})",
+        R"({"do_remote_decode": true})", "{}", "7", "false"}) {
+    const auto refused = parse(params);
+    ASSERT_FALSE(refused.has_value()) << params;
+    EXPECT_EQ(refused.error().status, 400);
+    EXPECT_EQ(refused.error().param, "kv_transfer_params");
+  }
+  const auto absent = parse("null");
+  ASSERT_TRUE(absent.has_value());
+  EXPECT_TRUE(absent->splittable());
 }
 
 TEST(RoutedRequestUnit, WritesBothHalves) {
@@ -193,11 +211,12 @@ TEST(RoutedRequestUnit, WritesBothHalves) {
   ASSERT_TRUE(request.has_value());
   EXPECT_TRUE(request->stream());
   EXPECT_EQ(request->prompt_bytes(), 3u);
-  const json prefill = json::parse(request->PrefillBody("id"));
+  const SplitBodies bodies = request->Split({"id", "e", "host", 7});
+  const json prefill = json::parse(bodies.prefill);
   EXPECT_EQ(prefill, json::parse(R"({"prompt": "abc", "stream": false, "max_tokens": 1, "logprobs": 2,
       "kvplane": {"strategy": "int8"},
       "kv_transfer_params": {"do_remote_decode": true, "do_remote_prefill": false, "transfer_id": "id"}})"));
-  const json decode = json::parse(request->DecodeBody({"id", "e", "host", 7}));
+  const json decode = json::parse(bodies.decode);
   EXPECT_EQ(decode["max_tokens"], 50);
   EXPECT_EQ(decode["stream"], true);
   EXPECT_EQ(decode["kv_transfer_params"]["do_remote_prefill"], true);

@@ -20,12 +20,14 @@ class Server::State {
               .tokenizer = tokenizer,
               .chat_template = chat_template,
               .metrics = metrics_,
+              .texts = texts_,
               .model_name = std::move(model_name),
               .info = std::move(info),
               .request_timeout = options.request_timeout,
               .longest_piece_bytes = LongestPieceBytes(tokenizer)},
         api_(node_, std::move(auth), [this] { return http_->connections(); }),
-        loop_(std::make_shared<IoLoop>()) {
+        loop_(std::make_shared<IoLoop>()),
+        texts_(options.max_waiting_text) {
     if (node_.info.engine_id.empty()) node_.info.engine_id = RandomHex(8);
   }
 
@@ -53,6 +55,7 @@ class Server::State {
   NodeContext node_;
   NodeApi api_;
   const std::shared_ptr<IoLoop> loop_;
+  TextWorker texts_;                  // destroyed before what its work uses
   std::unique_ptr<HttpServer> http_;  // destroyed first: ends every connection that uses the rest
 };
 

@@ -8,6 +8,7 @@
 // not from a signal handler: they take a lock).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -35,6 +36,9 @@ struct ServerOptions {
   // (browser_guard.h).
   std::vector<std::string> allowed_hosts;
 
+  // Bytes of long texts that may wait to be tokenized; more are answered 503. A byte takes well below a
+  // microsecond whatever the text, so the last of them waits for a minute at most.
+  size_t max_waiting_text = size_t{64} << 20;
   // A generation that has not ended this long after its arrival fails (504, or an error event in its stream).
   base::Duration request_timeout = std::chrono::seconds(600);
 };

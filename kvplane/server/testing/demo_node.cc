@@ -53,8 +53,8 @@ DemoNode::DemoNode(const DemoNodeOptions& options) {
   engine_ = Need(engine::Engine::Create(engine::DemoModel(options.model_copy), options.engine, sender_.get(),
                                         receiver_.get()));
   const model::ChatTemplate* chat_template = options.chat_template ? &DemoChatTemplate() : nullptr;
-  server_ =
-      Need(Server::Create(*engine_, DemoTokenizer(), chat_template, "demo", std::move(info), options.server));
+  const model::Tokenizer& tokenizer = options.tokenizer != nullptr ? *options.tokenizer : DemoTokenizer();
+  server_ = Need(Server::Create(*engine_, tokenizer, chat_template, "demo", std::move(info), options.server));
   thread_ = std::thread([this] { server_->Run(); });
 }
 

@@ -25,7 +25,8 @@ struct DemoNodeOptions {
   engine::EngineOptions engine;
   ServerOptions server;
   bool chat_template = true;
-  bool names_kv_host = true;  // false: as a node that listens for KV on all its addresses
+  const model::Tokenizer* tokenizer = nullptr;  // null: the demo model's
+  bool names_kv_host = true;                    // false: as a node that listens for KV on all its addresses
 };
 
 class DemoNode {
