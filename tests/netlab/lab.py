@@ -1,7 +1,7 @@
 """Labs: nodes with addresses on one bridge, each on a link of its own bandwidth.
 
     with Lab("pd", {"prefill": "1Gbit", "decode": "200Mbit"}) as lab:
-        server = lab.popen("decode", ["kvplane", "serve", "--listen", f"{lab.address('decode')}:7000"])
+        server = lab.popen("decode", ["kvplane", "serve", "--host", lab.address("decode"), "--insecure"])
         lab.set_rate("decode", "50Mbit")
 
 A link is shaped in both directions, where its bytes leave: `up` at the node, `down` at the bridge. So a

@@ -30,7 +30,8 @@ void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
                    "Where a prefill node serves KV; default: any port of 127.0.0.1, as tcp://127.0.0.1:0");
   AddKvSecurityFlags(verb, args.kv_security);
   verb->add_option("--codec-threads", args.codec_threads,
-                   "Threads that code tiles; 0: on the link's own threads")
+                   "Threads that code tiles; 0: a decode node decodes on its links' own threads, a prefill "
+                   "node takes one")
       ->check(CLI::Range(0u, kMaxCodecThreads));
   verb->add_option("--tile-retries", args.tile_retries, "Times a damaged tile is asked for again")
       ->check(CLI::Range(0u, kMaxTileRetries));
@@ -46,9 +47,10 @@ void AddTransferFlags(CLI::App* verb, RuntimeArgs& args) {
 }
 
 void AddStoreFlags(CLI::App* verb, StoreArgs& args) {
-  verb->add_option("--store", args.specs,
-                   "Where KV of prompt prefixes is kept: mem:, dir:PATH, tcp://HOST:PORT, redis://HOST:PORT; "
-                   "repeatable, fastest first; none: nowhere. Default: memory of --store-dram bytes")
+  verb->add_option(
+          "--store", args.specs,
+          "Where KV of prompt prefixes is kept: mem:, dir:PATH, tcp://HOST:PORT, redis[s]://HOST:PORT; "
+          "repeatable, fastest first; none: nowhere. Default: memory of --store-dram bytes")
       ->allow_extra_args(false);
   verb->add_option("--store-dram", args.dram, "Memory in front of a slower store; 0: none");
   verb->add_option("--store-strategy", args.strategy, "What KV is coded with on its way into the store");

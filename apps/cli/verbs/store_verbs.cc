@@ -11,7 +11,7 @@ namespace {
 void AddStoreClientFlags(CLI::App* verb, StoreClientArgs& args, bool keyed) {
   verb->add_option(
           "--store", args.store,
-          "The store: tcp://HOST:PORT, dir:PATH, redis://HOST:PORT; repeated after mem: a stack of tiers")
+          "The store: tcp://HOST:PORT, dir:PATH, redis[s]://HOST:PORT; repeated after mem: a stack of tiers")
       ->required()
       ->allow_extra_args(false);
   if (keyed) {
@@ -69,7 +69,7 @@ void AddStore(CLI::App& app, Action& action) {
   verb->add_option("--ttl-s", args.ttl_s, "Time to live of objects that come without one; 0: none");
   verb->add_option("--quota", args.quota, "Bytes of memory each tenant may take; default: no limit");
   verb->add_option("--tier", args.tiers,
-                   "A further tier, slower than the disk: tcp://... or redis://...; repeatable")
+                   "A further tier, slower than the disk: tcp://... or redis[s]://...; repeatable")
       ->allow_extra_args(false);
   verb->add_option("--max-connections", args.max_connections, "Connections at a time")
       ->check(CLI::Range(1, 65'536));
