@@ -427,6 +427,7 @@ TEST(CodecBenchProperty, RaceOfKnownStrategies) {
   EXPECT_TRUE(results[0].one_core.decode.empty());  // memcpy goes one way
   EXPECT_EQ(results[4].one_core_cpu.decode.size(), 3u);
   EXPECT_EQ(results[4].all_cores.decode.size(), 3u);
+  EXPECT_EQ(results[4].core_share.size(), 6u);
 
   CodecFigures figures;
   figures.label = "int8";
@@ -447,10 +448,21 @@ TEST(CodecBenchProperty, RaceOfKnownStrategies) {
     EXPECT_EQ(row["case"]["input"], "tiny");
     metrics.push_back(row["metric"]);
   }
-  EXPECT_EQ(metrics, (std::vector<std::string>{
-                         "bits_per_value", "ratio", "bits_per_value", "snr", "bits_per_value", "snr",
-                         "encode_bytes_per_s", "decode_bytes_per_s", "encode_bytes_per_cpu_s",
-                         "decode_bytes_per_cpu_s", "encode_bytes_per_s", "decode_bytes_per_s"}));
+  EXPECT_EQ(metrics,
+            (std::vector<std::string>{"bits_per_value", "ratio", "bits_per_value", "snr", "bits_per_value",
+                                      "snr", "encode_bytes_per_s", "decode_bytes_per_s",
+                                      "encode_bytes_per_cpu_s", "decode_bytes_per_cpu_s",
+                                      "encode_bytes_per_s", "decode_bytes_per_s", "core_share"}));
+  figures.speed.core_share = {0.98, 0.2, 0.97};
+  CodecFigures short_turns;
+  short_turns.speed.core_share = {0.5};
+  EXPECT_EQ(DescribeCores(std::vector{figures, CodecFigures{}, figures, short_turns}, 2),
+            "all cores: 2 threads, which had 97 % of them");
+  EXPECT_EQ(
+      DescribeCores(std::vector{short_turns}, 2),
+      "all cores: 2 threads, which had 50 % of them; other work ran beside them, these figures are not the "
+      "machine's");
+  EXPECT_EQ(DescribeCores({}, 1), "all cores: 1 thread");
   const std::string table = CodecTable(std::vector<CodecFigures>{figures});
   EXPECT_NE(table.find("int8"), std::string::npos);
   EXPECT_EQ(CodecPlot(std::vector<CodecFigures>{figures}, "x").panels.size(), 2u);

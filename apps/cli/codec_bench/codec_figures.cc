@@ -12,6 +12,9 @@
 namespace kvplane::cli {
 namespace {
 
+// Workers wait for each other at the end of a turn, which takes a few percent.
+constexpr double kQuietShare = 0.9;
+
 // Median in GB/s; blank where nothing was measured.
 std::string Median(const std::vector<double>& bytes_per_s) {
   return bytes_per_s.empty() ? "" : fmt::format("{:.2f}", stats::Quantile(bytes_per_s, 0.5) / 1e9);
@@ -104,6 +107,19 @@ double CodecFigures::bits_per_value(size_t side) const {
 
 std::string FormatSnr(double db) { return std::isinf(db) ? "exact" : fmt::format("{:.1f}", db); }
 
+std::string DescribeCores(std::span<const CodecFigures> figures, size_t workers) {
+  std::string text = fmt::format("all cores: {} thread{}", workers, workers == 1 ? "" : "s");
+  std::vector<double> shares;
+  for (const CodecFigures& f : figures) {
+    if (!f.speed.core_share.empty()) shares.push_back(stats::Quantile(f.speed.core_share, 0.5));
+  }
+  if (shares.empty()) return text;
+  const double share = stats::Quantile(shares, 0.5);
+  text += fmt::format(", which had {:.0f} % of them", 100 * share);
+  if (share < kQuietShare) text += "; other work ran beside them, these figures are not the machine's";
+  return text;
+}
+
 std::string CodecTable(std::span<const CodecFigures> figures) {
   std::string table = fmt::format(kTableRow, "", "", "", "SNR dB", "", "att.err", "", "one core, GB/s", "",
                                   "CPU", "", "all", "cores");
@@ -133,7 +149,9 @@ void AddCodecRows(BenchReport& report, const BenchCase& input, const CodecFigure
   }
   AddSpeed(report, With(where, "threads", int64_t{1}), f.speed.one_core, "s");
   AddSpeed(report, With(where, "threads", int64_t{1}), f.speed.one_core_cpu, "cpu_s");
-  AddSpeed(report, With(where, "threads", static_cast<int64_t>(workers)), f.speed.all_cores, "s");
+  const BenchCase on_all = With(where, "threads", static_cast<int64_t>(workers));
+  AddSpeed(report, on_all, f.speed.all_cores, "s");
+  if (!f.speed.core_share.empty()) report.AddSample(on_all, "core_share", "1", f.speed.core_share);
 }
 
 ScatterPlot CodecPlot(std::span<const CodecFigures> figures, std::string subtitle) {

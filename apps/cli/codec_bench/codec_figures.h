@@ -35,6 +35,9 @@ struct CodecFigures {
 // "exact" for an infinite ratio of signal to noise.
 std::string FormatSnr(double db);
 
+// "all cores: 2 threads, which had 97 % of them": the median contestant's share.
+std::string DescribeCores(std::span<const CodecFigures> figures, size_t workers);
+
 // One line per contestant, as text for people. GB/s of bf16: medians, wall time, CPU time where it says so.
 std::string CodecTable(std::span<const CodecFigures> figures);
 

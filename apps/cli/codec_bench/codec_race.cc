@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <ctime>
 
 #include "kvplane/base/check.h"
 #include "kvplane/base/clock.h"
@@ -9,6 +10,9 @@
 
 namespace kvplane::cli {
 namespace {
+
+// CPU time of all threads of this process.
+double ProcessCpuSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 // The first error of several threads.
 class FirstError {
@@ -89,12 +93,18 @@ base::Status CodecRace::TimeTurn(const Turn& turn, Contestant& contestant, bool 
     if (decode && !contestant.two_way()) break;
     const base::TimePoint start = base::Clock::System().Now();
     const base::Duration cpu_start = base::ThreadCpuTime();
+    const double all_cpu_start = ProcessCpuSeconds();
     KVPLANE_RETURN_IF_ERROR(RunJobs(turn, contestant, decode, all_cores ? &pool_ : nullptr));
     const double cpu_s = base::ToSeconds(base::ThreadCpuTime() - cpu_start);
-    const double rate = turn.bytes / base::ToSeconds(base::Clock::System().Now() - start);
+    const double wall_s = base::ToSeconds(base::Clock::System().Now() - start);
+    const double rate = turn.bytes / wall_s;
     CodecSpeed& wall = all_cores ? result.all_cores : result.one_core;
     (decode ? wall.decode : wall.encode).push_back(rate);
-    if (all_cores) continue;
+    if (all_cores) {
+      const double all_cpu_s = ProcessCpuSeconds() - all_cpu_start;
+      result.core_share.push_back(all_cpu_s / (wall_s * static_cast<double>(pool_.size())));
+      continue;
+    }
     (decode ? result.one_core_cpu.decode : result.one_core_cpu.encode).push_back(turn.bytes / cpu_s);
   }
   return base::Status::Ok();

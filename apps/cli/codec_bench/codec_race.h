@@ -3,7 +3,8 @@
 // Background: the machine is shared; its speed drifts by tens of percent within a run. Approach: contestants
 // take turns in every round; every figure is a median over rounds, with its spread; on one core the thread's
 // CPU time stands beside wall time (waiting for other work shows in wall time only; memory bandwidth and
-// caches that others use show in both).
+// caches that others use show in both). On all cores the share of them that the workers had is noted: beside
+// a program that keeps one of two cores busy, two threads are no faster than one.
 //
 // A timed turn covers as many jobs as a contestant can do in a slice of time, at least kLeastTurnBytes, and
 // successive turns walk through all jobs, so that a slow contestant costs no more time than a fast one and
@@ -36,6 +37,8 @@ struct RaceResult {
   CodecSpeed one_core;      // wall time, one thread
   CodecSpeed one_core_cpu;  // the same turns in that thread's CPU time
   CodecSpeed all_cores;     // wall time, every worker of the pool with jobs of its own
+  // CPU time of all workers over the wall time of as many, by turn on all cores: 1 where each had its core.
+  std::vector<double> core_share;
 };
 
 class CodecRace {

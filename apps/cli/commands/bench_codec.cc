@@ -245,8 +245,8 @@ base::Status Bench(const BenchCodecArgs& args) {
   CodecRace race(arena, pool, args.slice_s);
   KVPLANE_RETURN_IF_ERROR(MeasureErrors(input, arena, race, pool, field));
   KVPLANE_RETURN_IF_ERROR(MeasureSpeed(args, race, workers, field));
-  fmt::print(stderr, "speed: median of {} rounds; CPU: by the thread's CPU time; all cores: {} threads\n\n{}",
-             args.repeats, workers, CodecTable(field.figures));
+  fmt::print(stderr, "speed: median of {} rounds; CPU: by the thread's CPU time; {}\n\n{}", args.repeats,
+             DescribeCores(field.figures, workers), CodecTable(field.figures));
   return WriteResults(args, input.name, arena.raw_bytes(), described, workers, field.figures);
 }
 
