@@ -5,6 +5,7 @@
 #include "kvplane/base/log.h"
 #include "kvplane/transfer/peer_capabilities.h"
 #include "kvplane/transfer/sender_core.h"
+#include "kvplane/transport/endpoint.h"
 
 namespace kvplane::transfer {
 namespace {
@@ -31,9 +32,6 @@ constexpr base::Duration kAcceptPause = std::chrono::milliseconds(200);
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
 
-// "10.0.0.7:43210" without the port.
-std::string HostOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
-
 }  // namespace
 
 void SenderCore::Accept() {
@@ -54,7 +52,7 @@ base::Status SenderCore::AddLink(std::unique_ptr<transport::Stream> stream) {
   auto link = std::make_shared<SenderLink>();
   link->stream = std::move(stream);
   base::MutexLock lock(mutex_);
-  link->host = HostOf(link->stream->peer());
+  link->host = transport::HostOfPeer(link->stream->peer());
   const auto same_host = [&](const auto& other) { return other.second->host == link->host; };
   if (links_.size() >= kMaxLinks ||
       std::count_if(links_.begin(), links_.end(), same_host) >= std::ptrdiff_t{kMaxLinksPerHost}) {

@@ -4,7 +4,9 @@
 #include <netinet/in.h>
 #include <strings.h>
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 
 namespace kvplane::transport {
 namespace {
@@ -13,6 +15,9 @@ constexpr std::string_view kTcpScheme = "tcp://";
 constexpr std::string_view kUcxScheme = "ucx://";
 constexpr std::string_view kInprocScheme = "inproc://";
 constexpr std::string_view kHostSchemes[] = {kTcpScheme, "tls://", kUcxScheme, "http://", "https://"};
+
+constexpr size_t kMappedV4 = 12;     // where an IPv4 address lies in the IPv6 address that it is mapped to
+constexpr size_t kNetworkBytes = 8;  // of an IPv6 address: what a host does not choose itself
 
 base::Result<std::string_view> AfterScheme(std::string_view endpoint, std::string_view scheme) {
   if (endpoint.size() > kMaxEndpointBytes) {
@@ -76,7 +81,6 @@ bool IsLoopbackHost(std::string_view host) {
   if (inet_pton(AF_INET, text.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == kLoopbackNetwork;
   in6_addr v6{};
   if (inet_pton(AF_INET6, text.c_str(), &v6) == 1) {
-    constexpr size_t kMappedV4 = 12;  // where an IPv4 address lies in the IPv6 address that it is mapped to
     return IN6_IS_ADDR_LOOPBACK(&v6) ||
            (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[kMappedV4] == kLoopbackNetwork);
   }
@@ -89,6 +93,21 @@ bool IsWildcardHost(std::string_view host) {
   if (inet_pton(AF_INET, text.c_str(), &v4) == 1) return v4.s_addr == INADDR_ANY;
   in6_addr v6{};
   return inet_pton(AF_INET6, text.c_str(), &v6) == 1 && IN6_IS_ADDR_UNSPECIFIED(&v6);
+}
+
+std::string HostOfPeer(std::string_view peer) {
+  std::string host(peer.substr(0, peer.rfind(':')));
+  if (!host.starts_with('[') || !host.ends_with(']')) return host;
+  const std::string literal =
+      host.substr(1, std::min(host.find('%'), host.size() - 1) - 1);  // without a zone
+  in6_addr v6{};
+  if (inet_pton(AF_INET6, literal.c_str(), &v6) != 1) return host;
+  char text[INET6_ADDRSTRLEN] = {};
+  if (IN6_IS_ADDR_V4MAPPED(&v6)) {
+    return inet_ntop(AF_INET, &v6.s6_addr[kMappedV4], text, sizeof(text));
+  }
+  std::fill(&v6.s6_addr[kNetworkBytes], std::end(v6.s6_addr), uint8_t{0});
+  return fmt::format("{}/64", inet_ntop(AF_INET6, &v6, text, sizeof(text)));
 }
 
 base::Result<std::string> ParseInprocEndpoint(std::string_view endpoint) {

@@ -37,6 +37,12 @@ bool IsLoopbackHost(std::string_view host);
 // it.
 bool IsWildcardHost(std::string_view host);
 
+// What the connections of one host have in common, for bounds that no host may evade: the peer of a stream
+// ("10.0.0.7:43210", "[2001:db8::7]:43210") without its port, of an IPv6 address its first 64 bits
+// ("2001:db8::/64"), since a host chooses the rest. So hosts of one IPv6 subnet count as one. An IPv4 address
+// mapped into IPv6 is itself. Other texts lose what follows their last colon.
+std::string HostOfPeer(std::string_view peer);
+
 // NAME of "inproc://NAME"; it may be empty when listening (the transport then chooses one).
 base::Result<std::string> ParseInprocEndpoint(std::string_view endpoint);
 

@@ -77,6 +77,20 @@ TEST(EndpointUnit, KnowsWhatOnlyThisHostCanReach) {
   }
 }
 
+TEST(EndpointUnit, ConnectionsOfOneHostHaveThisInCommon) {
+  EXPECT_EQ(HostOfPeer("10.0.0.7:43210"), "10.0.0.7");
+  EXPECT_EQ(HostOfPeer("[2001:db8:0:1::7]:43210"), "2001:db8:0:1::/64");
+  EXPECT_EQ(HostOfPeer("[2001:db8:0:1:ffff::9]:1"), "2001:db8:0:1::/64");
+  EXPECT_EQ(HostOfPeer("[2001:db8:0:2::7]:43210"), "2001:db8:0:2::/64");
+  EXPECT_EQ(HostOfPeer("[::ffff:10.0.0.7]:43210"), "10.0.0.7");
+  EXPECT_EQ(HostOfPeer("[fe80::1%eth0]:7"), "fe80::/64");
+  EXPECT_EQ(HostOfPeer("[::1]:7"), "::/64");
+  EXPECT_EQ(HostOfPeer("inproc"), "inproc");
+  EXPECT_EQ(HostOfPeer("[nonsense]:1"), "[nonsense]");
+  EXPECT_EQ(HostOfPeer("[%]:1"), "[%]");
+  EXPECT_EQ(HostOfPeer(""), "");
+}
+
 TEST(ResolveUnit, LiteralsNeedNoResolverAndNoTime) {
   const NameLookup never = [](const TcpEndpoint&, ResolveFor) -> base::Result<std::vector<SocketAddress>> {
     ADD_FAILURE() << "a literal was looked up";

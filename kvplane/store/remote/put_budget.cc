@@ -29,11 +29,10 @@ bool PutBudget::Acquire(const std::shared_ptr<Ticket>& ticket) {
   KVPLANE_CHECK(ticket->bytes <= largest());
   base::MutexLock lock(mutex_);
   if (ticket->released) return false;  // given up before it was asked for
+  // Those that wait have been tried since something was released last.
+  if (TryGrantLocked(*ticket)) return true;
   waiting_.push_back(ticket);
-  const std::vector<std::shared_ptr<Ticket>> granted = GrantWaitingLocked();
-  // Nothing was released since the queue was looked at last, so only the new ticket can have been granted.
-  KVPLANE_CHECK(granted.empty() || (granted.size() == 1 && granted[0] == ticket));
-  return !granted.empty();
+  return false;
 }
 
 void PutBudget::Release(const std::shared_ptr<Ticket>& ticket) {
@@ -63,18 +62,26 @@ uint64_t PutBudget::reserved_bytes() const {
   return reserved_;
 }
 
-// False: nobody behind this ticket may be granted before it.
-bool PutBudget::TryGrantLocked(Ticket& ticket) {
+bool PutBudget::FitsLocked(const Ticket& ticket) const {
   const uint64_t bytes = ticket.bytes;
-  const bool oversize = bytes > shares_.of_address;
-  const bool fits = FitsShare(HeldBy(of_connections_, ticket.connection), bytes, shares_.of_connection) &&
-                    FitsShare(HeldBy(of_addresses_, ticket.address), bytes, shares_.of_address);
-  if (!fits || (oversize && oversize_)) return true;  // its own fault: the next may try
-  if (bytes > shares_.total - reserved_) return false;
-  reserved_ += bytes;
-  of_connections_[ticket.connection] += bytes;
-  of_addresses_[ticket.address] += bytes;
-  oversize_ = oversize_ || oversize;
+  if (reserved_ == 0) return true;
+  const uint64_t left = shares_.total - reserved_;
+  if (bytes > left) return false;
+  const uint64_t of_address = HeldBy(of_addresses_, ticket.address);
+  if (!FitsShare(HeldBy(of_connections_, ticket.connection), bytes, shares_.of_connection) ||
+      !FitsShare(of_address, bytes, shares_.of_address)) {
+    return false;
+  }
+  if (bytes > shares_.of_address) return !oversize_ && left - bytes >= shares_.of_address / 2;
+  return of_address + bytes <= left - bytes;
+}
+
+bool PutBudget::TryGrantLocked(Ticket& ticket) {
+  if (!FitsLocked(ticket)) return false;
+  reserved_ += ticket.bytes;
+  of_connections_[ticket.connection] += ticket.bytes;
+  of_addresses_[ticket.address] += ticket.bytes;
+  oversize_ = oversize_ || ticket.bytes > shares_.of_address;
   ticket.granted = true;
   return true;
 }
@@ -89,8 +96,7 @@ void PutBudget::ReturnLocked(const Ticket& ticket) {
 std::vector<std::shared_ptr<PutBudget::Ticket>> PutBudget::GrantWaitingLocked() {
   std::vector<std::shared_ptr<Ticket>> granted;
   for (auto at = waiting_.begin(); at != waiting_.end();) {
-    if (!TryGrantLocked(**at)) break;
-    if ((*at)->granted) {
+    if (TryGrantLocked(**at)) {
       granted.push_back(*at);
       at = waiting_.erase(at);
     } else {

@@ -1,10 +1,16 @@
 // PutBudget: bytes of objects on their way into a store server. An object is taken as a whole, so its bytes
 // are reserved before the first of them may be sent; what does not fit waits its turn.
 //
-// First come, first served, except that a connection, or an address with all its connections, at its own
-// share does not hold up the others. So those who let their objects come slowly, or never, keep their own
-// shares only. An object larger than a share may exceed it alone, and of those that exceed the share of an
-// address there is one at a time: together two addresses have at most one such object and one share.
+// First come, first served, except that what has to wait does not hold up the others. A connection, and an
+// address with all its connections, may have a share; an address moreover no more than it leaves free
+// (dynamic thresholds: Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet
+// Switches", 1998, with alpha 1). So of addresses that take all they can and let it lie, three leave an
+// eighth of all (where no object is more than half of it), and each further one at least half of what it
+// finds.
+//
+// An object larger than a share may exceed it alone. Of those that exceed the share of an address there is
+// one at a time, and it leaves half a share free. Whatever fits into all is granted while nothing else is
+// here.
 //
 // Thread safety: all members may be called from any thread. Grants are told to their receivers without the
 // budget's lock held.
@@ -62,6 +68,7 @@ class PutBudget {
   uint64_t reserved_bytes() const KVPLANE_EXCLUDES(mutex_);
 
  private:
+  bool FitsLocked(const Ticket& ticket) const KVPLANE_REQUIRES(mutex_);
   bool TryGrantLocked(Ticket& ticket) KVPLANE_REQUIRES(mutex_);
   void ReturnLocked(const Ticket& ticket) KVPLANE_REQUIRES(mutex_);
   std::vector<std::shared_ptr<Ticket>> GrantWaitingLocked() KVPLANE_REQUIRES(mutex_);

@@ -8,6 +8,7 @@
 #include "kvplane/base/log.h"
 #include "kvplane/kernel/checksum/checksum.h"
 #include "kvplane/store/call_checks.h"
+#include "kvplane/transport/endpoint.h"
 
 namespace kvplane::store {
 namespace {
@@ -25,9 +26,6 @@ constexpr base::Duration kFarewellTime = std::chrono::milliseconds(100);
 
 constexpr uint64_t kAddressParts = 4;     // of all room: what the connections of one address may take
 constexpr uint64_t kConnectionParts = 8;  // and one connection
-
-// "10.0.0.7:43210" without the port: what all connections of a client have in common.
-std::string AddressOf(const std::string& peer) { return peer.substr(0, peer.rfind(':')); }
 
 bool AtFault(const base::Status& status) {
   return status.code() == base::StatusCode::kCorrupt || status.code() == base::StatusCode::kUnimplemented;
@@ -50,7 +48,7 @@ ServerConnection::ServerConnection(ServerShared& shared, std::unique_ptr<transpo
     : shared_(shared),
       stream_(std::move(stream)),
       number_(number),
-      address_(AddressOf(stream_->peer())),
+      address_(transport::HostOfPeer(stream_->peer())),
       reader_(kStoreProtocol, *stream_, shared.options.frame_timeout) {}
 
 void ServerConnection::Read() {
@@ -83,7 +81,7 @@ bool ServerConnection::ReadOne() {
 void ServerConnection::EndRead(const base::Status& status) {
   if (AtFault(status)) {
     ++shared_.protocol_errors;
-    base::Log(base::LogLevel::kWarn, "{}: ending the connection: {}", stream_->peer(), status.ToString());
+    shared_.refusals.Note(status.Annotate(stream_->peer()));
     (void)Send(EncodeStoreFrame(0, StoreAbort{status}));
   }
   Close();
@@ -204,6 +202,10 @@ base::Result<bool> ServerConnection::Open(uint32_t stream) {
 
 void ServerConnection::Push(Request request) {
   base::MutexLock lock(mutex_);
+  PushLocked(std::move(request));
+}
+
+void ServerConnection::PushLocked(Request request) {
   queued_bytes_ += request.queued_bytes;
   queue_.push_back(std::move(request));
   wake_worker_.NotifyOne();
@@ -358,17 +360,20 @@ void ServerConnection::EndSlow(uint64_t awaited) {
   const base::Status why =
       base::DeadlineExceeded("{} bytes of objects are awaited and come slower than {} bytes/s", awaited,
                              shared_.options.min_put_rate);
-  base::Log(base::LogLevel::kWarn, "{}: ending the connection: {}", stream_->peer(), why.message());
+  shared_.refusals.Note(why.Annotate(stream_->peer()));
+  const base::TimePoint limit = Now() + kFarewellTime;
   bool free = false;
   {
     base::MutexLock lock(mutex_);
+    while (writing_ && !closed_ && wake_writer_.WaitUntil(mutex_, limit)) {
+    }
     free = !writing_ && !closed_;
     if (free) writing_ = true;
   }
   if (free) {
     const std::vector<std::byte> abort = EncodeStoreFrame(0, StoreAbort{why});
     const std::span<const std::byte> bytes(abort);
-    (void)stream_->Write({&bytes, 1}, Now() + kFarewellTime);
+    (void)stream_->Write({&bytes, 1}, limit);
     base::MutexLock lock(mutex_);
     writing_ = false;
     wake_writer_.NotifyOne();
@@ -423,18 +428,15 @@ base::Status ServerConnection::HandlePutData() {
       Answer(put->stream, base::Unavailable("byte {} and on were damaged on the way", frame.at));
     return base::Status::Ok();
   }
-  bool complete = false;
-  {
-    base::MutexLock lock(mutex_);
-    put->received += body_bytes;
-    const base::TimePoint latest = Now() + shared_.options.put_timeout;
-    put->next_piece = latest;
-    const double earned = static_cast<double>(body_bytes) / static_cast<double>(shared_.options.min_put_rate);
-    put_due_ = std::min(latest, put_due_ + base::FromSeconds(earned));
-    complete = put->received == put->frame.bytes && puts_.erase(put->stream) > 0;
-  }
-  if (complete) {
-    Push({.stream = put->stream, .deadline = put->deadline, .queued_bytes = 0, .work = PutWork{put}});
+  base::MutexLock lock(mutex_);
+  put->received += body_bytes;
+  const base::TimePoint latest = Now() + shared_.options.put_timeout;
+  put->next_piece = latest;
+  const double earned = static_cast<double>(body_bytes) / static_cast<double>(shared_.options.min_put_rate);
+  put_due_ = std::min(latest, put_due_ + base::FromSeconds(earned));
+  // From the table to the queue in one step: Close() looks for room to give back in these two.
+  if (put->received == put->frame.bytes && puts_.erase(put->stream) > 0) {
+    PushLocked({.stream = put->stream, .deadline = put->deadline, .queued_bytes = 0, .work = PutWork{put}});
   }
   return base::Status::Ok();
 }

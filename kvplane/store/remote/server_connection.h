@@ -26,6 +26,7 @@
 #include "kvplane/store/remote/store_server.h"
 #include "kvplane/store/store.h"
 #include "kvplane/transport/frame.h"
+#include "kvplane/transport/refusal_log.h"
 #include "kvplane/transport/stream.h"
 
 namespace kvplane::store {
@@ -41,6 +42,7 @@ struct ServerShared {
   std::atomic<uint64_t> bytes_in{0};
   std::atomic<uint64_t> bytes_out{0};
   std::atomic<uint64_t> slow_puts{0};
+  transport::RefusalLog refusals;  // whoever may connect may be refused, or break the protocol, all day
 
   ServerShared(Store& served, StoreServerOptions opts)
       : store(served), options(std::move(opts)), budget(SharesOf(options)) {}
@@ -67,6 +69,9 @@ class ServerConnection final : public PutBudget::Receiver,
   // Gives up objects that are late, and ends the connection when what it sends of objects comes too slowly.
   // From a thread that others wait for: it does not block (for longer than a farewell may take).
   void CheckPuts(base::TimePoint now) KVPLANE_EXCLUDES(mutex_);
+
+  // Of the client, as far as all connections of one host have it in common.
+  const std::string& address() const { return address_; }
 
   // New requests are refused; the connection ends when all it has are answered.
   void Drain();
@@ -127,6 +132,7 @@ class ServerConnection final : public PutBudget::Receiver,
   template <typename Frame>
   base::Status Enqueue(base::Result<Frame> frame) KVPLANE_EXCLUDES(mutex_);
   void Push(Request request) KVPLANE_EXCLUDES(mutex_);
+  void PushLocked(Request request) KVPLANE_REQUIRES(mutex_);
   base::Status CheckPutFrame(const PutFrame& frame) const;
   bool HasAlready(const PutFrame& frame, base::TimePoint deadline);
   std::shared_ptr<IncomingPut> FindPut(uint32_t stream) KVPLANE_EXCLUDES(mutex_);
@@ -147,8 +153,11 @@ class ServerConnection final : public PutBudget::Receiver,
   void ServeStats(const Request& request);
   base::Result<Slice> ReadRange(const StoreKey& key, uint64_t offset, uint64_t bytes,
                                 base::TimePoint deadline);
-  // False: cancelled or closed, do not go on.
-  bool SendData(const Request& request, uint64_t total, uint64_t at, const Slice& slice);
+  // Not OK: the rest need not be sent, as the request was cancelled, the connection closed, or time is over.
+  base::Status SendData(const Request& request, uint64_t total, uint64_t at, const Slice& slice);
+  // Ends a request whose data was sent, or was not: a client that is there still learns that it came too
+  // late.
+  void EndData(uint32_t stream, const base::Status& sent);
   // Objects whose time is over; they are no longer in the table.
   std::vector<std::shared_ptr<IncomingPut>> TakeLatePuts(base::TimePoint now) KVPLANE_EXCLUDES(mutex_);
   base::Status WhyLate() const;
@@ -169,7 +178,7 @@ class ServerConnection final : public PutBudget::Receiver,
   ServerShared& shared_;
   const std::unique_ptr<transport::Stream> stream_;
   const uint64_t number_;
-  const std::string address_;      // of the client, without its port
+  const std::string address_;      // transport::HostOfPeer()
   transport::FrameReader reader_;  // the reader's own
   bool greeted_ = false;           // the reader's own
   base::TimePoint hello_limit_;    // the reader's own

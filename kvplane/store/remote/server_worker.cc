@@ -183,8 +183,7 @@ void ServerConnection::ServeReads(std::vector<Request> requests) {
     if (!results[i].ok()) {
       Answer(stream, results[i].status());
     } else {
-      (void)SendData(requests[i], results[i]->size(), 0, *results[i]);
-      Finish(stream, /*failed=*/false);
+      EndData(stream, SendData(requests[i], results[i]->size(), 0, *results[i]));
     }
   }
 }
@@ -205,8 +204,7 @@ void ServerConnection::ServeRead(const Request& request, const ReadRequest& rang
   // Memory gives slices, not copies: of any length at once. What is not there says so here.
   const base::Result<Slice> slice = ReadRange(range.key, range.offset, range.bytes, request.deadline);
   if (!slice.ok()) return Answer(request.stream, slice.status());
-  (void)SendData(request, slice->size(), 0, *slice);
-  Finish(request.stream, /*failed=*/false);
+  EndData(request.stream, SendData(request, slice->size(), 0, *slice));
 }
 
 void ServerConnection::ServeUnits(const Request& request, const StoreKey& key, uint64_t offset,
@@ -223,22 +221,32 @@ void ServerConnection::ServeUnits(const Request& request, const StoreKey& key, u
         return Answer(request.stream, base::Unavailable("the object was replaced while it was read"));
       }
     }
-    if (!SendData(request, bytes, at, *slice)) break;
+    const base::Status sent = SendData(request, bytes, at, *slice);
+    if (!sent.ok()) return EndData(request.stream, sent);
     at += unit;
   }
   Finish(request.stream, /*failed=*/false);
 }
 
-bool ServerConnection::SendData(const Request& request, uint64_t total, uint64_t at, const Slice& slice) {
+base::Status ServerConnection::SendData(const Request& request, uint64_t total, uint64_t at,
+                                        const Slice& slice) {
   size_t done = 0;
   do {
-    if (Cancelled(request.stream)) return false;
+    if (Cancelled(request.stream)) return base::Cancelled("nobody waits for it");
+    // What memory has put out stays in memory as long as it is sent from here: with a client that takes it
+    // slowly not for longer than the client said that it would wait.
+    KVPLANE_RETURN_IF_ERROR(CheckDeadline(request.deadline));
     const auto piece = slice.bytes().subspan(done, std::min(kPieceBytes, slice.size() - done));
     const DataFrame frame{total, at + done, kernel::Crc32c(piece)};
-    if (!Send(EncodeStoreFrame(request.stream, frame, piece.size()), piece).ok()) return false;
+    KVPLANE_RETURN_IF_ERROR(Send(EncodeStoreFrame(request.stream, frame, piece.size()), piece));
     done += piece.size();
   } while (done < slice.size());
-  return true;
+  return base::Status::Ok();
+}
+
+void ServerConnection::EndData(uint32_t stream, const base::Status& sent) {
+  if (sent.code() == base::StatusCode::kDeadlineExceeded) return Answer(stream, sent);
+  Finish(stream, /*failed=*/false);
 }
 
 void ServerConnection::ServePut(const Request& request, IncomingPut& put) {

@@ -168,7 +168,7 @@ TEST_F(SlowPutsTest, TwoAddressesThatLetTheirRoomLieStopNobodySafety) {
 
   const auto honest = HonestClient();
   for (uint64_t number = 0; number < 20; ++number) {
-    ASSERT_TRUE(honest->Put(Key(number), {}, Slice::Own(Bytes(kRoom / 8)), {}, Soon()).ok());
+    ASSERT_TRUE(honest->Put(Key(number), {}, Slice::Own(Bytes(kRoom / 16)), {}, Soon()).ok());
   }
   EXPECT_EQ(honest->stats().puts, 20u);
   EXPECT_EQ(server_->counters().slow_puts, 0u);
@@ -244,6 +244,32 @@ TEST_F(SlowPutsTest, RoomIsGivenBackWhileTheWorkerIsBusySafety) {
   }
 }
 
+// Strangers who only connect: they get their address's part of the connections, not everybody's.
+TEST_F(SlowPutsTest, AnAddressHasItsPartOfTheConnectionsSafety) {
+  StoreServerOptions options;
+  options.max_connections = kMinAddressConnections + 2;
+  ServeFrom(*dram_, std::move(options));
+  const uint16_t port = transport::ParseTcpEndpoint(server_->endpoint())->port;
+  const auto connected = [port](const char* address) {
+    return std::make_unique<WirePeer>(std::make_unique<SocketStream>(address, port));
+  };
+  std::vector<std::unique_ptr<WirePeer>> silent;
+  for (size_t i = 0; i < kMinAddressConnections; ++i) {
+    silent.push_back(connected("127.0.0.2"));
+    ASSERT_TRUE(silent.back()->Next().ok()) << "the server's HELLO to connection " << i;
+  }
+  EXPECT_FALSE(connected("127.0.0.2")->Next().ok());
+  for (size_t i = 0; i < 2; ++i) {
+    silent.push_back(connected("127.0.0.3"));
+    ASSERT_TRUE(silent.back()->Next().ok());
+  }
+  EXPECT_FALSE(connected("127.0.0.4")->Next().ok()) << "all are taken";
+  EXPECT_EQ(server_->counters().connections_refused, 2u);
+  silent.erase(silent.begin());
+  while (server_->counters().connections > kMinAddressConnections + 1) std::this_thread::yield();
+  EXPECT_TRUE(connected("127.0.0.2")->Next().ok());
+}
+
 class Deaf final : public PutBudget::Receiver {
  public:
   void OnPutGranted(const std::shared_ptr<PutBudget::Ticket>& ticket) override { granted.push_back(ticket); }
@@ -277,16 +303,51 @@ TEST(PutBudgetUnit, SharesBoundConnectionsAndAddresses) {
   const auto c5 = ticket("c", 5, 360);
   const auto d6 = ticket("d", 6, 10);
   EXPECT_FALSE(budget.Acquire(c5)) << "1010 of all";
-  EXPECT_FALSE(budget.Acquire(d6)) << "waits behind one that only the whole keeps waiting";
-  EXPECT_EQ(budget.reserved_bytes(), 650u);
-  budget.Release(a1);
-  EXPECT_EQ(receiver->granted, (std::vector{a1_more, a3}));
+  EXPECT_TRUE(budget.Acquire(d6)) << "what waits is in nobody's way";
   EXPECT_EQ(budget.reserved_bytes(), 660u);
+  budget.Release(a1);
+  EXPECT_EQ(receiver->granted, (std::vector{a1_more})) << "with a3 its address had 360 and left 330";
+  EXPECT_EQ(budget.reserved_bytes(), 610u);
   budget.Release(a2);
-  EXPECT_EQ(receiver->granted, (std::vector{a1_more, a3, c5, d6}));
-  EXPECT_EQ(budget.reserved_bytes(), 830u);
-  for (const auto& one : {a1_more, a3, b4, b4_more, c5, d6}) budget.Release(one);
+  EXPECT_EQ(receiver->granted, (std::vector{a1_more, a3}));
+  EXPECT_EQ(budget.reserved_bytes(), 470u);
+  budget.Release(b4);
+  EXPECT_EQ(receiver->granted, (std::vector{a1_more, a3, b4_more, c5}));
+  EXPECT_EQ(budget.reserved_bytes(), 531u);
+  for (const auto& one : {a1_more, a3, b4_more, c5, d6}) budget.Release(one);
   EXPECT_EQ(budget.reserved_bytes(), 0u);
+}
+
+// As a server shares its room out: addresses that take all they can get and let it lie, and one that does
+// not.
+TEST(PutBudgetSafety, GreedyAddressesLeaveRoomForTheNext) {
+  const auto receiver = std::make_shared<Deaf>();
+  uint64_t connections = 0;
+  const auto ticket = [&](const char* address, uint64_t bytes) {
+    auto out = std::make_shared<PutBudget::Ticket>();
+    out->receiver = receiver;
+    out->address = address;
+    out->connection = ++connections;
+    out->bytes = bytes;
+    return out;
+  };
+  const auto take_all = [&](PutBudget& budget, const char* address) {
+    uint64_t bytes = 0;
+    while (budget.Acquire(ticket(address, 8))) bytes += 8;
+    return bytes;
+  };
+  const PutBudget::Shares shares{.total = 2048, .of_address = 512, .of_connection = 256};
+  PutBudget budget(shares);
+  EXPECT_TRUE(budget.Acquire(ticket("large", 1024)));
+  EXPECT_EQ(take_all(budget, "b"), 512u);
+  EXPECT_EQ(take_all(budget, "c"), 256u);
+  EXPECT_TRUE(budget.Acquire(ticket("honest", 84)));
+  PutBudget other_order(shares);
+  EXPECT_EQ(take_all(other_order, "b"), 512u);
+  EXPECT_EQ(take_all(other_order, "c"), 512u);
+  EXPECT_FALSE(other_order.Acquire(ticket("large", 1024))) << "would leave nothing";
+  EXPECT_TRUE(other_order.Acquire(ticket("large", 768)));
+  EXPECT_TRUE(other_order.Acquire(ticket("honest", 84)));
 }
 
 TEST(PutBudgetUnit, OneObjectBeyondAnAddressesShareAtATime) {

@@ -201,30 +201,34 @@ std::shared_ptr<PutBudget::Ticket> TicketFor(const std::shared_ptr<Grants>& rece
                                              uint32_t stream, uint64_t bytes) {
   auto ticket = std::make_shared<PutBudget::Ticket>();
   ticket->receiver = receiver;
+  ticket->address = std::to_string(connection);
   ticket->connection = connection;
   ticket->stream = stream;
   ticket->bytes = bytes;
   return ticket;
 }
 
-TEST(PutBudgetUnit, FirstComeFirstServed) {
+TEST(PutBudgetUnit, FirstComeFirstServedOfThoseThatWait) {
   PutBudget budget({.total = 100, .of_address = 1000, .of_connection = 60});
   EXPECT_EQ(budget.largest(), 100u);
   const auto grants = std::make_shared<Grants>();
   const auto a = TicketFor(grants, 1, 1, 60);
-  const auto b = TicketFor(grants, 2, 2, 50);
+  const auto b = TicketFor(grants, 2, 2, 30);
   const auto c = TicketFor(grants, 3, 3, 10);
+  const auto d = TicketFor(grants, 4, 4, 25);
   EXPECT_TRUE(budget.Acquire(a));
-  EXPECT_FALSE(budget.Acquire(b));
-  EXPECT_FALSE(budget.Acquire(c)) << "40 are free, but another was first";
-  EXPECT_EQ(budget.reserved_bytes(), 60u);
+  EXPECT_FALSE(budget.Acquire(b)) << "30 of 40: more than it would leave";
+  EXPECT_TRUE(budget.Acquire(c)) << "held up by nobody";
+  EXPECT_FALSE(budget.Acquire(d));
+  EXPECT_EQ(budget.reserved_bytes(), 70u);
   budget.Release(a);
-  EXPECT_EQ(grants->streams, (std::vector<uint32_t>{2, 3}));
-  EXPECT_EQ(budget.reserved_bytes(), 60u);
+  EXPECT_EQ(grants->streams, (std::vector<uint32_t>{2, 4}));
+  EXPECT_EQ(budget.reserved_bytes(), 65u);
   budget.Release(a);
-  EXPECT_EQ(budget.reserved_bytes(), 60u) << "a second release does nothing";
+  EXPECT_EQ(budget.reserved_bytes(), 65u) << "a second release does nothing";
   budget.Release(b);
   budget.Release(c);
+  budget.Release(d);
   EXPECT_EQ(budget.reserved_bytes(), 0u);
 }
 
@@ -233,7 +237,7 @@ TEST(PutBudgetUnit, AConnectionAtItsLimitHoldsUpNobodyElse) {
   const auto grants = std::make_shared<Grants>();
   const auto a = TicketFor(grants, 1, 1, 50);
   const auto b = TicketFor(grants, 1, 2, 20);
-  const auto c = TicketFor(grants, 2, 3, 50);
+  const auto c = TicketFor(grants, 2, 3, 25);
   EXPECT_TRUE(budget.Acquire(a));
   EXPECT_FALSE(budget.Acquire(b));
   EXPECT_TRUE(budget.Acquire(c));

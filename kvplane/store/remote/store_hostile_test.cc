@@ -251,6 +251,29 @@ TEST_F(HostileClientTest, APutThatWaitsForRoomRunsOutOfItsOwnTimeSafety) {
   EXPECT_EQ(StatusCodeOf(other.NextReply()), StatusCode::kDeadlineExceeded);
 }
 
+// Memory that has put an object out keeps it while it is sent: not for longer than the client said it waits.
+TEST_F(HostileClientTest, ASlowReaderDoesNotKeepWhatMemoryHasPutOutSafety) {
+  constexpr size_t kObject = 32 << 20;  // more than lies on the way
+  ASSERT_TRUE(dram_->Put(Key(1), {}, Slice::Own(Bytes(kObject)), {}, Soon()).ok());
+  WirePeer slow = Greeted();
+  ReadFrame read = ReadOf(1);
+  read.remaining_ms = 100;
+  ASSERT_TRUE(slow.Send(1, read).ok());
+  auto frame = slow.NextReply();  // so the server's deadline is not later than this one
+  const base::TimePoint late = base::Clock::System().Now() + std::chrono::milliseconds(read.remaining_ms);
+  ASSERT_TRUE(dram_->Erase(Key(1), Soon()).ok());
+  base::Clock::System().SleepUntil(late);
+  size_t received = 0;
+  while (TypeOf(frame) == StoreFrameType::kData && (received += frame->body.size()) < kObject) {
+    frame = slow.NextReply();
+  }
+  EXPECT_LT(received, kObject);
+  EXPECT_EQ(StatusCodeOf(frame), StatusCode::kDeadlineExceeded);
+  while (dram_->detached_bytes() > 0) std::this_thread::yield();
+  ASSERT_TRUE(slow.Send(2, ReadOf(1)).ok()) << "the connection goes on";
+  EXPECT_EQ(StatusCodeOf(slow.NextReply()), StatusCode::kNotFound);
+}
+
 TEST_F(HostileClientTest, SlowLorisSafety) {
   StoreServerOptions silence;
   silence.hello_timeout = std::chrono::milliseconds(50);

@@ -21,6 +21,8 @@ constexpr int kLooksPerPutTimeout = 4;
 constexpr base::Duration kShortestLook = std::chrono::milliseconds(5);
 constexpr base::Duration kLongestLook = std::chrono::seconds(1);
 
+constexpr size_t kAddressParts = 4;  // of all connections: what one address may have
+
 // Pause after an accept that failed for a reason of this machine.
 constexpr base::Duration kAcceptPause = std::chrono::milliseconds(200);
 
@@ -101,16 +103,32 @@ class StoreServer::State {
     }
   }
 
+  base::Status CheckRoom(const std::string& address) const KVPLANE_REQUIRES(mutex_) {
+    const StoreServerOptions& options = shared_.options;
+    if (stopping_) return base::Unavailable("the store is stopping");
+    if (open_.size() >= options.max_connections) {
+      return base::ResourceExhausted("{} connections are open", open_.size());
+    }
+    const size_t most = options.address_connections != 0
+                            ? options.address_connections
+                            : std::max(options.max_connections / kAddressParts, kMinAddressConnections);
+    const auto same = std::ranges::count_if(
+        open_, [&address](const auto& other) { return other.second->address() == address; });
+    if (static_cast<size_t>(same) < most) return base::Status::Ok();
+    return base::ResourceExhausted("{} connections from its address are open", same);
+  }
+
   void Start(std::unique_ptr<transport::Stream> stream) {
     const std::string peer = stream->peer();
     base::MutexLock lock(mutex_);
-    if (stopping_ || open_.size() >= shared_.options.max_connections) {
+    const uint64_t number = accepted_ + 1;
+    auto connection = std::make_shared<ServerConnection>(shared_, std::move(stream), number);
+    if (const base::Status room = CheckRoom(connection->address()); !room.ok()) {
       ++refused_;
-      base::Log(base::LogLevel::kWarn, "{}: refused, {} connections are open", peer, open_.size());
+      shared_.refusals.Note(room.Annotate(peer));
       return;
     }
-    const uint64_t number = ++accepted_;
-    auto connection = std::make_shared<ServerConnection>(shared_, std::move(stream), number);
+    accepted_ = number;
     open_.emplace(number, connection);
     try {
       threads_.emplace(number, std::thread([this, connection, number] { Serve(connection, number); }));

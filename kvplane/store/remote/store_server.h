@@ -3,9 +3,10 @@
 // A connection has two threads: one reads requests and takes objects in, one answers requests in order. So
 // an object arrives while the one before is written, and a PING is answered while the medium is slow.
 // Everything is bounded: connections, requests and bytes of one connection, objects on their way in of all
-// connections together, of each and of each address. A third thread, one for the server, ends connections
-// whose objects come too slowly (min_put_rate). Ranged reads are taken from the store in units and sent in
-// pieces, in the order of the requests: layer 0 is with the client before layer 1 is read.
+// connections together, of each and of each address; connections of one address. A third thread, one for the
+// server, ends connections whose objects come too slowly (min_put_rate). Ranged reads are taken from the
+// store in units and sent in pieces, in the order of the requests: layer 0 is with the client before layer 1
+// is read.
 //
 // Who may connect is the transport's matter; whoever may can use every tenant's id.
 //
@@ -27,9 +28,15 @@
 
 namespace kvplane::store {
 
+// A client opens three or four, and several run on one machine.
+constexpr size_t kMinAddressConnections = 16;
+
 struct StoreServerOptions {
   std::string endpoint = "tcp://127.0.0.1:0";
   size_t max_connections = 256;  // more are closed at once
+  // Of these, from one address (transport::HostOfPeer()), whether they have proved anything yet or not. 0: a
+  // quarter of all, and at least kMinAddressConnections.
+  size_t address_connections = 0;
   uint32_t max_requests = 1024;  // of one connection, unanswered
 
   // Objects on their way in: of all together (which bounds the largest object, too), of the connections from
