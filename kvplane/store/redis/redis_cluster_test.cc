@@ -122,6 +122,8 @@ TEST_F(RedisClusterTest, SlotsThatMoveAreFollowedUnit) {
   EXPECT_TRUE(Holds(number, 4'000'000));
   EXPECT_EQ(get(), size) << "ASK changes no map";
   EXPECT_EQ(client.redirects(), 2u);
+  EXPECT_EQ(store_->EraseTenant(4, Soon()).status().code(), StatusCode::kUnavailable)
+      << "a slot is on its way";
   ASSERT_TRUE(store_->Erase(Key(number), Soon()).ok());
   ASSERT_TRUE(PutObject(number, 1000).ok()) << "new keys of the slot go to the target";
   EXPECT_EQ(to.Command({"CLUSTER", "COUNTKEYSINSLOT", slot})->integer, 1);

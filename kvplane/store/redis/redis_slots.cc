@@ -99,6 +99,28 @@ base::Result<SlotMap> ParseClusterSlots(const RespValue& reply, const RedisAddre
   return map;
 }
 
+std::optional<std::string_view> OwnSlots(std::string_view nodes) {
+  constexpr size_t kFlags = 2;  // fields: id, address, flags, master, ping, pong, epoch, link, slots...
+  constexpr size_t kEpoch = 6;
+  while (!nodes.empty()) {
+    std::string_view rest = nodes.substr(0, nodes.find('\n'));
+    nodes.remove_prefix(std::min(nodes.size(), rest.size() + 1));
+    bool own = false;
+    size_t field = 0;
+    for (; field < kEpoch && !rest.empty(); ++field) {
+      const std::string_view text = rest.substr(0, rest.find(' '));
+      own = own || (field == kFlags && text.find("myself") != text.npos);
+      rest.remove_prefix(std::min(rest.size(), text.size() + 1));
+    }
+    if (own && field == kEpoch) return rest;
+  }
+  return std::nullopt;
+}
+
+bool SlotsAreMoving(std::string_view own_slots) {
+  return own_slots.find("->-") != own_slots.npos || own_slots.find("-<-") != own_slots.npos;
+}
+
 std::optional<RedisRedirect> ParseRedirect(std::string_view error, const RedisAddress& asked) {
   RedisRedirect out;
   if (error.starts_with("ASK ")) {

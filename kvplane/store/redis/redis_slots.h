@@ -64,6 +64,12 @@ class SlotMap {
 // The masters in a reply to CLUSTER SLOTS. A node that does not know its own address is `asked`. kCorrupt.
 base::Result<SlotMap> ParseClusterSlots(const RespValue& reply, const RedisAddress& asked);
 
+// What the node that was asked says of itself in a reply to CLUSTER NODES: its epoch, its slots, and those on
+// their way to or from it, as text that two replies can be compared by. Nothing where it is not among them.
+std::optional<std::string_view> OwnSlots(std::string_view nodes);
+// Whether some slots of such a text are on their way.
+bool SlotsAreMoving(std::string_view own_slots);
+
 struct RedisRedirect {
   bool ask = false;  // ASK: this request only; else MOVED: from now on
   uint16_t slot = 0;

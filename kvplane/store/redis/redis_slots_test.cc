@@ -100,5 +100,22 @@ TEST(RedirectUnit, MovedAndAsk) {
   }
 }
 
+TEST(RedisSlotsUnit, WhatANodeSaysOfItself) {
+  const std::string others =
+      "07c3 10.0.0.2:6379@16379,host master - 0 1426238316232 2 connected 5461-10922\n";
+  EXPECT_EQ(OwnSlots(others + "e7d1 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-5460 6000\n"),
+            "1 connected 0-5460 6000");
+  const std::string moving =
+      "e7d1 :6379@16379 myself,master - 0 0 1 connected 0-5460 [93->-07c3] [77-<-07c3]";
+  EXPECT_EQ(OwnSlots(moving), "1 connected 0-5460 [93->-07c3] [77-<-07c3]");
+  EXPECT_TRUE(SlotsAreMoving("1 connected 0-5460 [93->-07c3]"));
+  EXPECT_TRUE(SlotsAreMoving("1 connected [77-<-07c3]"));
+  EXPECT_FALSE(SlotsAreMoving("1 connected 0-5460 6000"));
+  EXPECT_EQ(OwnSlots("e7d1 :6379@16379 myself,master - 0 0 1 connected\n"), "1 connected");
+  EXPECT_EQ(OwnSlots(others), std::nullopt);
+  EXPECT_EQ(OwnSlots("e7d1 :6379 myself,master -"), std::nullopt);
+  EXPECT_EQ(OwnSlots(""), std::nullopt);
+}
+
 }  // namespace
 }  // namespace kvplane::store

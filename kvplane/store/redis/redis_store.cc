@@ -25,6 +25,8 @@ constexpr base::Duration kQuarantineTimeout = std::chrono::seconds(1);
 constexpr int kPutRounds = 3;
 // Keys per SCAN step; Redis may return a few more.
 constexpr uint64_t kScanKeys = 1000;
+// Lines of 1000 nodes, and all slots one by one.
+constexpr RespLimits kClusterNodesLimits = {.max_bulk_bytes = 1 << 20, .max_elements = 1};
 constexpr RespLimits kScanLimits = {.max_bulk_bytes = 1024, .max_elements = 1 << 16};
 
 base::TimePoint Now() { return base::Clock::System().Now(); }
@@ -112,6 +114,9 @@ class RedisStore final : public Store {
   // False: not set, for something lies there by now.
   base::Result<bool> Set(const StoreKey& key, const RecordHeader& header, const Slice& object,
                          base::Duration ttl, bool only_if_absent, base::TimePoint deadline);
+  // What each of them says that it serves.
+  base::Result<std::vector<std::string>> SlotsOf(std::span<const RedisAddress> masters,
+                                                 base::TimePoint deadline);
   base::Result<uint64_t> EraseOnNode(const RedisAddress& node, uint64_t tenant, base::TimePoint deadline);
 
   bool IsDamaged(const StoreKey& key) const KVPLANE_EXCLUDES(mutex_);
@@ -419,13 +424,38 @@ base::Status RedisStore::Erase(const StoreKey& key, base::TimePoint deadline) {
 base::Result<uint64_t> RedisStore::EraseTenant(uint64_t tenant, base::TimePoint deadline) {
   const auto masters = client_.Masters(deadline);
   if (!masters.ok()) return Failed(MediumStatus(masters.status()));
+  const auto before = SlotsOf(*masters, deadline);
+  if (!before.ok()) return Failed(MediumStatus(before.status()));
   uint64_t erased = 0;
   for (const RedisAddress& node : *masters) {
     const auto count = EraseOnNode(node, tenant, deadline);
     if (!count.ok()) return Failed(MediumStatus(count.status()));
     erased += *count;
   }
+  const auto after = SlotsOf(*masters, deadline);
+  if (!after.ok()) return Failed(MediumStatus(after.status()));
+  // A key may have gone from a node that was not walked yet to one that was.
+  if (*after != *before || std::ranges::any_of(*after, SlotsAreMoving)) {
+    return Failed(
+        base::Unavailable("redis: slots are moving: {} entries are erased, repeat it for all", erased));
+  }
   return erased;
+}
+
+base::Result<std::vector<std::string>> RedisStore::SlotsOf(std::span<const RedisAddress> masters,
+                                                           base::TimePoint deadline) {
+  std::vector<std::string> out;
+  if (masters.size() == 1) return out;  // one server, or all slots on one node: there is nowhere to go
+  for (const RedisAddress& node : masters) {
+    RespCommand nodes(2);
+    nodes.Arg("CLUSTER").Arg("NODES");
+    KVPLANE_ASSIGN_OR_RETURN(const RespValue reply,
+                             client_.ExecuteOn(node, std::move(nodes), kClusterNodesLimits, deadline));
+    const auto own = OwnSlots(reply.view());
+    if (!own.has_value()) return base::Unavailable("redis: {}: does not say its slots", node.ToString());
+    out.emplace_back(*own);
+  }
+  return out;
 }
 
 base::Result<uint64_t> RedisStore::EraseOnNode(const RedisAddress& node, uint64_t tenant,
