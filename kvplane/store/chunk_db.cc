@@ -237,7 +237,7 @@ uint64_t ChunkDb::OldestSequence() {
       if (first && (!oldest || *first < *oldest)) oldest = first;
     }
   }
-  if (!oldest) return 0;
+  if (!oldest) return rocks_->first_sequence;
   // The object at the edge has lost its beginning.
   return oldest->chunk == 0 ? oldest->sequence : oldest->sequence + 1;
 }

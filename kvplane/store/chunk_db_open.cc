@@ -311,6 +311,7 @@ void ChunkDb::Rocks::FindNextSequence(ChunkDbContents& contents) {
     }
   }
   contents.next_sequence = last + 1;
+  first_sequence = contents.next_sequence;
 }
 
 // Entries whose chunks lie in a lost file, wholly or in part.

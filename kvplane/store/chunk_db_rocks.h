@@ -87,6 +87,7 @@ struct ChunkDb::Rocks {
   rocksdb::DB* db = nullptr;
   rocksdb::ColumnFamilyHandle* chunks = nullptr;
   rocksdb::ColumnFamilyHandle* entries = nullptr;
+  uint64_t first_sequence = 0;      // that may be written since the opening: everything before lies in files
   uint64_t entries_generation = 0;  // how often the entries have been rewritten
 };
 

@@ -246,6 +246,24 @@ TEST_F(DiskStoreTest, TheFolderStaysWithinItsCapacityUnit) {
   EXPECT_TRUE(Has(127));
 }
 
+// One file has everything and is more than the new budget: with it everything goes.
+TEST_F(DiskStoreTest, WhatASmallerBudgetDropsIsNotPromisedUnit) {
+  options_.capacity_bytes = 4ull << 30;
+  Open();
+  for (uint64_t i = 0; i < 5; ++i) ASSERT_TRUE(Put(i, 4 << 20).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  options_.capacity_bytes = 16 << 20;
+  Open();
+  const base::TimePoint limit = Soon();
+  while (store_->stats().entries > 0 && base::Clock::System().Now() < limit) std::this_thread::yield();
+  EXPECT_EQ(store_->stats().entries, 0u);
+  EXPECT_LT(FolderBytes(".sst"), 4u << 20);
+  ASSERT_TRUE(Put(7, 4 << 20).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  Open();
+  EXPECT_TRUE(Has(7));
+}
+
 TEST_F(DiskStoreTest, WhatIsUsedLateInItsLifeIsWrittenAgainUnit) {
   options_.capacity_bytes = 32 << 20;
   Open();

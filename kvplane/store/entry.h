@@ -9,7 +9,6 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,12 +36,10 @@ struct StoreKey {
   auto operator<=>(const StoreKey&) const = default;
 };
 
+// Keys come over the wire as they are: whoever may put chooses every byte. So all of them are mixed with
+// numbers that are drawn once per process and known to nobody else; a table's order differs from run to run.
 struct StoreKeyHash {
-  size_t operator()(const StoreKey& key) const {
-    size_t hash;  // `chain` is uniform already; the tenant is part of what it was made from
-    std::memcpy(&hash, key.chain.data(), sizeof(hash));
-    return hash;
-  }
+  size_t operator()(const StoreKey& key) const;
 };
 
 // Immutable bytes with shared ownership: what the DRAM tier keeps is what a reader gets, without a copy.

@@ -1,6 +1,7 @@
 #include "kvplane/store/key_chain.h"
 
 #include <fmt/format.h>
+#include <openssl/rand.h>
 #include <openssl/sha.h>
 
 #include <cstring>
@@ -23,6 +24,22 @@ std::array<std::byte, 32> Sha256(std::span<const std::byte> bytes) {
   return digest;
 }
 
+constexpr size_t kChainWords = sizeof(StoreKey::chain) / sizeof(uint64_t);
+using HashSecret = std::array<uint64_t, kChainWords + 2>;
+
+HashSecret DrawHashSecret() {
+  HashSecret secret;
+  KVPLANE_CHECK(RAND_bytes(reinterpret_cast<unsigned char*>(secret.data()), sizeof(secret)) == 1);
+  for (uint64_t& factor : secret) factor |= 1;
+  return secret;
+}
+
+// Both halves of the product, folded: every bit of a factor moves the other's, as in wyhash (Wang Yi, 2019).
+uint64_t Mix(uint64_t a, uint64_t b) {
+  const auto product = static_cast<unsigned __int128>(a) * b;
+  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+}
+
 // The parent of a chain's first key. Text fields carry their lengths, so that no two spaces give the same
 // bytes.
 std::array<std::byte, 32> RootOf(const KeySpace& space) {
@@ -36,6 +53,15 @@ std::array<std::byte, 32> RootOf(const KeySpace& space) {
 }
 
 }  // namespace
+
+size_t StoreKeyHash::operator()(const StoreKey& key) const {
+  static const HashSecret secret = DrawHashSecret();
+  uint64_t hash = Mix(secret[0] ^ key.tenant, secret[1]);
+  for (size_t word = 0; word < kChainWords; ++word) {
+    hash = Mix(hash ^ base::LoadLe<uint64_t>(&key.chain[word * sizeof(uint64_t)]), secret[word + 2]);
+  }
+  return hash;
+}
 
 std::string_view Name(TierKind tier) {
   switch (tier) {

@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 #include <set>
+#include <unordered_set>
+
+#include "kvplane/base/endian.h"
 
 namespace kvplane::store {
 namespace {
@@ -77,6 +81,25 @@ TEST(KeySpaceSafety, ImpossibleSpacesAreRefused) {
   EXPECT_EQ((KeySpace{.tenant = std::string(257, 'x')}.Validate().code()),
             base::StatusCode::kInvalidArgument);
   EXPECT_EQ((KeySpace{.salt = std::string(257, 'x')}.Validate().code()), base::StatusCode::kInvalidArgument);
+}
+
+// Whoever may put chooses every byte of a key: no choice may end in one bucket.
+TEST(StoreKeyHashSafety, KeysThatDifferAnywhereLieApart) {
+  constexpr uint64_t kKeys = 4096;
+  constexpr size_t kMostInABucket = 40;  // one on average, 8 or so in the fullest
+  for (size_t word = 0; word < 5; ++word) {
+    std::unordered_set<StoreKey, StoreKeyHash> keys;
+    for (uint64_t number = 0; number < kKeys; ++number) {
+      StoreKey key;
+      if (word == 0) key.tenant = number;
+      if (word > 0) base::StoreLe(&key.chain[(word - 1) * sizeof(number)], number);
+      keys.insert(key);
+    }
+    size_t fullest = 0;
+    for (size_t i = 0; i < keys.bucket_count(); ++i) fullest = std::max(fullest, keys.bucket_size(i));
+    EXPECT_EQ(keys.size(), kKeys);
+    EXPECT_LE(fullest, kMostInABucket) << "of keys that differ in word " << word;
+  }
 }
 
 }  // namespace

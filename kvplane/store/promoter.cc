@@ -16,6 +16,10 @@ namespace {
 
 constexpr base::TimePoint kNever = base::TimePoint::max();
 
+// While parts are held the thread looks this often whether some of them are too old: the clock may be one
+// that a condition variable cannot wait for.
+constexpr base::Duration kLookInterval = std::chrono::milliseconds(500);
+
 // What is known and held of one object.
 struct Assembly {
   StoreKey key{};
@@ -24,6 +28,7 @@ struct Assembly {
   base::TimePoint expires = kNever;
   uint64_t next = 0;  // offset of the part that is missing
   uint64_t epoch = 0;
+  base::TimePoint last_part{};
   std::vector<Slice> parts;
 };
 
@@ -39,8 +44,8 @@ Slice Join(const Assembly& assembly) {
 
 class ThreadedPromoter final : public Promoter {
  public:
-  ThreadedPromoter(base::Clock& clock, uint64_t max_bytes, Sink sink)
-      : clock_(clock), max_bytes_(max_bytes), sink_(std::move(sink)), thread_([this] { Run(); }) {}
+  ThreadedPromoter(base::Clock& clock, const PromoterOptions& options, Sink sink)
+      : clock_(clock), options_(options), sink_(std::move(sink)), thread_([this] { Run(); }) {}
   ~ThreadedPromoter() override {
     Shutdown();
     thread_.join();
@@ -59,11 +64,13 @@ class ThreadedPromoter final : public Promoter {
   void Forget(Assemblies::iterator at) KVPLANE_REQUIRES(mutex_);
   // Gives up other assemblies, the oldest first, until `bytes` more fit. False: they never will.
   bool MakeRoom(uint64_t bytes, const Assembly& except) KVPLANE_REQUIRES(mutex_);
+  bool HasRoom(uint64_t bytes, const Assembly& of) const KVPLANE_REQUIRES(mutex_);
+  void GiveUpOld() KVPLANE_REQUIRES(mutex_);
   std::optional<Assembly> Next();
   void Run();
 
   base::Clock& clock_;
-  const uint64_t max_bytes_;
+  const PromoterOptions options_;
   const Sink sink_;
 
   mutable base::Mutex mutex_;
@@ -74,7 +81,8 @@ class ThreadedPromoter final : public Promoter {
   std::unordered_map<StoreKey, Assemblies::iterator, StoreKeyHash> index_ KVPLANE_GUARDED_BY(mutex_);
   std::deque<Assembly> complete_ KVPLANE_GUARDED_BY(mutex_);
   PromoterStats stats_ KVPLANE_GUARDED_BY(mutex_);
-  std::thread thread_;  // last: it uses everything above
+  base::TimePoint next_look_ KVPLANE_GUARDED_BY(mutex_){};  // for old parts
+  std::thread thread_;                                      // last: it uses everything above
 };
 
 void ThreadedPromoter::GiveUp(Assembly& assembly) {
@@ -92,10 +100,23 @@ void ThreadedPromoter::Forget(Assemblies::iterator at) {
 
 bool ThreadedPromoter::MakeRoom(uint64_t bytes, const Assembly& except) {
   for (Assembly& other : assemblies_) {
-    if (stats_.held_bytes + bytes <= max_bytes_) break;
+    if (HasRoom(bytes, except)) break;
     if (&other != &except) GiveUp(other);
   }
-  return stats_.held_bytes + bytes <= max_bytes_;
+  return HasRoom(bytes, except);
+}
+
+bool ThreadedPromoter::HasRoom(uint64_t bytes, const Assembly& of) const {
+  return stats_.held_bytes + bytes <= options_.max_bytes || stats_.held_bytes == of.next;
+}
+
+void ThreadedPromoter::GiveUpOld() {
+  const base::TimePoint now = clock_.Now();
+  if (stats_.held_bytes == 0 || now < next_look_) return;
+  next_look_ = now + kLookInterval;
+  for (Assembly& assembly : assemblies_) {
+    if (assembly.next > 0 && now - assembly.last_part >= options_.patience) GiveUp(assembly);
+  }
 }
 
 void ThreadedPromoter::Found(const StoreKey& key, const EntryInfo& info) {
@@ -106,6 +127,7 @@ void ThreadedPromoter::Found(const StoreKey& key, const EntryInfo& info) {
     if (old.object_bytes == info.bytes && old.meta.quality == info.quality) return;
     Forget(known->second);
   }
+  if (info.bytes > options_.max_object_bytes) return;
   if (assemblies_.size() >= kMaxRemembered) Forget(assemblies_.begin());
   Assembly& added = assemblies_.emplace_back();
   added.key = key;
@@ -136,6 +158,8 @@ void ThreadedPromoter::Delivered(const StoreKey& key, uint64_t offset, const Sli
   }
   assembly.parts.push_back(bytes);
   assembly.next += bytes.size();
+  assembly.last_part = clock_.Now();
+  if (stats_.held_bytes == 0) changed_.NotifyAll();  // from now on something can become too old
   stats_.held_bytes += bytes.size();
   if (assembly.next < assembly.object_bytes) return;
   complete_.push_back(std::move(assembly));
@@ -146,7 +170,11 @@ void ThreadedPromoter::Delivered(const StoreKey& key, uint64_t offset, const Sli
 
 std::optional<Assembly> ThreadedPromoter::Next() {
   base::MutexLock lock(mutex_);
-  while (!shut_down_ && complete_.empty()) changed_.Wait(mutex_);
+  while (!shut_down_ && complete_.empty()) {
+    const bool held = stats_.held_bytes > 0;
+    changed_.WaitUntil(mutex_, held ? base::Clock::System().Now() + kLookInterval : base::kNoDeadline);
+    GiveUpOld();
+  }
   if (shut_down_) return std::nullopt;
   Assembly next = std::move(complete_.front());
   complete_.pop_front();
@@ -192,8 +220,8 @@ void ThreadedPromoter::Shutdown() {
 
 }  // namespace
 
-std::unique_ptr<Promoter> Promoter::Create(base::Clock& clock, uint64_t max_bytes, Sink sink) {
-  return std::make_unique<ThreadedPromoter>(clock, max_bytes, std::move(sink));
+std::unique_ptr<Promoter> Promoter::Create(base::Clock& clock, const PromoterOptions& options, Sink sink) {
+  return std::make_unique<ThreadedPromoter>(clock, options, std::move(sink));
 }
 
 }  // namespace kvplane::store

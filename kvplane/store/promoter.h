@@ -3,7 +3,8 @@
 // joined on a thread of the promoter, so that no reader pays for the copy.
 //
 // Bounded: objects are remembered from look-ups (kMaxRemembered of them, the oldest forgotten first), parts
-// and objects on their way count against `max_bytes` (the oldest assembly is given up first).
+// and objects on their way count against `max_bytes` (the oldest assembly is given up first; one object alone
+// may exceed it). Parts whose rest nobody reads, as it was computed instead, are let go after `patience`.
 //
 // Thread safety: all members may be called from any thread.
 #pragma once
@@ -20,8 +21,14 @@ namespace kvplane::store {
 
 struct PromoterStats {
   uint64_t handed_on = 0;
-  uint64_t given_up = 0;  // no memory for it, or read out of order
+  uint64_t given_up = 0;  // no memory for it, read out of order, or the rest was not read in time
   uint64_t held_bytes = 0;
+};
+
+struct PromoterOptions {
+  uint64_t max_bytes = 0;
+  uint64_t max_object_bytes = 0;  // larger ones are left where they are
+  base::Duration patience = std::chrono::seconds(30);
 };
 
 class Promoter {
@@ -32,7 +39,7 @@ class Promoter {
   // erased meanwhile. Called from the promoter's thread.
   using Sink = std::function<void(const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch)>;
 
-  static std::unique_ptr<Promoter> Create(base::Clock& clock, uint64_t max_bytes, Sink sink);
+  static std::unique_ptr<Promoter> Create(base::Clock& clock, const PromoterOptions& options, Sink sink);
   virtual ~Promoter() = default;
 
   // A look-up found the object in a slower tier.

@@ -19,6 +19,10 @@ constexpr int kMaxRounds = 4;
 // Keys that a tier is asked for at once when worse copies are looked for: a call ends at the first that the
 // tier lacks, so a long list would mostly be sent for nothing.
 constexpr size_t kProbedKeys = 64;
+// What objects on their way up may take beside memory's own bytes: a part of those, within reason.
+constexpr uint64_t kAssemblyParts = 4;
+constexpr uint64_t kMaxAssemblyBytes = 256ull << 20;
+
 ReadDetours::Tiers Bit(size_t tier) { return ReadDetours::Tiers{1} << tier; }
 
 // Quarantine() has no deadline of its own.
@@ -60,9 +64,15 @@ class StackedStore final : public TieredStore {
     for (SlowTier& tier : options.tiers) {
       lowers_.push_back(std::make_unique<Lower>(std::move(tier), clock_));
     }
-    promoter_ = Promoter::Create(clock_, options.max_assembly_bytes,
-                                 [this](const StoreKey& key, const EntryMeta& meta, Slice object,
-                                        uint64_t epoch) { Promote(key, meta, std::move(object), epoch); });
+    const uint64_t memory = options.dram.capacity_bytes;
+    const uint64_t assembly = options.max_assembly_bytes;
+    promoter_ = Promoter::Create(
+        clock_,
+        {.max_bytes = assembly != 0 ? assembly : std::min(memory / kAssemblyParts, kMaxAssemblyBytes),
+         .max_object_bytes = memory},
+        [this](const StoreKey& key, const EntryMeta& meta, Slice object, uint64_t epoch) {
+          Promote(key, meta, std::move(object), epoch);
+        });
     touches_ = std::make_unique<TouchBehind>([this](std::span<const StoreKey> keys) { TouchLowers(keys); });
   }
   ~StackedStore() override { StackedStore::Shutdown(); }

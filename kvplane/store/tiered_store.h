@@ -57,9 +57,10 @@ struct SlowTier {
 };
 
 struct TieredOptions {
-  DramOptions dram{};                          // its clock is the stack's; `on_evict` is the stack's own
-  std::vector<SlowTier> tiers{};               // fastest first
-  uint64_t max_assembly_bytes = 256ull << 20;  // of objects on their way up
+  DramOptions dram{};             // its clock is the stack's; `on_evict` is the stack's own
+  std::vector<SlowTier> tiers{};  // fastest first
+  // Of objects on their way up, beside memory's own bytes; one object alone may exceed it (promoter.h).
+  uint64_t max_assembly_bytes = 0;  // 0: a quarter of memory's capacity, 256 MiB at most
 };
 
 struct TierStats {

@@ -208,6 +208,63 @@ TEST_F(TieredStoreTest, AssemblyIsBoundedUnit) {
   EXPECT_EQ(store_->promoter_stats().held_bytes, 0u);
 }
 
+// A node that loads some layers and computes the others reads no object to its end.
+TEST_F(TieredStoreTest, PartsWhoseRestNobodyReadsAreLetGoUnit) {
+  Make({});
+  PutBelow(0, 0);
+  PutBelow(0, 1);
+  ASSERT_EQ(Lookup(Keys(0, 2)).size(), 2u);
+  ASSERT_TRUE(Read(0, 0, 900).ok());
+  ASSERT_TRUE(Read(1, 0, 300).ok());
+  EXPECT_EQ(store_->promoter_stats().held_bytes, 1200u);
+  clock_.Advance(std::chrono::seconds(20));
+  ASSERT_TRUE(Read(1, 300, 300).ok());
+  clock_.Advance(std::chrono::seconds(20));  // 40 s without a part of 0, 20 s without one of 1
+  const base::TimePoint limit = Soon();
+  while (store_->promoter_stats().given_up == 0 && base::Clock::System().Now() < limit) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(store_->promoter_stats().given_up, 1u);
+  EXPECT_EQ(store_->promoter_stats().held_bytes, 600u);
+  ASSERT_TRUE(Read(1, 600, 0).ok());
+  ASSERT_TRUE(Read(0).ok());  // once more, and whole
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_TRUE(InMemory(0));
+  EXPECT_TRUE(InMemory(1));
+  EXPECT_EQ(store_->promoter_stats().held_bytes, 0u);
+}
+
+TEST_F(TieredStoreTest, AssembliesTakeAQuarterOfMemoryOrOneObjectUnit) {
+  Make({.memory = 2 * kCharge, .assembly = 0});
+  for (uint64_t number = 0; number < 2; ++number) PutBelow(0, number);
+  ASSERT_TRUE(inner_[0]->Put(Key(2), {}, Slice::Own(Content(2, 5 * kCharge)), {}, Soon()).ok());
+  ASSERT_EQ(Lookup(Keys(0, 3)).size(), 3u);
+  ASSERT_TRUE(Read(0, 0, 900).ok());  // beyond the quarter, alone
+  EXPECT_EQ(store_->promoter_stats().held_bytes, 900u);
+  ASSERT_TRUE(Read(1, 0, 900).ok());
+  EXPECT_EQ(store_->promoter_stats().held_bytes, 900u) << "instead of the other";
+  ASSERT_TRUE(Read(2, 0, 100).ok());
+  EXPECT_EQ(store_->promoter_stats().held_bytes, 900u) << "nothing of what memory would not take";
+  ASSERT_TRUE(Read(1, 900, 0).ok());
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_TRUE(InMemory(1));
+}
+
+// The write that waits has run out of time: it must not stand for the one that came after it.
+TEST_F(TieredStoreTest, AnExpiredQueuedWriteGivesWayToALiveOneUnit) {
+  Make({});
+  lower_[0]->Close();
+  ASSERT_TRUE(Put(0).ok());  // the one that the writer is at
+  while (lower_[0]->calls() == 0) std::this_thread::yield();
+  ASSERT_TRUE(Put(1, /*durable=*/false, 1, std::chrono::seconds(10)).ok());
+  clock_.Advance(std::chrono::seconds(11));
+  ASSERT_TRUE(Put(1).ok());
+  EXPECT_EQ(store_->tier_stats()[1].writes.queued_entries, 2u);
+  lower_[0]->Open();
+  ASSERT_TRUE(store_->Flush(Soon()).ok());
+  EXPECT_TRUE(Holds(*inner_[0], 1));
+}
+
 TEST_F(TieredStoreTest, APromotedCopyDoesNotOutliveItsOriginalUnit) {
   Make({});
   PutBelow(0, 0, 1, std::chrono::seconds(10));

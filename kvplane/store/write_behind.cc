@@ -155,7 +155,9 @@ void ThreadedWriteBehind::Enqueue(Job job) {
   base::MutexLock lock(mutex_);
   if (shut_down_) return;
   if (const auto same = relaxed_index_.find(job.key); same != relaxed_index_.end()) {
-    if (same->second->job.meta.quality >= job.meta.quality) return;
+    // One that has run out of time is nothing that the tier would get.
+    const bool alive = same->second->expires > clock_.Now();
+    if (alive && same->second->job.meta.quality >= job.meta.quality) return;
     Unlink(relaxed_, same->second);
   }
   if (!MakeRoom(job.object.size())) {
