@@ -26,6 +26,7 @@ base::Result<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Create(const std
   options.host = where->host;
   options.port = where->port;
   options.max_connections = kMaxConnections;
+  options.limits.max_body_bytes = 0;  // nothing here has a use for one
   server::HttpServerHooks hooks;
   hooks.handler = [self = endpoint.get()](const std::shared_ptr<server::Exchange>& exchange) {
     exchange->Respond(self->Answer(exchange->request()));

@@ -72,6 +72,7 @@ class NodeRuntime {
   const codec::Strategy& default_strategy() const { return strategy_; }
   const codec::ProfileSet& profiles() const { return profiles_; }
   store::Store* store() { return store_ == nullptr ? nullptr : store_->store.get(); }  // null: none
+  const store::StoreStack* store_stack() const { return store_.get(); }                // null: none
   std::string kv_endpoint() const { return sender_ == nullptr ? "" : sender_->endpoint(); }
 
  private:

@@ -7,12 +7,14 @@
 #include <iterator>
 #include <utility>
 
+#include "kvplane/base/log.h"
 #include "kvplane/base/units.h"
 
 namespace kvplane::cli {
 namespace {
 
 constexpr std::string_view kMemory = "mem:";
+constexpr std::string_view kFolder = "dir:";
 
 base::Result<std::string> ReadSalt(const std::string& path) {
   if (path.empty()) return std::string();
@@ -55,6 +57,9 @@ base::Result<std::unique_ptr<store::StoreStack>> OpenNodeStore(const StoreArgs& 
                                                                const transport::TransportSecurity& security) {
   KVPLANE_ASSIGN_OR_RETURN(const std::vector<std::string> specs, SpecsOf(args));
   if (specs.empty()) return std::unique_ptr<store::StoreStack>();
+  for (const std::string& spec : specs) {
+    if (spec.starts_with(kFolder)) base::Log(base::LogLevel::kInfo, "opening {}", spec);  // a disk may hang
+  }
   base::Result<store::StoreStack> stack = store::CreateStore(specs, {.security = security});
   if (!stack.ok()) return stack.status().Annotate("--store");
   return std::make_unique<store::StoreStack>(*std::move(stack));

@@ -134,6 +134,7 @@ void NodeApi::Metrics(const std::shared_ptr<Exchange>& exchange) {
   HttpResponse response;
   response.headers.Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
   response.body = node_.metrics.Render(node_.engine.stats(), connections_());
+  if (node_.more_metrics) response.body += node_.more_metrics();
   Answer(exchange, std::move(response));
 }
 

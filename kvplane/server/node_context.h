@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,9 @@ struct NodeContext {
   TextWorker& texts;
   std::string model_name;
   NodeInfo info;
-  base::Duration request_timeout;  // of one generation, from its arrival
-  size_t longest_piece_bytes = 1;  // of the vocabulary: bounds the tokens of a text from below
+  base::Duration request_timeout;               // of one generation, from its arrival
+  size_t longest_piece_bytes = 1;               // of the vocabulary: bounds the tokens of a text from below
+  std::function<std::string()> more_metrics{};  // see ServerOptions
 };
 
 }  // namespace kvplane::server

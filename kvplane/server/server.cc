@@ -24,7 +24,8 @@ class Server::State {
               .model_name = std::move(model_name),
               .info = std::move(info),
               .request_timeout = options.request_timeout,
-              .longest_piece_bytes = LongestPieceBytes(tokenizer)},
+              .longest_piece_bytes = LongestPieceBytes(tokenizer),
+              .more_metrics = options.more_metrics},
         api_(node_, std::move(auth), [this] { return http_->connections(); }),
         loop_(std::make_shared<IoLoop>()),
         texts_(options.max_waiting_text) {

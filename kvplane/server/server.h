@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,6 +36,9 @@ struct ServerOptions {
   // Without a token: names, beside addresses and localhost, that clients may call this server by
   // (browser_guard.h).
   std::vector<std::string> allowed_hosts;
+  // What GET /metrics tells beside the node's own, as Prometheus text: of what the node stands on. May be
+  // empty. Must not block; called on the server's thread.
+  std::function<std::string()> more_metrics{};
 
   // Bytes of long texts that may wait to be tokenized; more are answered 503. A byte takes well below a
   // microsecond whatever the text, so the last of them waits for a minute at most.

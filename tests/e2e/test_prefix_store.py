@@ -43,6 +43,10 @@ def test_the_second_time_is_cached_and_the_same(start, prose):
     assert cached(warm) == whole_runs(warm)
     assert warm.kvplane["prefix"]["tier"] == "dram"
     assert "error" not in warm.kvplane["prefix"]
+    assert node.client.metric("kvplane_store_tier_entries", tier="dram") >= runs
+    assert node.client.metric("kvplane_store_tier_hits_total", tier="dram") >= runs
+    assert node.client.metric("kvplane_store_tier_left_out", tier="dram") == 0
+    assert node.client.metric("kvplane_store_detached_bytes") == 0
     node.assert_idle()
 
 

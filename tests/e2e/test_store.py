@@ -1,6 +1,7 @@
 """kvplane store: real servers, killed and restarted, and the verbs that act on them."""
 
 import json
+import os
 import random
 import signal
 import socket
@@ -118,9 +119,16 @@ def test_counters_by_tier_in_stats_and_metrics(serve_store, thing, tmp_path):
     assert lines[disk] == "1"
     assert int(lines["kvplane_store_received_bytes_total"]) > thing.stat().st_size
     assert lines["kvplane_store_incoming_bytes"] == "0"
+    for zero in ("writes_failed_total", "writes_left_out", "left_out", "left_out_total", "queued_bytes"):
+        values = [lines[name] for name in lines if name.startswith(f"kvplane_store_tier_{zero}{{")]
+        assert values == ["0", "0"], zero
+    for memory in ("detached_bytes", "pinned_bytes", "rising_bytes"):
+        assert lines[f"kvplane_store_{memory}"] == "0"
     assert json.load(urllib.request.urlopen(f"{url}/health", timeout=10)) == {"status": "ok"}
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{url}/v1/models", timeout=10)
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(f"{url}/metrics", data=b"x", timeout=10)
 
 
 def test_sigterm_makes_everything_durable(serve_store, thing, tmp_path):
@@ -217,6 +225,20 @@ def test_what_can_never_fit_is_refused_before_it_is_sent(serve_store, thing):
     text = urllib.request.urlopen(f"http://{server.ready['metrics']}/metrics", timeout=10).read().decode()
     received = next(line for line in text.splitlines() if line.startswith("kvplane_store_received_bytes_total "))
     assert int(received.split()[1]) < 1000
+
+
+def test_a_second_signal_ends_a_process_that_cannot_open_its_folder(tmp_path):
+    """A disk that hangs: opening the database waits for somebody who writes into a pipe."""
+    (tmp_path / "disk" / "rocksdb").mkdir(parents=True)
+    os.mkfifo(tmp_path / "disk" / "rocksdb" / "CURRENT")
+    flags = ["store", "--listen", "tcp://127.0.0.1:0", "--disk", tmp_path / "disk"]
+    process = KvplaneProcess(flags, tmp_path / "store.log")
+    eventually(lambda: f"opening {tmp_path / 'disk'}" in process.log(), "the folder is being opened")
+    process.signal(signal.SIGTERM)
+    eventually(lambda: "told to stop" in process.log(), "the first signal was taken")
+    assert process.alive(), "it would end in good order"
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 1
 
 
 def test_port_scanners_and_random_bytes_do_no_harm(serve_store, thing, tmp_path):

@@ -13,6 +13,7 @@
 #include "apps/cli/kv_advertise.h"
 #include "apps/cli/seconds_flag.h"
 #include "apps/cli/shutdown_signal.h"
+#include "apps/cli/store_metrics.h"
 #include "kvplane/base/log.h"
 #include "kvplane/server/server.h"
 #include "kvplane/transport/endpoint.h"
@@ -91,6 +92,9 @@ base::Status Serve(const ServeArgs& args) {
   options.auth_token_file = args.auth_token_file;
   options.insecure = args.insecure;
   options.allowed_hosts = args.allowed_hosts;
+  if (const store::StoreStack* stack = runtime->store_stack(); stack != nullptr) {
+    options.more_metrics = [stack] { return RenderTierMetrics(*stack); };
+  }
   KVPLANE_ASSIGN_OR_RETURN(server::NodeInfo info, DescribeNode(args, *runtime));
   KVPLANE_ASSIGN_OR_RETURN(
       const std::unique_ptr<server::Server> server,

@@ -71,15 +71,6 @@ base::Result<std::vector<std::string>> SpecsOf(const StoreServerArgs& args) {
   return specs;
 }
 
-std::vector<store::TierStats> TiersOf(const store::StoreStack& stack) {
-  if (stack.tiered != nullptr) return stack.tiered->tier_stats();
-  store::TierStats only;
-  only.kind = stack.store->kind();
-  only.name = stack.store->name();
-  only.store = stack.store->stats();
-  return {std::move(only)};
-}
-
 // One token bucket for all connections, with a burst small against an object.
 base::Result<std::string> TransportSpec(const std::string& link_rate) {
   if (link_rate.empty()) return std::string("tcp");
@@ -138,6 +129,7 @@ base::Status Serve(const StoreServerArgs& args) {
       transport::CheckListenPolicy("--listen", args.listen, transport->capabilities(), args.insecure));
   base::Log(base::LogLevel::kInfo, "store connections: {}: {}", transport->name(),
             Describe(transport->capabilities()));
+  if (!args.disk.empty()) base::Log(base::LogLevel::kInfo, "opening {}", args.disk);  // which may hang
   KVPLANE_ASSIGN_OR_RETURN(const store::StoreStack stack, store::CreateStore(specs, access));
   KVPLANE_ASSIGN_OR_RETURN(
       std::unique_ptr<store::StoreServer> server,
@@ -146,7 +138,7 @@ base::Status Serve(const StoreServerArgs& args) {
   if (!args.metrics.empty()) {
     base::Result<std::unique_ptr<MetricsEndpoint>> created = MetricsEndpoint::Create(
         args.metrics, server::ApiAuth::FromTokens(access.security.tokens), args.insecure,
-        [&server, &stack] { return RenderStoreMetrics(server->counters(), TiersOf(stack)); });
+        [&server, &stack] { return RenderStoreMetrics(server->counters(), stack); });
     if (!created.ok()) return created.status().Annotate("--metrics");
     metrics = *std::move(created);
   }
