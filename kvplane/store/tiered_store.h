@@ -15,8 +15,8 @@
 // longer has it: what is hit late in life stays. Bytes move as they are, they are never coded again.
 //
 // Erase(), EraseTenant() and Quarantine() reach every tier and everything on its way between tiers; when
-// they return OK nothing of it can come back. They fail when one tier cannot be reached (the others have
-// erased by then).
+// they return OK nothing of it can come back; of a tier in Redis see docs/store.md, "What it cannot do". They
+// fail when one tier cannot be reached (the others have erased by then).
 //
 // Touch() is a use in every tier: in memory at once, in the slower ones behind the caller's back
 // (touch_behind.h). It never prolongs a time to live. Pin() keeps the entry in memory, which is the tier that
