@@ -20,7 +20,7 @@ BlockPool::BlockPool(uint32_t blocks)
 }
 
 uint32_t BlockPool::TakeFree() {
-  while (free_bits_[hint_] == 0) hint_ = (hint_ + 1) % free_bits_.size();
+  while (free_bits_[hint_] == 0) ++hint_;
   const int bit = std::countr_zero(free_bits_[hint_]);
   free_bits_[hint_] &= free_bits_[hint_] - 1;
   return static_cast<uint32_t>(hint_ * kWordBits + static_cast<size_t>(bit));
@@ -57,7 +57,9 @@ void BlockPool::Release(base::BlockId block) {
   uint32_t& owners = owners_[block.value];
   KVPLANE_CHECK(owners > 0);  // otherwise freed twice
   if (--owners > 0) return;
-  free_bits_[block.value / kWordBits] |= uint64_t{1} << (block.value % kWordBits);
+  const size_t word = block.value / kWordBits;
+  free_bits_[word] |= uint64_t{1} << (block.value % kWordBits);
+  hint_ = std::min(hint_, word);
   --used_;
   ++counters_.freed;
 }

@@ -5,8 +5,9 @@
 // size: that is what lets a request keep some layers here and others elsewhere (LayerKV, arXiv 2410.00428,
 // section 3).
 //
-// Free blocks are a bitmap searched from a moving hint, so ids are handed out in ascending runs (neighbouring
-// pages) and neither a call nor a block costs memory beyond a bit and a count.
+// Free blocks are a bitmap, and the lowest is handed out first: ids come in ascending runs (neighbouring
+// pages), and a pool touches no more of its memory than it has ever used at once, so that the rest costs
+// nothing. Neither a call nor a block costs memory beyond a bit and a count.
 //
 // Invariants, checked (a violation is our own bug): a block is freed exactly when its last owner releases it;
 // nobody releases or shares a free block. Thread safety: none; the engine's thread owns it.
@@ -51,7 +52,7 @@ class BlockPool {
 
   uint32_t total_;
   uint32_t used_ = 0;
-  size_t hint_ = 0;                  // word of free_bits_ to look at first
+  size_t hint_ = 0;                  // no word of free_bits_ before it has a bit
   std::vector<uint64_t> free_bits_;  // 1: free
   std::vector<uint32_t> owners_;     // [total_]
   BlockPoolCounters counters_;

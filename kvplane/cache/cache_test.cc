@@ -47,6 +47,25 @@ TEST(BlockPoolUnit, SharedBlockLivesUntilItsLastOwner) {
   EXPECT_EQ(pool.used(), 0u);
 }
 
+// What was never needed at once stays untouched, however many blocks come and go.
+TEST(BlockPoolUnit, TheLowestFreeBlockComesFirst) {
+  BlockPool pool(1000);
+  std::vector<BlockId> first, second;
+  ASSERT_TRUE(pool.Allocate(100, first));
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_TRUE(pool.Allocate(70, second));
+    for (const BlockId block : second) EXPECT_LT(block.value, 170u);
+    pool.Release(i % 2 == 0 ? second : first);
+    if (i % 2 == 0) {
+      second.clear();
+    } else {
+      first = std::exchange(second, {});
+      ASSERT_TRUE(pool.Allocate(30, first));
+    }
+  }
+  EXPECT_EQ(pool.counters().used_at_most, 170u);
+}
+
 TEST(BlockPoolUnit, EmptyPoolRefuses) {
   BlockPool pool(0);
   std::vector<BlockId> blocks;
