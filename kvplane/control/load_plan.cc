@@ -60,6 +60,32 @@ double EndSeconds(const LoadSignals& signals, const ComputeCost& cost, double lo
   return load_s + std::max(cost.head_s + cost.rest_s - done_s, cost.rest_s / signals.overlap_layers);
 }
 
+// Computing what takes `work_s` alone, while something is being loaded for `load_s`.
+double BesideLoad(double work_s, double load_s, double slowdown) {
+  const double done_s = load_s / slowdown;
+  return work_s <= done_s ? work_s * slowdown : load_s + work_s - done_s;
+}
+
+// Other prompts that can go on while runs [0, m) are computed wait for the run under way, not for all: after
+// each it is decided anew. Those that are ready before come first anyway.
+double OthersWait(const LoadSignals& signals, const ComputeCost& cost, size_t m, double load_s) {
+  if (m == 0) return 0;
+  const double slowdown = std::max(signals.prefill.slowdown, 1.0);
+  const uint64_t last = signals.first_token + uint64_t{signals.run_tokens} * (m - 1);
+  const double run_s = BesideLoad(signals.prefill.Seconds(last, last + signals.run_tokens), load_s, slowdown);
+  const double end_s = BesideLoad(cost.head_s, load_s, slowdown);
+  double wait_s = 0;
+  for (const double ready_s : signals.others_ready_s) {
+    if (ready_s >= signals.compute_ahead_s) wait_s += std::clamp(end_s - ready_s, 0.0, run_s);
+  }
+  return wait_s;
+}
+
+// When all is computed, beside the loads of others.
+double RecomputeSeconds(const LoadSignals& signals, const ComputeCost& cost) {
+  return BesideLoad(cost.head_s + cost.rest_s, signals.load_ahead_s, std::max(signals.prefill.slowdown, 1.0));
+}
+
 std::string Explain(const LoadPlan& plan, size_t runs) {
   if (runs == 0) return "nothing was found";
   if (plan.recompute_s == 0) return "load all: the prefill rate is not known yet";
@@ -88,8 +114,11 @@ double LoadSeconds(const LoadSignals& signals, size_t first) {
 
 double PlanSeconds(const LoadSignals& signals, size_t compute_runs) {
   const ComputeCost cost = CostOf(signals, compute_runs);
-  if (compute_runs >= signals.runs.size()) return cost.head_s + cost.rest_s;
-  return EndSeconds(signals, cost, LoadSeconds(signals, compute_runs));
+  if (compute_runs >= signals.runs.size()) {
+    return RecomputeSeconds(signals, cost) + OthersWait(signals, cost, compute_runs, signals.load_ahead_s);
+  }
+  const double load_s = LoadSeconds(signals, compute_runs);
+  return EndSeconds(signals, cost, load_s) + OthersWait(signals, cost, compute_runs, load_s);
 }
 
 LoadPlan DecideLoad(const LoadSignals& signals) {
@@ -103,22 +132,39 @@ LoadPlan DecideLoad(const LoadSignals& signals) {
     LoadCost load(signals);
     for (size_t m = runs - 1; m > 0; --m) {
       load.Add(signals.runs[m]);
-      const double end_s = EndSeconds(signals, CostOf(signals, m), load.seconds());
+      const ComputeCost cost = CostOf(signals, m);
+      const double end_s =
+          EndSeconds(signals, cost, load.seconds()) + OthersWait(signals, cost, m, load.seconds());
       if (best.compute_runs != 0 && end_s > best.plan_s) continue;
       best.compute_runs = m;
       best.plan_s = end_s;
       best.load_s = load.seconds();
     }
-    if (plan.recompute_s < plan.load_all_s) {
+    const double gain = std::min(std::max(signals.uncertainty, signals.least_gain), kMostGain);
+    const bool bet = signals.remaining_s > 0 || !signals.others_ready_s.empty();
+    if (plan.recompute_s < (bet ? 1 - gain : 1) * plan.load_all_s) {
       plan.compute_runs = runs;
       plan.plan_s = plan.recompute_s;
       plan.load_s = 0;
     }
-    const double gain = std::min(std::max(signals.uncertainty, signals.least_gain), kMostGain);
     if (best.compute_runs != 0 && best.plan_s <= (1 - gain) * plan.plan_s) plan = best;
   }
   plan.reason = Explain(plan, runs);
   return plan;
+}
+
+std::vector<LoadTurn> TakeTurns(std::span<const QueuedLoad> loads) {
+  std::vector<LoadTurn> turns;
+  double before_s = 0;
+  for (const QueuedLoad& load : loads) {
+    LoadTurn turn;
+    if (!load.started) turn.begins_s = before_s > 0 ? before_s : load.waited_s;
+    turn.done_s = turn.begins_s + load.takes_s;
+    turn.holds_s = load.takes_s * load.tail_share;
+    before_s += turn.holds_s;
+    turns.push_back(turn);
+  }
+  return turns;
 }
 
 double RemainingSeconds(double predicted_s, double elapsed_s, uint64_t done, uint64_t total) {

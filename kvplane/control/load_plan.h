@@ -9,12 +9,15 @@
 // - Computing tokens [a, b) alone takes (b - a) * per_token_s + (b^2 - a^2) / 2 * per_attended_s: attention
 //   grows with the position. Beside a load it takes `slowdown` times that: both want the processors.
 // - Loading runs [m, n) takes what is ahead of it, the longest latency of the tiers they lie in, and the
-// longer
-//   of moving their bytes and decoding their tokens: the two overlap.
+//   longer of moving their bytes and decoding their tokens: the two overlap.
 // - The rest of the prompt, behind the runs, is computed in any case. Beside a load it waits layer by layer
-// for
-//   the loaded runs: when the load is done, only its last layer is left, unless computing is further behind.
-//   So "load all" hides the rest of the prompt behind the load, and a split has to be better than that.
+//   for the loaded runs: when the load is done, only its last layer is left, unless computing is further
+//   behind. So "load all" hides the rest of the prompt behind the load, and a split has to be better than
+//   that.
+// - Whoever else is waiting pays too: a prompt that could go on while this one computes runs waits for the
+// run
+//   under way. That is added to what a plan takes, so that runs are computed in company only where the
+//   processors had nothing better to do, or where it gains more than the others lose.
 #pragma once
 
 #include <array>
@@ -22,6 +25,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace kvplane::control {
 
@@ -69,8 +73,12 @@ struct LoadSignals {
   PrefillCost prefill{};           // unknown: everything is loaded
   double load_ahead_s = 0;         // of other requests, before this one's load
   double compute_ahead_s = 0;      // of other prompts, before this one's tokens
+  // When other prompts that are being loaded can go on, had they the processors; in no order.
+  std::span<const double> others_ready_s{};
   // How far a measured time strays from the predicted one, as a part of it. A split must promise more, and at
-  // least `least_gain`; both 0 for one that was chosen before and is only gone on with.
+  // least `least_gain`; both 0 for one that was chosen before and is only gone on with. So must computing
+  // everything where the loader has begun, or others are being loaded: it is not taken back when a sample
+  // was wrong.
   double uncertainty = 0;
   double least_gain = kLeastGain;
   // When the loader is expected to be done with all runs, where it has begun; 0: it has not, and what the
@@ -81,7 +89,7 @@ struct LoadSignals {
 struct LoadPlan {
   // Runs [0, compute_runs) are computed, the rest is loaded; runs.size() of the signals: nothing is loaded.
   size_t compute_runs = 0;
-  double plan_s = 0;       // until the prompt is computed, as planned
+  double plan_s = 0;       // until the prompt is computed, as planned, and what others wait for that
   double load_all_s = 0;   // had all runs been loaded
   double recompute_s = 0;  // had all runs been computed; 0: the cost is unknown
   double load_s = 0;       // when the loader is predicted to be done with its part
@@ -92,11 +100,30 @@ struct LoadPlan {
 // among equals the one that computes least.
 LoadPlan DecideLoad(const LoadSignals& signals);
 
-// Seconds until the prompt is computed when runs [0, compute_runs) are computed and the rest is loaded.
+// Seconds until the prompt is computed when runs [0, compute_runs) are computed and the rest is loaded, and
+// what others wait for that.
 double PlanSeconds(const LoadSignals& signals, size_t compute_runs);
 
 // Seconds to load runs [first, signals.runs.size()), what is ahead of them included.
 double LoadSeconds(const LoadSignals& signals, size_t first);
+
+// One load of those that a loader serves one after the other.
+struct QueuedLoad {
+  bool started = false;
+  double takes_s = 0;     // from now on; where it has not begun, from its first read on
+  double tail_share = 1;  // of that, what keeps the loads behind it waiting
+  double waited_s = 0;    // where it has not begun: since when nothing has been in its way
+};
+struct LoadTurn {
+  double begins_s = 0;
+  double done_s = 0;
+  double holds_s = 0;  // what it adds to the begin of those behind it
+};
+
+// When each load has its turn and is done, all from now on. One that waits takes what those before it still
+// take, and its own time. Only where nothing is in its way, and it has not begun all the same, is it doubted
+// the longer that lasts.
+std::vector<LoadTurn> TakeTurns(std::span<const QueuedLoad> loads);
 
 // How long a load that has moved `done` of `total` bytes in `elapsed_s` will still take. Before the first
 // byte: what was predicted, or as long again as it has already taken; then the observed rate counts by the

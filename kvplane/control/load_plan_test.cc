@@ -154,6 +154,90 @@ TEST(LoadPlanUnit, ALoadWithoutNewsIsDoubtedMoreAndMore) {
   EXPECT_DOUBLE_EQ(RemainingSeconds(1.0, 1.0, 50, 100), 0.75);
 }
 
+// Four loads of a second each that came at once: each waits for all before it, and for each of them once.
+TEST(LoadPlanUnit, LoadsTakeTurns) {
+  std::vector<QueuedLoad> loads(4, QueuedLoad{.takes_s = 1});
+  loads[0].started = true;
+  std::vector<LoadTurn> turns = TakeTurns(loads);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_DOUBLE_EQ(turns[i].begins_s, static_cast<double>(i));
+    EXPECT_DOUBLE_EQ(turns[i].done_s, static_cast<double>(i + 1));
+  }
+  // Nearly done: the second's turn comes at once, however long it has waited for that.
+  loads[0].takes_s = 0.01;
+  turns = TakeTurns(loads);
+  EXPECT_DOUBLE_EQ(turns[1].begins_s, 0.01);
+  EXPECT_DOUBLE_EQ(turns[3].done_s, 3.01);
+  // The head of the first comes after all others.
+  loads[0] = {.started = true, .takes_s = 2, .tail_share = 0.25};
+  turns = TakeTurns(loads);
+  EXPECT_DOUBLE_EQ(turns[0].done_s, 2);
+  EXPECT_DOUBLE_EQ(turns[1].begins_s, 0.5);
+}
+
+TEST(LoadPlanUnit, OnlyALoadWithNothingInItsWayIsDoubtedBeforeItBegins) {
+  std::vector<QueuedLoad> loads(2, QueuedLoad{.takes_s = 1, .waited_s = 5});
+  EXPECT_DOUBLE_EQ(TakeTurns(loads)[0].begins_s, 5);
+  loads.front() = {.started = true, .takes_s = 2};
+  EXPECT_DOUBLE_EQ(TakeTurns(loads)[1].begins_s, 2);
+}
+
+// Four runs of 0.5 s to load, one of which is worth computing: 0.256 s of the processors.
+TEST(LoadPlanUnit, WhatOthersWaitCounts) {
+  const auto runs = Runs(2, 400'000);
+  LoadSignals signals = Signals(runs);
+  signals.remaining_s = 0.8;
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 1u);  // 0.4 s
+  EXPECT_DOUBLE_EQ(PlanSeconds(signals, 1), 0.4);
+  const std::vector<double> late = {0.3, 9};
+  signals.others_ready_s = late;  // when the run is computed
+  EXPECT_DOUBLE_EQ(PlanSeconds(signals, 1), 0.4);
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 1u);
+  const std::vector<double> soon = {0.006, 0.056, 0.156};
+  signals.others_ready_s = soon;
+  EXPECT_DOUBLE_EQ(PlanSeconds(signals, 1), 0.4 + 0.25 + 0.2 + 0.1);
+  EXPECT_DOUBLE_EQ(PlanSeconds(signals, 0), 0.8);
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 0u);
+  // Of two runs they wait for one: then it is decided anew.
+  EXPECT_DOUBLE_EQ(PlanSeconds(signals, 2), 0.512 + 3 * 0.256);
+  signals.compute_ahead_s = 1;  // they are served before
+  EXPECT_DOUBLE_EQ(PlanSeconds(signals, 2), 1.512);
+}
+
+// 1.024 s against 1.1 s of a load that has begun: not for that.
+TEST(LoadPlanUnit, ALoadThatHasBegunIsNotGivenUpForALittle) {
+  const auto runs = Runs(1, 1'000'000);
+  LoadSignals signals = Signals(runs);
+  signals.prefill.per_token_s = 4e-3;
+  signals.tiers[0] = {.latency_s = 0, .bytes_per_s = 1e6 / 1.1};
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 1u);  // nothing has begun: the better side
+  signals.remaining_s = 1.1;
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 0u);
+  signals.remaining_s = 1.2;
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 1u);
+  signals.uncertainty = 0.2;
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 0u);
+  signals.uncertainty = signals.least_gain = 0;  // a head that was planned
+  signals.remaining_s = 1.1;
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 1u);
+  signals.remaining_s = 0;
+  const std::vector<double> others = {5};
+  signals.others_ready_s = others;
+  signals.least_gain = kLeastGain;
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 0u);  // in company it is a bet as well
+}
+
+TEST(LoadPlanUnit, ComputingEverythingIsSlowedByTheLoadsOfOthers) {
+  const auto runs = Runs(4, 1'000'000'000);
+  LoadSignals signals = Signals(runs);
+  signals.prefill.slowdown = 2;
+  EXPECT_DOUBLE_EQ(DecideLoad(signals).recompute_s, 1.024);
+  signals.load_ahead_s = 1;  // half of it is done beside them
+  EXPECT_DOUBLE_EQ(DecideLoad(signals).recompute_s, 1 + 0.524);
+  signals.load_ahead_s = 9;
+  EXPECT_DOUBLE_EQ(DecideLoad(signals).recompute_s, 2.048);
+}
+
 LoadSignals RandomSignals(base::Rng& rng, std::vector<FoundRun>& runs) {
   runs.clear();
   const uint64_t count = rng.Below(12);
@@ -192,7 +276,10 @@ double PlayedOut(const LoadSignals& signals, size_t m) {
   for (size_t i = 0; i < m * signals.run_tokens; ++i) head_s += token_s(token++);
   token = signals.first_token + n * signals.run_tokens;
   for (size_t i = 0; i < signals.rest_tokens; ++i) rest_s += token_s(token++);
-  if (m == n) return head_s + rest_s;
+  if (m == n) {
+    const double beside_s = std::min(signals.load_ahead_s, (head_s + rest_s) * signals.prefill.slowdown);
+    return beside_s + head_s + rest_s - beside_s / signals.prefill.slowdown;
+  }
   const double load_s = LoadSeconds(signals, m);
   // Beside the load: work is done at 1 / slowdown; the rest only where it may overlap.
   double done_s = load_s / signals.prefill.slowdown;
@@ -213,14 +300,16 @@ TEST(LoadPlanProperty, NoSplitIsWorthMore) {
     ASSERT_LE(plan.compute_runs, runs.size());
     if (runs.empty()) continue;
     const double load_all_s = PlayedOut(signals, 0), recompute_s = PlayedOut(signals, runs.size());
-    const double better = std::min(load_all_s, recompute_s);
-    double best = better;
+    const double gain = std::clamp(signals.uncertainty, kLeastGain, kMostGain);
+    // A load that has begun is given up only for more than is uncertain.
+    const double enough = signals.remaining_s > 0 ? 1 - gain : 1;
+    const double better = recompute_s < enough * load_all_s ? recompute_s : load_all_s;
+    double best = std::min(load_all_s, recompute_s);
     for (size_t m = 1; m < runs.size(); ++m) best = std::min(best, PlayedOut(signals, m));
     const double tolerance = 1e-6 * (1 + better);
     EXPECT_NEAR(PlayedOut(signals, plan.compute_runs), plan.plan_s, tolerance) << round;
     EXPECT_NEAR(plan.load_all_s, load_all_s, tolerance) << round;
     EXPECT_NEAR(plan.recompute_s, recompute_s, tolerance) << round;
-    const double gain = std::clamp(signals.uncertainty, kLeastGain, kMostGain);
     if (plan.compute_runs > 0 && plan.compute_runs < runs.size()) {
       ++splits;
       EXPECT_NEAR(plan.plan_s, best, tolerance) << round;
