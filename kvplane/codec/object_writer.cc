@@ -162,6 +162,8 @@ base::Result<std::vector<std::byte>> ObjectWriter::Finish() {
   }
   const std::byte* covered = out + kObjectHeaderBytes;
   base::StoreLe(entry, kernel::Crc32c({covered, static_cast<size_t>(entry - covered)}));
+  // It has grown by doubling; who keeps it is charged for its size.
+  bytes_.shrink_to_fit();
   return std::exchange(bytes_, {});
 }
 

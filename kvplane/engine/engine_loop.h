@@ -70,17 +70,24 @@ class EngineLoop {
   void StartLookup(RequestState& request);
   void FinishLookup(RequestState& request, base::Result<std::vector<StoredRun>> found);
   void ExpireLookups(base::TimePoint now);
-  struct Ahead {
-    double compute_s = 0;
-    double load_s = 0;
+  // A load whose prompt waits for it.
+  struct OpenLoad {
+    RequestState* request = nullptr;
+    LoadJob::Progress progress{};
+    control::LoadTurn turn{};  // of all of it that is not taken
+    double ready_s = 0;        // when its prompt can go on behind the runs, had it the processors
   };
-  Ahead AheadOf(const RequestState& request) const;
+  std::vector<OpenLoad> OpenLoads(base::TimePoint now);
   void BeginLoad(RequestState& request);
   void SkipLanded(RequestState& request);
-  uint32_t ComputeUntil(RequestState& request, double ahead_s);
-  bool TakeFront(RequestState& request, uint32_t run, double ahead_s);
+  double ComputeAhead(const RequestState& request, const control::PrefillCost& cost) const;
+  uint32_t ComputeUntil(RequestState& request);
+  bool Owns(RequestState& request, uint32_t run);
+  void MeetLoads();
+  bool TakeFront(const OpenLoad& own, std::span<const OpenLoad> loads, size_t computing);
+  bool ShouldTake(const OpenLoad& own, uint32_t run, std::span<const OpenLoad> loads, size_t computing);
   bool FailStalled(LoadJob& load, const LoadJob::Progress& progress, base::TimePoint now);
-  bool Overlaps(const RequestState& request) const;
+  bool Overlaps(const OpenLoad& open) const;
   base::Duration StallPatience() const;
   void EndLoad(RequestState& request);
   void LogPrefix(const RequestState& request) const;
@@ -131,6 +138,7 @@ class EngineLoop {
     base::RequestId id;
   };
   std::deque<OpenLookup> lookups_;                   // by deadline; also some that were answered
+  uint64_t next_load_ = 0;                           // RequestPrefix::load_number
   base::TimePoint load_review_ = base::kNoDeadline;  // when a load without news is looked at again
   bool stopping_ = false;
   bool cancel_new_ = false;  // the drain deadline has passed: late submissions end at once

@@ -116,6 +116,39 @@ TEST(EngineOverlapProperty, ComputingOverALoadGivesTheSameTokens) {
   }
 }
 
+// Beside others, whose tokens are in no step that may have to be given up (the engine checks that itself).
+TEST(EngineOverlapProperty, OthersAreComputedMeanwhile) {
+  std::vector<Request> requests;
+  std::vector<std::vector<int32_t>> expected;
+  const auto memory = MemoryStore();
+  for (uint64_t i = 0; i < 5; ++i) {
+    requests.push_back(GreedyRequest(NoisePrompt(40 + i, static_cast<uint32_t>(3 * kRun + 20 + 60 * i)), 4));
+    expected.push_back(Expected(requests.back()));
+    if (i != 2) Fill(*memory, requests.back());  // one has nothing there
+  }
+  for (const LoadPolicy policy : {LoadPolicy::kAlways, LoadPolicy::kAdaptive}) {
+    HookedStore store(memory);
+    store.before_read = [](auto reads, base::TimePoint) {
+      if (!ReadsPrefixes(reads) && !ReadsFirstLayer(reads))
+        base::Clock::System().SleepUntil(Now() + milliseconds(2));
+      return base::Status::Ok();
+    };
+    EngineOptions options = WithStore(store, policy);
+    options.step_tokens = 192;
+    const auto engine = MakeEngine(options);
+    WarmUp(*engine);
+    for (int round = 0; round < 4; ++round) {
+      std::vector<std::shared_ptr<Recorder>> recorders;
+      for (const Request& request : requests) recorders.push_back(Submit(*engine, request));
+      for (size_t i = 0; i < requests.size(); ++i) {
+        ASSERT_TRUE(recorders[i]->WaitForFinish());
+        EXPECT_EQ(recorders[i]->tokens(), expected[i]) << i << " of round " << round;
+      }
+    }
+    ExpectNothingLeft(*engine);
+  }
+}
+
 // A load that waits for the loader is not called stalled, however long the one before it hangs.
 TEST(EngineOverlapUnit, AQueuedLoadIsNotStalled) {
   const Request hanging = GreedyRequest(NoisePrompt(31, 3 * kRun + 1), 4);

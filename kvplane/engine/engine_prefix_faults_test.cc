@@ -210,6 +210,64 @@ TEST(EnginePrefixSafety, AHangingLookupIsGivenUp) {
   }
 }
 
+// One call of the store hangs; the lookups behind it are never made. They are misses, but none of the
+// store's: one failure does not open the breaker, and each lookup is counted once.
+TEST(EnginePrefixSafety, LookupsThatWereNotAskedAreNoFailures) {
+  const Request request = GreedyRequest(NoisePrompt(19, 2 * kRun + 1), 4);
+  const auto memory = MemoryStore();
+  Fill(*memory, request);
+  HookedStore store(memory);
+  Gate gate;
+  store.before_lookup = [&](base::TimePoint) { return gate.Wait(base::kNoDeadline); };
+  EngineOptions options = WithStore(store);
+  options.prefix.timeout = milliseconds(500);  // the last lookup must succeed on a busy machine
+  const auto engine = MakeEngine(options);
+  std::vector<std::shared_ptr<Recorder>> recorders;
+  for (int i = 0; i < 5; ++i) recorders.push_back(Submit(*engine, request));
+  for (const auto& recorder : recorders) {
+    ASSERT_TRUE(recorder->WaitForFinish());
+    EXPECT_EQ(recorder->finish().cached_tokens, 0u);
+    EXPECT_NE(recorder->finish().prefix->error.find("deadline"), std::string::npos);
+  }
+  gate.open = true;
+  EXPECT_EQ(Serve(*engine, request).finish.cached_tokens, 2 * kRun);  // the store is not left alone
+  ExpectNothingLeft(*engine);
+  EXPECT_EQ(engine->stats().prefix.lookup_errors, 5u);
+  EXPECT_EQ(engine->stats().prefix.lookups, 2u);
+}
+
+// Memory is taken for a prefix before a byte of it is seen: not for more than a prefix can have.
+TEST(EnginePrefixSafety, AnObjectThatIsTooLargeIsNotRead) {
+  const Request request = GreedyRequest(NoisePrompt(20, 3 * kRun + 1), 4);
+  const auto expected = Expected(request);
+  for (const bool large_prefix : {true, false}) {
+    const auto memory = MemoryStore();
+    Fill(*memory, request);
+    HookedStore store(memory);
+    store.after_lookup = [&](std::vector<store::EntryInfo>& found) {
+      if (found.size() != 3) return;  // the one of the request
+      found[1].bytes = store::kMaxStoredBytes;
+      found[1].prefix_bytes = large_prefix ? 1u << 29 : 1u << 9;
+    };
+    std::atomic<uint64_t> largest = 0;
+    store.before_read = [&](std::span<const store::ReadRequest> requests, base::TimePoint) {
+      for (const store::ReadRequest& read : requests) largest = std::max<uint64_t>(largest, read.bytes);
+      if (ReadsPrefixes(requests)) {
+        EXPECT_EQ(requests.size(), 2u);  // of run 0 and run 2
+      }
+      return base::Status::Ok();
+    };
+    const auto engine = MakeEngine(WithStore(store));
+    const Ran ran = Serve(*engine, request);
+    EXPECT_EQ(ran.tokens, expected);
+    EXPECT_EQ(ran.finish.cached_tokens, 2 * kRun);
+    EXPECT_NE(ran.finish.prefix->error.find("too large"), std::string::npos) << ran.finish.prefix->error;
+    EXPECT_LT(largest, 1u << 20);
+    ExpectNothingLeft(*engine);
+    EXPECT_EQ(engine->stats().prefix.loads, 1u);
+  }
+}
+
 TEST(EnginePrefixSafety, AHangingLoadIsGivenUp) {
   const Request request = GreedyRequest(NoisePrompt(13, 4 * kRun + 1), 4);
   const auto expected = Expected(request);

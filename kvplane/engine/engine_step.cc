@@ -34,30 +34,35 @@ bool AwaitsKv(const RequestState& request) {
 }  // namespace
 
 sched::Batch EngineLoop::Decide() {
+  bool loads = false;
+  for (RequestState* request : running_) {
+    if (request->phase != Phase::kPrefill) continue;
+    request->prefix.compute_until = ComputeUntil(*request);  // may move prompt_done
+    loads = loads || request->prefix.load_open;
+  }
+  if (loads) MeetLoads();
+  std::vector<sched::RunningView> running;
+  bool overlaps = false;
+  for (const RequestState* request : running_) {
+    const RequestPrefix& prefix = request->prefix;
+    sched::RunningView view{
+        .id = request->id, .phase = ToView(request->phase), .prompt_tokens = request->prompt_tokens()};
+    if (request->phase == Phase::kPrefill) {
+      overlaps = overlaps || prefix.overlaps;
+      view.compute_until = prefix.compute_until;
+      view.prompt_done =
+          prefix.overlaps ? prefix.load->runs() * options_.prefix.run_tokens : request->prompt_done;
+    }
+    running.push_back(view);
+  }
   std::vector<sched::WaitingView> waiting;
   for (const RequestState* request : waiting_) {
     if (waiting.size() == options_.max_running) break;  // no more can be admitted at once
+    if (overlaps && !AwaitsKv(*request)) break;         // its tokens would share a step that may be given up
     waiting.push_back({.id = request->id,
                        .prompt_tokens = request->prompt_tokens(),
                        .reserve_blocks = request->reserve_blocks,
                        .awaits_kv = AwaitsKv(*request)});
-  }
-  std::vector<sched::RunningView> running;
-  const control::PrefillCost cost =
-      prefix_ != nullptr ? prefix_->context.estimates.prefill() : control::PrefillCost{};
-  double ahead_s = 0;  // what prompts further ahead have to compute first
-  for (RequestState* request : running_) {
-    sched::RunningView view{
-        .id = request->id, .phase = ToView(request->phase), .prompt_tokens = request->prompt_tokens()};
-    if (request->phase == Phase::kPrefill) {
-      view.compute_until = ComputeUntil(*request, ahead_s);  // may move prompt_done
-      view.prompt_done = request->prompt_done;
-      if (request->prefix.overlaps)
-        view.prompt_done = request->prefix.load->runs() * options_.prefix.run_tokens;
-      const uint32_t end = std::min(view.prompt_tokens, view.compute_until);
-      if (end > view.prompt_done) ahead_s += cost.Seconds(view.prompt_done, end);
-    }
-    running.push_back(view);
   }
   return sched::Admit(waiting, running,
                       {.step_tokens = options_.step_tokens,
@@ -85,6 +90,10 @@ StepBatch EngineLoop::BuildStep(const sched::Batch& batch) {
     if (slice.decode || !request->prefix.overlaps) continue;
     step.Await(*request->prefix.load, 2 * StallPatience(), [this, request] { SkipLanded(*request); });
   }
+  // A step that may be given up has no other prompt's tokens.
+  KVPLANE_CHECK(!step.awaits_loads() ||
+                std::count_if(step.rows().begin(), step.rows().end(),
+                              [](const auto& row) { return !row.slice.decode; }) == 1);
   return step;
 }
 
@@ -128,7 +137,9 @@ void EngineLoop::RunBatch(StepBatch& step) {
   const base::Status status = step.Run(model_, logits_);
   if (step.stalled()) {
     ++prefix_->context.counters.stalled_steps;
-    for (const StepBatch::Row& row : step.rows()) row.request->prefix.may_overlap = false;
+    for (const StepBatch::Row& row : step.rows()) {
+      if (row.request->prefix.overlaps) row.request->prefix.may_overlap = false;
+    }
     return;
   }
   TierEstimates::PrefillStep prefill{.shared = shared};

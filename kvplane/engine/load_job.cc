@@ -93,7 +93,9 @@ LoadJob::Progress LoadJob::progress() const {
     const RunProgress& progress = progress_[run];
     if (progress.state != RunState::kPending && progress.state != RunState::kLanded) continue;
     out.bytes_done += progress.bytes_landed;
-    out.bytes_total += options_.runs[run].entry.bytes;
+    const uint64_t all = options_.runs[run].entry.bytes;
+    out.bytes_total += all;
+    if (run < options_.head_runs) out.head_bytes += all - std::min(all, progress.bytes_landed);
   }
   while (out.layers_ready < options_.layers && LayerReady(out.layers_ready)) ++out.layers_ready;
   return out;
@@ -140,16 +142,17 @@ base::Status LoadJob::first_error() const {
 
 // ---- The loader's side
 
-std::optional<LoadJob::Work> LoadJob::NextWork() {
+std::optional<LoadJob::Work> LoadJob::NextWork(Part part) {
   base::MutexLock lock(mutex_);
-  if (phase_ == Phase::kNew && pending_ > 0) {
+  if (phase_ == Phase::kNew && pending_ > 0 && part == Part::kTail) {
     phase_ = Phase::kOpening;
     BeginRead();
     started_ = since_;
     return Work{.open = true, .pieces = {}};
   }
   if (phase_ != Phase::kReading) return std::nullopt;
-  while (next_unit_ < units_.size()) {
+  const size_t end = part == Part::kTail ? tail_units_ : units_.size();
+  while (next_unit_ < end) {
     Work work;
     for (const Piece& piece : units_[next_unit_++].pieces) {
       if (progress_[piece.run].state == RunState::kPending) work.pieces.push_back(piece);
@@ -191,6 +194,7 @@ void LoadJob::SetReaders(std::vector<std::shared_ptr<const codec::ObjectReader>>
 
 void LoadJob::CutUnits() {
   if (options_.head_runs < runs()) CutTail();
+  tail_units_ = units_.size();
   if (options_.head_runs > 0) CutHead();
 }
 

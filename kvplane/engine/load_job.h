@@ -42,11 +42,10 @@ struct LoadJobOptions {
   uint32_t layers = 0;
   // Runs that the engine plans to compute, the first ones. The others are read layer by layer: layer 0 of all
   // of them, then layer 1..., so that the rest of the prompt can start on layer 0. Only then come these,
-  // whole and from the back, should the engine not have come so far.
+  // whole and from the back, should the engine not have come so far. They are Part::kHead of the work.
   uint32_t head_runs = 0;
   bool accept_lossy = true;
   double predicted_s = 0;         // of all runs, from the first read on; what progress is measured against
-  double queue_s = 0;             // predicted until then
   uint64_t unit_bytes = 1 << 20;  // one round of reads takes about this much
   std::shared_ptr<const PinnedPages> pages;
   std::function<void()> on_progress;  // a run landed or failed, or a layer is there of all runs
@@ -72,6 +71,7 @@ class LoadJob {
     uint32_t layers_ready = 0;  // layers that are there of every pending run
     uint64_t bytes_done = 0;    // coded, of runs not taken
     uint64_t bytes_total = 0;   // of runs not taken
+    uint64_t head_bytes = 0;    // of the head that was to be computed, still to come
     base::TimePoint created;
     std::optional<base::TimePoint> started;  // when the first read was issued
     // A read is in progress. Otherwise the load waits: those that came before it have the threads.
@@ -111,8 +111,9 @@ class LoadJob {
   // ---- The loader's side.
 
   // The next piece of work, or none for now (another thread is opening) or for good (exhausted()). Every
-  // piece is followed by one EndWork().
-  std::optional<Work> NextWork() KVPLANE_EXCLUDES(mutex_);
+  // piece is followed by one EndWork(). Opening belongs to the tail; the head comes after it.
+  enum class Part : uint8_t { kTail, kHead };
+  std::optional<Work> NextWork(Part part) KVPLANE_EXCLUDES(mutex_);
   void EndWork() KVPLANE_EXCLUDES(mutex_);
   bool exhausted() const KVPLANE_EXCLUDES(mutex_);
   // The opened runs; null for those that failed. Units are cut from them.
@@ -167,6 +168,7 @@ class LoadJob {
   Phase phase_ KVPLANE_GUARDED_BY(mutex_) = Phase::kNew;
   std::vector<RunProgress> progress_ KVPLANE_GUARDED_BY(mutex_);
   std::vector<Work> units_ KVPLANE_GUARDED_BY(mutex_);
+  size_t tail_units_ KVPLANE_GUARDED_BY(mutex_) = 0;  // the first ones
   size_t next_unit_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint32_t pending_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint32_t writers_ KVPLANE_GUARDED_BY(mutex_) = 0;

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -46,11 +47,17 @@ std::unique_ptr<LoadJob> MakeJob(Told& told, uint32_t runs, uint32_t head_runs =
   return std::make_unique<LoadJob>(std::move(options));
 }
 
+// As a loader does that has no other load.
+std::optional<LoadJob::Work> Next(LoadJob& job) {
+  auto work = job.NextWork(LoadJob::Part::kTail);
+  return work ? work : job.NextWork(LoadJob::Part::kHead);
+}
+
 // Gets the opening out of the way.
 void Open(LoadJob& job) {
-  const auto work = job.NextWork();
+  const auto work = Next(job);
   ASSERT_TRUE(work && work->open);
-  EXPECT_FALSE(job.NextWork().has_value());  // nobody else opens it
+  EXPECT_FALSE(Next(job).has_value());  // nobody else opens it
   EXPECT_FALSE(job.exhausted());
   job.SetReaders(std::vector<std::shared_ptr<const codec::ObjectReader>>(job.runs()));
   job.EndWork();
@@ -66,7 +73,7 @@ TEST(LoadJobUnit, LayersComeInOrderOfAllRuns) {
   const auto job = MakeJob(told, 2);
   Open(*job);
   std::vector<std::pair<uint32_t, uint32_t>> order;  // run, layer
-  while (const auto work = job->NextWork()) {
+  while (const auto work = Next(*job)) {
     for (const LoadJob::Piece& piece : work->pieces) {
       for (uint32_t layer = piece.layer_begin; layer < piece.layer_end; ++layer) {
         order.emplace_back(piece.run, layer);
@@ -91,7 +98,7 @@ TEST(LoadJobUnit, RunsComeFromTheBack) {
   Open(*job);
   std::vector<uint32_t> order;
   std::vector<size_t> units;
-  while (const auto work = job->NextWork()) {
+  while (const auto work = Next(*job)) {
     units.push_back(work->pieces.size());
     for (const LoadJob::Piece& piece : work->pieces) {
       order.push_back(piece.run);
@@ -109,7 +116,7 @@ TEST(LoadJobUnit, TheTailComesBeforeTheHead) {
   const auto job = MakeJob(told, 4, 2);
   Open(*job);
   std::vector<std::pair<uint32_t, uint32_t>> order;  // run, layers
-  while (const auto work = job->NextWork()) {
+  while (const auto work = Next(*job)) {
     for (const LoadJob::Piece& piece : work->pieces) {
       order.emplace_back(piece.run, piece.layer_end - piece.layer_begin);
     }
@@ -120,6 +127,32 @@ TEST(LoadJobUnit, TheTailComesBeforeTheHead) {
   EXPECT_EQ(order, expected);
 }
 
+// The loader asks for the heads of loads when no tail is left of any.
+TEST(LoadJobUnit, TheHeadIsAPartOfItsOwn) {
+  Told told;
+  const auto job = MakeJob(told, 3, 1);
+  EXPECT_FALSE(job->NextWork(LoadJob::Part::kHead).has_value());  // not before it was opened
+  Open(*job);
+  EXPECT_EQ(job->progress().head_bytes, 100u);
+  uint32_t tail = 0;
+  while (const auto work = job->NextWork(LoadJob::Part::kTail)) {
+    ++tail;
+    for (const LoadJob::Piece& piece : work->pieces) EXPECT_GE(piece.run, 1u);
+    job->EndWork();
+  }
+  EXPECT_EQ(tail, 2 * kLayers);
+  EXPECT_FALSE(job->exhausted());
+  EXPECT_EQ(job->progress().head_bytes, 100u);
+  const auto head = job->NextWork(LoadJob::Part::kHead);
+  ASSERT_TRUE(head.has_value());
+  EXPECT_EQ(head->pieces[0].run, 0u);
+  Land(*job, 0, 0);
+  EXPECT_EQ(job->progress().head_bytes, 75u);
+  EXPECT_TRUE(job->Take(0));
+  EXPECT_EQ(job->progress().head_bytes, 0u);
+  EXPECT_TRUE(job->exhausted());
+}
+
 // A load's clock runs while a read of it is in progress, not while it waits for others.
 TEST(LoadJobUnit, WaitingForItsTurnIsNotReading) {
   Told told;
@@ -128,7 +161,7 @@ TEST(LoadJobUnit, WaitingForItsTurnIsNotReading) {
   EXPECT_FALSE(progress.reading);
   EXPECT_FALSE(progress.started.has_value());
   EXPECT_EQ(progress.since, progress.created);
-  ASSERT_TRUE(job->NextWork());
+  ASSERT_TRUE(Next(*job));
   progress = job->progress();
   EXPECT_TRUE(progress.reading);
   ASSERT_TRUE(progress.started.has_value());
@@ -137,8 +170,8 @@ TEST(LoadJobUnit, WaitingForItsTurnIsNotReading) {
   job->EndWork();
   EXPECT_FALSE(job->progress().reading);
   const base::TimePoint idle_since = job->progress().since;
-  ASSERT_TRUE(job->NextWork());
-  ASSERT_TRUE(job->NextWork());  // by two threads
+  ASSERT_TRUE(Next(*job));
+  ASSERT_TRUE(Next(*job));  // by two threads
   job->EndWork();
   progress = job->progress();
   EXPECT_TRUE(progress.reading);
@@ -175,10 +208,10 @@ TEST(LoadJobUnit, TakenRunsAreNeitherReadNorWritten) {
   EXPECT_FALSE(job->Take(2)) << "a loader writes into it";
   job->EndWrite(2, 0, 25);
   EXPECT_TRUE(job->Take(2)) << "between two layers it may be taken";
-  const auto work = job->NextWork();
+  const auto work = Next(*job);
   ASSERT_TRUE(work.has_value());
   EXPECT_EQ(work->pieces[0].run, 1u);
-  EXPECT_FALSE(job->NextWork().has_value());
+  EXPECT_FALSE(Next(*job).has_value());
   EXPECT_EQ(job->progress().bytes_total, 100u);
   EXPECT_EQ(told.done, 0);
   for (uint32_t layer = 0; layer < kLayers; ++layer) Land(*job, 1, layer);
@@ -216,7 +249,7 @@ TEST(LoadJobUnit, TakeAllSaysWhetherALoaderIsInside) {
   EXPECT_EQ(job->state(1), RunState::kTaken);
   const auto other = MakeJob(told, 2);
   EXPECT_TRUE(other->TakeAll());
-  EXPECT_FALSE(other->NextWork().has_value());
+  EXPECT_FALSE(Next(*other).has_value());
   EXPECT_TRUE(other->exhausted());
   EXPECT_EQ(told.done, 1);
 }
@@ -247,7 +280,7 @@ TEST(LoadJobProperty, OneOwnerPerRun) {
     std::atomic<bool> mixed = false;
     const auto load = [&](uint64_t seed) {
       base::Rng rng(seed);
-      while (const auto work = job->NextWork()) {
+      while (const auto work = Next(*job)) {
         for (const LoadJob::Piece& piece : work->pieces) {
           for (uint32_t layer = piece.layer_begin; layer < piece.layer_end; ++layer) {
             if (!job->BeginWrite(piece.run)) break;
@@ -296,9 +329,9 @@ TEST(TierEstimatesUnit, MixesMeasurementsAndForgetsOldOnes) {
   const double at_start = signals({}).tiers[1].bytes_per_s;
   EXPECT_GT(at_start, 0);
   EXPECT_FALSE(signals({}).prefill.known());
-  estimates.AddLoad(store::TierKind::kDisk, 1000, 1.0, start);
+  estimates.AddLoad(store::TierKind::kDisk, 1000, 1, 1.0, start);
   EXPECT_DOUBLE_EQ(signals({}).tiers[1].bytes_per_s, 1000);
-  estimates.AddLoad(store::TierKind::kDisk, 2000, 1.0, start);
+  estimates.AddLoad(store::TierKind::kDisk, 2000, 1, 1.0, start);
   EXPECT_DOUBLE_EQ(signals({}).tiers[1].bytes_per_s, 1000 + TierEstimates::kWeight * 1000);
   EXPECT_DOUBLE_EQ(signals(TierEstimates::kForget).tiers[1].bytes_per_s, at_start);
   estimates.AddLatency(store::TierKind::kRemote, 0.5, start);
@@ -349,13 +382,33 @@ TEST(TierEstimatesUnit, StepsBesideALoadGiveTheSlowdown) {
   EXPECT_DOUBLE_EQ(estimates.prefill().slowdown, 1.5 + TierEstimates::kWeight * 1.5);
 }
 
+// One layer of a load that was taken: half a unit counts half, a sixteenth hardly at all.
+TEST(TierEstimatesUnit, ALoadOfLessThanAUnitCountsByItsPart) {
+  TierEstimates estimates;
+  const base::TimePoint start = Now();
+  const auto goodput = [&] {
+    return estimates.Signals(2, store::TierKind::kDisk, start).tiers[1].bytes_per_s;
+  };
+  const double at_start = goodput();
+  estimates.AddLoad(store::TierKind::kDisk, 100, 400, 1.0, start);
+  EXPECT_DOUBLE_EQ(goodput(), 0.75 * at_start + 25);
+  TierEstimates measured;
+  measured.AddLoad(store::TierKind::kDisk, 1'000'000, 1'000'000, 1.0, start);
+  measured.AddLoad(store::TierKind::kDisk, 62'500, 1'000'000, 1.0, start);
+  const double weight = TierEstimates::kWeight / 16;
+  EXPECT_DOUBLE_EQ(measured.Signals(2, store::TierKind::kDisk, start).tiers[1].bytes_per_s,
+                   1'000'000 - weight * 937'500);
+  EXPECT_DOUBLE_EQ(measured.Signals(2, store::TierKind::kDisk, start).uncertainty,
+                   weight);  // at most all of it
+}
+
 TEST(TierEstimatesUnit, WhatStraysIsUncertain) {
   TierEstimates estimates;
   const base::TimePoint start = Now();
   const auto of = [&](store::TierKind tier) { return estimates.Signals(2, tier, start).uncertainty; };
-  estimates.AddLoad(store::TierKind::kDisk, 1000, 1.0, start);
+  estimates.AddLoad(store::TierKind::kDisk, 1000, 1, 1.0, start);
   EXPECT_DOUBLE_EQ(of(store::TierKind::kDisk), 0);
-  estimates.AddLoad(store::TierKind::kDisk, 500, 1.0, start);  // half as fast: twice the time
+  estimates.AddLoad(store::TierKind::kDisk, 500, 1, 1.0, start);  // half as fast: twice the time
   EXPECT_DOUBLE_EQ(of(store::TierKind::kDisk), TierEstimates::kWeight);
   EXPECT_DOUBLE_EQ(of(store::TierKind::kDram), 0);
   estimates.AddPrefill(Step(0, 100, 1.0));
@@ -430,6 +483,34 @@ TEST(RunObjectProperty, RunsComeBackAtTheirPlaceWhateverThePages) {
       equal = equal && ValueAt(target, layer, side, token, head, lane) == wanted;
     });
     EXPECT_TRUE(equal);
+  }
+}
+
+// What is kept of a run is charged by its size: there is no memory behind it.
+TEST(RunObjectUnit, AnObjectOwnsNoMoreThanItShows) {
+  const tensor::KvGeometry geometry{.layers = 3, .kv_heads = 2, .head_dim = 16};
+  const RunShape shape{.geometry = geometry, .run_tokens = 128};
+  Pages pages(geometry, 64, 128);
+  const PinnedPages pinned = pages.Pin();
+  base::Rng rng(5);
+  for (uint32_t layer = 0; layer < geometry.layers; ++layer) {
+    for (const tensor::Side side : tensor::kSides) {
+      for (uint32_t token = 0; token < 128; ++token) {
+        for (uint32_t lane = 0; lane < 32; ++lane) {
+          ValueAt(pinned, layer, side, token, lane / 16, lane % 16) =
+              tensor::FloatToBf16(static_cast<float>(rng.Normal()));
+        }
+      }
+    }
+  }
+  codec::Workspace workspace;
+  for (const char* strategy : {"off", "lossless-max", "int4"}) {
+    const RunCoding coding = *BindRunCoding(*codec::Strategy::Parse(strategy), nullptr);
+    const auto object = EncodeRun(shape, coding, {}, 0, pinned, workspace);
+    ASSERT_TRUE(object.ok());
+    EXPECT_EQ(object->capacity(), object->size()) << strategy;
+    EXPECT_LE(object->size(), shape.most_object_bytes()) << strategy;
+    EXPECT_LE(*codec::ObjectReader::PrefixBytes(*object), shape.most_prefix_bytes()) << strategy;
   }
 }
 

@@ -50,7 +50,10 @@ void PrefixContext::Report(const base::Status& status) {
   }
 }
 
-PrefixLoader::PrefixLoader(PrefixContext& context) : context_(context) {
+PrefixLoader::PrefixLoader(PrefixContext& context)
+    : context_(context),
+      most_object_bytes_(context.shape.most_object_bytes()),
+      most_prefix_bytes_(context.shape.most_prefix_bytes()) {
   threads_.emplace_back(&PrefixLoader::LookupThread, this);
   for (uint32_t i = 0; i < std::max(context.options.loader_threads, 1u); ++i) {
     threads_.emplace_back(&PrefixLoader::LoadThread, this);
@@ -90,24 +93,28 @@ void PrefixLoader::LookupThread() {
       lookup = std::move(lookups_.front());
       lookups_.pop_front();
     }
-    base::Result<std::vector<StoredRun>> found = Run(lookup);
-    if (!found.ok()) ++context_.counters.lookup_errors;
-    lookup.on_done(std::move(found));
+    Run(lookup);
   }
 }
 
-base::Result<std::vector<StoredRun>> PrefixLoader::Run(const PrefixLookup& lookup) {
-  if (Now() >= lookup.deadline) {
-    base::Status late = base::DeadlineExceeded("the lookup waited too long for its turn");
-    context_.Report(late);
-    return late;
+void PrefixLoader::Run(const PrefixLookup& lookup) {
+  if (!lookup.claim->Begin()) return;
+  const bool late = Now() >= lookup.deadline;  // no fault of the store: it was not asked
+  base::Result<std::vector<StoredRun>> found =
+      late ? base::DeadlineExceeded("the lookup waited too long for its turn") : Ask(lookup);
+  if (lookup.claim->End()) {
+    if (!late) context_.Report(found.status());
+    if (!found.ok()) ++context_.counters.lookup_errors;
   }
+  lookup.on_done(std::move(found));
+}
+
+base::Result<std::vector<StoredRun>> PrefixLoader::Ask(const PrefixLookup& lookup) {
   std::vector<store::StoreKey> keys = store::KeyChain(context_.keys, lookup.tokens);
   if (keys.size() > store::kMaxKeysPerCall) keys.resize(store::kMaxKeysPerCall);
   ++context_.counters.lookups;
   context_.counters.lookup_tokens += keys.size() * context_.shape.run_tokens;
   const auto found = context_.store.Lookup(keys, lookup.min_quality, lookup.deadline);
-  context_.Report(found.status());
   if (!found.ok()) return found.status();
   std::vector<StoredRun> runs;
   for (size_t i = 0; i < std::min(found->size(), keys.size()); ++i) runs.push_back({keys[i], (*found)[i]});
@@ -126,13 +133,15 @@ void PrefixLoader::Load(std::shared_ptr<LoadJob> job) {
 bool PrefixLoader::NextWork(std::shared_ptr<LoadJob>& job, LoadJob::Work& work) {
   base::MutexLock lock(mutex_);
   while (!stopping_) {
-    for (auto at = jobs_.begin(); at != jobs_.end();) {
-      if (auto next = (*at)->NextWork()) {
-        job = *at;
-        work = *std::move(next);
-        return true;
+    for (const LoadJob::Part part : {LoadJob::Part::kTail, LoadJob::Part::kHead}) {
+      for (auto at = jobs_.begin(); at != jobs_.end();) {
+        if (auto next = (*at)->NextWork(part)) {
+          job = *at;
+          work = *std::move(next);
+          return true;
+        }
+        at = (*at)->exhausted() ? jobs_.erase(at) : at + 1;
       }
-      at = (*at)->exhausted() ? jobs_.erase(at) : at + 1;
     }
     wake_.Wait(mutex_);
   }
@@ -158,32 +167,48 @@ void PrefixLoader::LoadThread() {
 
 void PrefixLoader::Open(LoadJob& job) {
   std::vector<store::ReadRequest> requests;
+  std::vector<uint32_t> asked;  // the run of each request
   store::TierKind slowest = store::TierKind::kDram;
   for (uint32_t run = 0; run < job.runs(); ++run) {
     const store::EntryInfo& entry = job.run(run).entry;
+    // Memory is taken for what a store says: no more than an object of this shape can need.
     const uint64_t prefix = entry.prefix_bytes != 0 ? entry.prefix_bytes : kGuessedPrefixBytes;
+    if (entry.bytes > most_object_bytes_ || entry.prefix_bytes > most_prefix_bytes_) {
+      FailRun(job, run, LoadError::kMismatch,
+              base::FailedPrecondition("an object of {} bytes with a prefix of {}: too large for a run",
+                                       entry.bytes, entry.prefix_bytes));
+      continue;
+    }
     requests.push_back({.key = job.run(run).key, .offset = 0, .bytes = std::min(prefix, entry.bytes)});
+    asked.push_back(run);
     slowest = std::max(slowest, entry.tier);
   }
+  std::vector<std::shared_ptr<const codec::ObjectReader>> readers(job.runs());
+  if (!requests.empty()) ReadPrefixes(job, requests, asked, slowest, readers);
+  job.SetReaders(std::move(readers));
+}
+
+void PrefixLoader::ReadPrefixes(LoadJob& job, std::span<const store::ReadRequest> requests,
+                                std::span<const uint32_t> asked, store::TierKind slowest,
+                                std::span<std::shared_ptr<const codec::ObjectReader>> readers) {
   const base::TimePoint start = Now();
   const auto prefixes = context_.store.Read(requests, start + context_.options.timeout);
   const base::TimePoint end = Now();
-  std::vector<std::shared_ptr<const codec::ObjectReader>> readers(job.runs());
   base::Status worst;
-  for (uint32_t run = 0; run < job.runs(); ++run) {
-    if (run >= prefixes.size()) {
+  for (size_t i = 0; i < asked.size(); ++i) {
+    const uint32_t run = asked[i];
+    if (i >= prefixes.size()) {
       FailRun(job, run, LoadError::kOther, base::Internal("the store gave no answer"));
-    } else if (!prefixes[run].ok()) {
-      const base::Status& status = prefixes[run].status();
+    } else if (!prefixes[i].ok()) {
+      const base::Status& status = prefixes[i].status();
       if (worst.ok() || CountsAgainst(status)) worst = status;
       FailRun(job, run, Classify(status), status);
     } else {
-      readers[run] = OpenRun(job, run, *prefixes[run]);
+      readers[run] = OpenRun(job, run, *prefixes[i]);
     }
   }
   context_.Report(worst);
   if (worst.ok()) context_.estimates.AddLatency(slowest, base::ToSeconds(end - start), end);
-  job.SetReaders(std::move(readers));
 }
 
 // Null, and the run failed, when the object is not what it should be.

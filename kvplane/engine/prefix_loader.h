@@ -2,7 +2,8 @@
 //
 // Threads: one for lookups, so that none waits behind a load; `loader_threads` for loads. Loads are served in
 // the order in which they came; all threads work on the first, each with a round of reads of its own, so that
-// one decodes while another waits for the medium. What is done is written into LoadJobs and told through
+// one decodes while another waits for the medium. Runs that their engine plans to compute come after those of
+// every load that it does not. What is done is written into LoadJobs and told through
 // callbacks; nothing here touches a request. The store is called with deadlines only.
 //
 // Before a value is written its object's identity (model, token chain, rope, geometry, token range) is
@@ -11,6 +12,7 @@
 // Thread safety: all public members.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -34,11 +36,33 @@
 
 namespace kvplane::engine {
 
+// Who speaks of a lookup: the thread that asks the store, or the engine, which waits for it only so long. One
+// of them does, once: a lookup that is late is not a failure twice, and one that was never asked is none of
+// the store's. Thread safety: all members.
+class LookupClaim {
+ public:
+  enum class State : uint8_t { kQueued, kAsked, kJudged };
+
+  // The asking thread, before the call: false when nobody waits for it any more.
+  bool Begin() { return Move(State::kQueued, State::kAsked); }
+  // The asking thread, after the call: whether it speaks.
+  bool End() { return Move(State::kAsked, State::kJudged); }
+  // The engine. Returns where it was: at kJudged, the answer is on its way; otherwise the engine speaks.
+  State GiveUp() { return state_.exchange(State::kJudged); }
+
+ private:
+  bool Move(State from, State to) { return state_.compare_exchange_strong(from, to); }
+
+  std::atomic<State> state_ = State::kQueued;
+};
+
 struct PrefixLookup {
   std::vector<int32_t> tokens;  // whole runs of these are looked up
   uint16_t min_quality = 0;
   base::TimePoint deadline;  // a lookup that has not begun by then is not begun
-  std::function<void(base::Result<std::vector<StoredRun>>)> on_done;  // once, on the lookup thread
+  std::shared_ptr<LookupClaim> claim = std::make_shared<LookupClaim>();
+  // Once, on the lookup thread; not for a lookup that was given up before it was asked.
+  std::function<void(base::Result<std::vector<StoredRun>>)> on_done;
 };
 
 // What loader and pusher share; outlives both. Thread safety: as its members.
@@ -73,10 +97,15 @@ class PrefixLoader {
  private:
   void LookupThread();
   void LoadThread();
-  base::Result<std::vector<StoredRun>> Run(const PrefixLookup& lookup);
+  void Run(const PrefixLookup& lookup);
+  base::Result<std::vector<StoredRun>> Ask(const PrefixLookup& lookup);
   // The first load with work, and that work; false when stopping.
   bool NextWork(std::shared_ptr<LoadJob>& job, LoadJob::Work& work) KVPLANE_EXCLUDES(mutex_);
   void Open(LoadJob& job);
+  // `readers`: of all runs; those of the runs asked for are filled in.
+  void ReadPrefixes(LoadJob& job, std::span<const store::ReadRequest> requests,
+                    std::span<const uint32_t> asked, store::TierKind slowest,
+                    std::span<std::shared_ptr<const codec::ObjectReader>> readers);
   std::shared_ptr<const codec::ObjectReader> OpenRun(LoadJob& job, uint32_t run, const store::Slice& prefix);
   void Read(LoadJob& job, const LoadJob::Work& work, codec::Workspace& workspace);
   void Decode(LoadJob& job, const LoadJob::Piece& piece, const codec::ObjectReader& reader,
@@ -86,6 +115,8 @@ class PrefixLoader {
   void Count(const LoadJob& job, uint32_t run, LoadError error);
 
   PrefixContext& context_;
+  const uint64_t most_object_bytes_;
+  const uint64_t most_prefix_bytes_;
   base::Mutex mutex_;
   base::CondVar wake_;
   std::deque<PrefixLookup> lookups_ KVPLANE_GUARDED_BY(mutex_);

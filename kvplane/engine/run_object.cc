@@ -8,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "kvplane/codec/object_layout.h"
+
 namespace kvplane::engine {
 namespace {
 
@@ -54,6 +56,18 @@ base::Status EncodeLayer(const codec::ObjectInfo& info, const RunCoding& coding,
 }
 
 }  // namespace
+
+uint64_t RunShape::most_prefix_bytes() const {
+  return codec::layout::PrefixBytes(2 * codec::kMaxStrategyTextBytes, geometry.layers);
+}
+
+uint64_t RunShape::most_object_bytes() const {
+  codec::ObjectInfo info;
+  info.geometry = geometry;
+  info.tokens = run_tokens;
+  info.head_group = 1;  // the most tiles
+  return most_prefix_bytes() + codec::MaxObjectBytes(info);
+}
 
 std::array<std::byte, 16> RopeHash(const model::RopeConfig& rope) {
   const std::string text = fmt::format(

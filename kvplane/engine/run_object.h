@@ -29,6 +29,9 @@ struct RunShape {
   uint32_t run_tokens = 0;
 
   uint64_t raw_bytes() const { return geometry.bytes_per_token() * run_tokens; }
+  // The most that an object of such a run takes, and the prefix of one, whatever it is coded with.
+  uint64_t most_object_bytes() const;
+  uint64_t most_prefix_bytes() const;
 };
 
 // First half of the SHA-256 of the rotary embedding's configuration.

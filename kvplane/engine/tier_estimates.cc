@@ -31,8 +31,8 @@ void Mix(double& mean, double value) {
 }
 
 // Starts at 0: the first measurement has nothing to differ from.
-void MixError(double& mean, double value, double expected) {
-  mean += TierEstimates::kWeight * (std::min(std::abs(value / expected - 1), kMostError) - mean);
+void MixError(double& mean, double value, double expected, double weight = TierEstimates::kWeight) {
+  mean += weight * (std::min(std::abs(value / expected - 1), kMostError) - mean);
 }
 
 }  // namespace
@@ -49,13 +49,20 @@ void TierEstimates::AddLatency(store::TierKind tier, double seconds, base::TimeP
   entry.measured_at = now;
 }
 
-void TierEstimates::AddLoad(store::TierKind tier, uint64_t bytes, double seconds, base::TimePoint now) {
+void TierEstimates::AddLoad(store::TierKind tier, uint64_t bytes, uint64_t unit_bytes, double seconds,
+                            base::TimePoint now) {
   if (bytes == 0) return;
+  const double part = std::min(static_cast<double>(bytes) / static_cast<double>(unit_bytes), 1.0);
   base::MutexLock lock(mutex_);
   Tier& entry = tiers_[static_cast<size_t>(tier)];
   const double speed = static_cast<double>(bytes) / std::max(seconds, kLeastSeconds);
-  if (entry.measured.bytes_per_s > 0) MixError(entry.error, entry.measured.bytes_per_s, speed);
-  Mix(entry.measured.bytes_per_s, speed);
+  double& mean = entry.measured.bytes_per_s;
+  if (mean > 0) {
+    MixError(entry.error, mean, speed, kWeight * part);
+    mean += kWeight * part * (speed - mean);
+  } else {
+    mean = entry.at_start.bytes_per_s + part * (speed - entry.at_start.bytes_per_s);
+  }
   entry.measured_at = now;
 }
 

@@ -1,8 +1,8 @@
 // TierEstimates: what this engine has measured of its store's tiers, as control wants it.
 //
-// Exponentially weighted means (weight kWeight for the newest). A tier that was not measured for kForget is
-// taken to be as fast as at the start: otherwise one that was slow once would never be tried again. Trying is
-// cheap, because the engine computes from the front meanwhile.
+// Exponentially weighted means (weight kWeight for the newest, less for what measured little). A tier that
+// was not measured for kForget is taken to be as fast as at the start: otherwise one that was slow once would
+// never be tried again. Trying is cheap, because the engine computes from the front meanwhile.
 //
 // A token's cost grows with its position, and prompts of many lengths are measured: a line is fitted to the
 // time per token of each step over the mean position of its tokens (least squares, newer steps weigh more).
@@ -31,8 +31,9 @@ class TierEstimates {
 
   // One round of small reads.
   void AddLatency(store::TierKind tier, double seconds, base::TimePoint now) KVPLANE_EXCLUDES(mutex_);
-  // A load: coded bytes and the time from the first read to the last decoded layer.
-  void AddLoad(store::TierKind tier, uint64_t bytes, double seconds, base::TimePoint now)
+  // A load: coded bytes and the time from the first read to the last decoded layer. One that moved less than
+  // `unit_bytes` (a round of reads) has measured latency more than goodput, and counts by its part of them.
+  void AddLoad(store::TierKind tier, uint64_t bytes, uint64_t unit_bytes, double seconds, base::TimePoint now)
       KVPLANE_EXCLUDES(mutex_);
   // Busy time of one thread that decoded `tokens` tokens of all layers (a fraction for one layer).
   void AddDecode(double tokens, double seconds) KVPLANE_EXCLUDES(mutex_);

@@ -6,7 +6,9 @@ base::Result<std::vector<store::EntryInfo>> HookedStore::Lookup(std::span<const 
                                                                 uint16_t min_quality,
                                                                 base::TimePoint deadline) {
   if (before_lookup) KVPLANE_RETURN_IF_ERROR(before_lookup(deadline));
-  return inner_->Lookup(keys, min_quality, deadline);
+  auto found = inner_->Lookup(keys, min_quality, deadline);
+  if (after_lookup && found.ok()) after_lookup(*found);
+  return found;
 }
 
 HookedStore::Slices HookedStore::Read(std::span<const store::ReadRequest> requests,

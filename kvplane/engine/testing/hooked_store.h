@@ -24,7 +24,8 @@ class HookedStore final : public store::Store {
   std::function<base::Status(base::TimePoint deadline)> before_lookup;
   std::function<base::Status(std::span<const store::ReadRequest>, base::TimePoint deadline)> before_read;
   std::function<base::Status()> before_put;
-  // May change what was read.
+  // May change what was found, or read.
+  std::function<void(std::vector<store::EntryInfo>&)> after_lookup;
   std::function<void(std::span<const store::ReadRequest>, Slices&)> after_read;
 
   store::TierKind kind() const override { return inner_->kind(); }
