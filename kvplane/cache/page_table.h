@@ -1,7 +1,7 @@
 // PageTable: the blocks of one request, one list per layer.
 //
-// Layers grow, shrink and are shared separately because later policies keep layers in different tiers
-// (design: layers); today's engine grows all of them together. Token t of a layer lies in
+// Layers grow, shrink and are shared separately, so that a policy may keep them in different tiers; today's
+// engine grows all of them together. Token t of a layer lies in
 // blocks(layer)[t / block_tokens] at slot t % block_tokens.
 //
 // Ownership: owns one reference on every block it lists and returns them when destroyed; the pool must

@@ -6,7 +6,11 @@
  * Conventions. Every function that can fail returns an int: KVP_OK (0) or another KVP_ code. The last
  * argument of such a function is where a message goes, or NULL; it is written in full or emptied by every
  * call. Nothing is thrown, printed or kept between calls: there is no state but what handles hold. Memory is
- * the caller's, but for the handles, which kvp_*_free() gives back.
+ * the caller's, but for the handles, which kvp_*_free() gives back. Calls run on the caller's thread from
+ * beginning to end; the library starts none.
+ *
+ * Each function says its codes; every one may also give KVP_INVALID_ARGUMENT (a pointer that must not be
+ * NULL, a struct_bytes that no version has had), KVP_RESOURCE_EXHAUSTED (no memory) and KVP_INTERNAL.
  *
  * Versions. Structs that may grow begin with their size, which the caller sets to sizeof the struct; fields
  * that a caller's header does not have yet count as zero. Within one KVP_ABI_VERSION nothing is removed.
@@ -139,37 +143,46 @@ KVP_API const char* kvp_version(void);
 /* What a code means; never NULL. */
 KVP_API const char* kvp_strerror(int code);
 
-/* Profiles. `*out` is set on success only. */
+/* Profiles. `*out` is set on success only. KVP_CORRUPT: damaged or no profile; KVP_UNIMPLEMENTED: of a later
+ * version; KVP_RESOURCE_EXHAUSTED: larger than profiles get. From a file also KVP_NOT_FOUND and
+ * KVP_UNAVAILABLE: it cannot be read. */
 KVP_API int kvp_profile_load(const char* path, kvp_profile** out, kvp_message* message);
 KVP_API int kvp_profile_parse(const void* bytes, size_t size, kvp_profile** out, kvp_message* message);
 KVP_API void kvp_profile_free(kvp_profile* profile); /* NULL is fine */
 KVP_API int kvp_profile_id(const kvp_profile* profile, uint8_t id[16], kvp_message* message);
 
-/* How many elements a layout reaches over, from its first to its last. */
+/* How many elements a layout reaches over, from its first to its last. KVP_INVALID_ARGUMENT: a shape beyond
+ * the bounds, strides that overlap or leave the address space. */
 KVP_API int kvp_layout_elements(const kvp_layout* layout, uint64_t* elements, kvp_message* message);
 
 /* Codes `kv` (of `kv_elements` elements, at least what the layout reaches over) into an object.
  * `options` NULL: "off". `*object_bytes` tells how many bytes the object has.
  * Size query: `object` NULL: `*object_bytes` is the most that this call can write (no value is read; `kv` may
- * be NULL). An object that does not fit `capacity` is KVP_BUFFER_TOO_SMALL, with the bytes it needs. */
+ * be NULL). An object that does not fit `capacity` is KVP_BUFFER_TOO_SMALL, with the bytes it needs.
+ * KVP_INVALID_ARGUMENT: layout, options or strategy are wrong, or `kv` has too few elements;
+ * KVP_FAILED_PRECONDITION: the strategy needs a profile, and none is there, or it is of another model or
+ * lacks what a stage takes; KVP_UNIMPLEMENTED: this build has no code for the strategy. */
 KVP_API int kvp_encode(const kvp_layout* layout, const uint16_t* kv, uint64_t kv_elements,
                        const kvp_encode_options* options, void* object, size_t capacity, size_t* object_bytes,
                        kvp_message* message);
 
 /* What kvp_encode() with the same arguments would give and cost: codes at most `tiles_per_side` tiles of each
- * side (0: 32). */
+ * side (0: 32). Codes: the same. */
 KVP_API int kvp_estimate(const kvp_layout* layout, const uint16_t* kv, uint64_t kv_elements,
                          const kvp_encode_options* options, uint32_t tiles_per_side,
                          kvp_estimate_result* result, kvp_message* message);
 
 /* Reads what stands before the tiles. `size` bytes may be the whole object or only its beginning:
- * KVP_BUFFER_TOO_SMALL sets info->prefix_bytes to what is needed when at least 64 bytes are there. */
+ * KVP_BUFFER_TOO_SMALL sets info->prefix_bytes to what is needed when at least 64 bytes are there.
+ * KVP_CORRUPT: damaged or no object; KVP_UNIMPLEMENTED: of a later version, or with a stage of one. */
 KVP_API int kvp_object_info(const void* object, size_t size, kvp_object* info, kvp_message* message);
 
 /* Decodes a whole object into `kv`; layers, tokens, heads and head_dim of `layout` are those of the object.
  * Every checksum is verified before the values of a tile are written; on an error the values of `kv` are
  * unspecified, elements outside the layout stay as they are. `options` NULL: lossy objects are welcome, no
- * profiles. */
+ * profiles. KVP_CORRUPT, KVP_UNIMPLEMENTED: as kvp_object_info(); KVP_INVALID_ARGUMENT: a layout that is
+ * wrong or not of the object's shape, or `kv` has too few elements; KVP_FAILED_PRECONDITION: the profile that
+ * the object names is not among those given, or it is lossy and `strict` is set. */
 KVP_API int kvp_decode(const void* object, size_t size, const kvp_decode_options* options,
                        const kvp_layout* layout, uint16_t* kv, uint64_t kv_elements, kvp_message* message);
 

@@ -13,8 +13,7 @@ namespace kvplane::codec {
 // - L2: `hadamard` before `rans(class)`. Rotation makes all channels alike, and the differences between their
 //   deviations are what class tables live on; it costs the coding gain and its own time.
 // - bands: `heads` or `layers` where no head, or every head, is in the low band, or where both bands are
-// coded
-//   alike: the chain without the stage gives the same values.
+//   coded alike: the chain without the stage gives the same values.
 // - protect: `protect(sinks=0,recent=0)` protects nothing.
 std::string_view WhyDominated(const SideStrategy& strategy);
 

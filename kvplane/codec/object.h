@@ -55,10 +55,13 @@ struct ObjectInfo {
   uint32_t token_tiles() const { return (tokens + tensor::kTileTokens - 1) / tensor::kTileTokens; }
   size_t tiles_per_layer() const { return size_t{2} * head_groups() * token_tiles(); }
   uint64_t raw_bytes() const { return geometry.bytes_per_token() * tokens; }
+  // kInvalidArgument names the field: beyond the bounds above or those of a tile (tile_codec.h), or a head
+  // group that does not divide the heads.
   base::Status Validate() const;
 };
 
-// One tile of a layer. Tiles of a layer lie in the order of (side, head group, token tile).
+// One tile of a layer. Tiles of a layer lie in the order of (side, head group, token tile). The functions
+// require: info is valid, the tile or index is one of it.
 struct TileRef {
   tensor::Side side = tensor::Side::kKey;
   uint32_t head_group = 0;
@@ -76,15 +79,17 @@ uint64_t MaxObjectBytes(const ObjectInfo& info);
 class ObjectWriter {
  public:
   // `profile`: what TileCodec::Create() takes; where the strategy needs one, its id is written in place of
-  // info.identity.profile.
+  // info.identity.profile. kInvalidArgument: info is not valid; otherwise the errors of TileCodec::Create().
   static base::Result<ObjectWriter> Create(const ObjectInfo& info,
                                            std::shared_ptr<const ModelProfile> profile = nullptr);
 
   // Encodes all tiles of the next layer. `pages` covers info.tokens tokens, counted from 0. On an error the
-  // writer stays where it was.
+  // writer stays where it was. kFailedPrecondition: all layers are written; kInvalidArgument: the pages do
+  // not cover the tokens; otherwise the errors of TileCodec::Encode().
   base::Status AppendLayer(const tensor::LayerPages& pages, Workspace& workspace);
   // Takes the next layer's tiles as they were coded by the same strategy; [tiles_per_layer()], in order.
-  // Their lengths are checked, their contents are not.
+  // kFailedPrecondition: all layers are written; kInvalidArgument: not as many tiles as a layer has, or a
+  // length that no tile has. Their contents are not looked at.
   base::Status AppendCodedLayer(std::span<const std::span<const std::byte>> tiles);
 
   uint32_t layers_written() const { return static_cast<uint32_t>(directory_.size()); }
@@ -118,7 +123,7 @@ class LayerSection {
  public:
   uint32_t layer() const { return layer_; }
   size_t tiles() const { return entries_.size(); }
-  // The coded tile, CRC verified: kCorrupt when it does not match.
+  // The coded tile, CRC verified: kCorrupt when it does not match; kInvalidArgument: there is no such tile.
   base::Result<std::span<const std::byte>> Tile(size_t index) const;
 
  private:
@@ -135,7 +140,8 @@ class LayerSection {
 
 class ObjectReader {
  public:
-  // How many bytes the prefix takes, from the first kObjectHeaderBytes of an object.
+  // How many bytes the prefix takes, from the first kObjectHeaderBytes of an object. kCorrupt and
+  // kUnimplemented as Open().
   static base::Result<size_t> PrefixBytes(std::span<const std::byte> header);
 
   // `bytes` begins with a whole prefix (and may go on). kCorrupt: not an object, damaged or impossible, as
@@ -149,14 +155,15 @@ class ObjectReader {
   uint8_t minor_version() const { return minor_version_; }  // as its writer set it
   uint64_t object_bytes() const { return object_bytes_; }
   size_t prefix_bytes() const { return prefix_bytes_; }
-  // Where the section of `layer` lies in the object.
+  // Where the section of `layer` lies in the object. Requires: layer < info().geometry.layers.
   struct Range {
     uint64_t offset = 0;
     uint64_t bytes = 0;
   };
   Range layer_range(uint32_t layer) const { return directory_[layer]; }
 
-  // Verifies the index of `layer`; `section` is exactly layer_range(layer).
+  // Verifies the index of `layer`; `section` is exactly layer_range(layer). kInvalidArgument: there is no
+  // such layer; kCorrupt: another length, a CRC32C that does not match, impossible entries.
   base::Result<LayerSection> OpenLayer(uint32_t layer, std::span<const std::byte> section) const;
 
   // Whether the profile that the strategy takes is there: kFailedPrecondition, with its id, where it is not.
@@ -170,10 +177,12 @@ class ObjectReader {
   // tiles before the broken one have been delivered; the values of that one are unspecified.
   base::Status DecodeLayer(uint32_t layer, std::span<const std::byte> section, Workspace& workspace,
                            const tensor::LayerPages& out) const;
-  // Decodes a whole object; out: [layers].
+  // Decodes a whole object; out: [layers]. Errors of all three: kFailedPrecondition (CheckDecodable());
+  // kInvalidArgument (no such layer or tile, a view of another shape, pages that do not cover the tokens);
+  // kCorrupt (a length, a CRC32C or a coded tile is not as it must be).
   base::Status DecodeAll(std::span<const std::byte> object, Workspace& workspace,
                          std::span<const tensor::LayerPages> out) const;
-  // Checks the length of the object and the CRC of every index and tile, without decoding.
+  // Checks the length of the object and the CRC of every index and tile, without decoding: kCorrupt.
   base::Status VerifyChecksums(std::span<const std::byte> object) const;
 
  private:

@@ -17,9 +17,8 @@
 // `pca(layer)`. A bare chain stands for both sides. Parameters that are left out take the default of their
 // table row (stage_registry.h); the default axis of `affine` is KIVI's: `channel` for keys, `token` for
 // values. The canonical text gives the two sides in the order k, v, every parameter in table order, one blank
-// around "|",
-// "; " between the sides and no blank inside parentheses; "@version" only above 1. The canonical text of one
-// side is also its form on the wire and in object headers.
+// around "|", "; " between the sides and no blank inside parentheses; "@version" only above 1. The canonical
+// text of one side is also its form on the wire and in object headers.
 //
 // Thread safety: values; const access from many threads is safe.
 #pragma once

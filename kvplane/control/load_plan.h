@@ -1,9 +1,9 @@
 // DecideLoad: which of the block runs that a store holds are loaded, and which are computed all the same.
 //
 // The engine computes from the front while the store loads what is behind; the two meet where both are done
-// at the same time ("load or recompute", design: data path, section 3; the idea of meeting in the middle: Jin
-// et al., "Compute or load KV cache? Why not both?", arXiv 2410.03065). All functions are pure: signals in,
-// decision out; whoever calls them measures the signals and logs the reason.
+// at the same time (docs/adr/0008; the idea of meeting in the middle: Jin et al., "Compute or load KV cache?
+// Why not both?", arXiv 2410.03065). All functions are pure: signals in, decision out; whoever calls them
+// measures the signals and logs the reason.
 //
 // The model of costs, in seconds until the whole prompt is computed:
 // - Computing tokens [a, b) alone takes (b - a) * per_token_s + (b^2 - a^2) / 2 * per_attended_s: attention
@@ -15,8 +15,7 @@
 //   behind. So "load all" hides the rest of the prompt behind the load, and a split has to be better than
 //   that.
 // - Whoever else is waiting pays too: a prompt that could go on while this one computes runs waits for the
-// run
-//   under way. That is added to what a plan takes, so that runs are computed in company only where the
+//   run under way. That is added to what a plan takes, so that runs are computed in company only where the
 //   processors had nothing better to do, or where it gains more than the others lose.
 #pragma once
 

@@ -179,10 +179,13 @@ class Engine {
   virtual base::Result<transfer::Withdrawal> WithdrawOffer(std::string_view transfer_id) = 0;
 
   // Refuses new requests and waits for the running ones, and for what they push to the store, until
-  // `deadline`, then cancels the rest.
+  // `deadline`, then cancels the rest and waits up to ten seconds more for transfers to let go of their
+  // pages. Thread-safe, and may be called again; not from a sink, whose thread it would wait for.
   virtual void Drain(base::TimePoint deadline) = 0;
+  // As of the last step; requests_submitted and queued as of now. Thread-safe.
   virtual EngineStats stats() const = 0;
-  virtual const EngineOptions& options() const = 0;  // with max_context resolved
+  // With max_context and eos_token_ids resolved. Never changes: any thread.
+  virtual const EngineOptions& options() const = 0;
 };
 
 }  // namespace kvplane::engine

@@ -5,10 +5,9 @@
 //   2. Sensitivities: what the output loses per error of one head's keys or values, measured (sensitivity.h).
 //      They scale the metrics, so that an error costs the same nats wherever it is.
 //   3. Per layer and space: means, bases and deviations (basis_fit.h), then steps. Uniform: the mean variance
-//   of
-//      the lanes is 0 dB. Weighted: one slope for the model, step = c / sqrt(cost of the lane): at high rate
-//      a bit more or less anywhere then buys the same divergence (reverse water-filling). c makes both kinds
-//      of steps equal on average over the layers' attention bases.
+//      of the lanes is 0 dB. Weighted: one slope for the model, step = c / sqrt(cost of the lane): at high
+//      rate a bit more or less anywhere then buys the same divergence (reverse water-filling). c makes both
+//      kinds of steps equal on average over the layers' attention bases.
 //   4. Head ranks: by the divergence that coarse quantisation of the head's keys and values costs together.
 //
 // Deterministic for a seed and a compute type: sums are made in a fixed order.

@@ -8,6 +8,8 @@
 //
 // One text is that store. Several are a TieredStore in that order, which begins with memory. Bytes are SI
 // (8GB) or binary (8GiB), quota is of each tenant, scrub is per second.
+//
+// Thread safety: CreateStore from any thread. A StoreStack belongs to one thread, the stores in it to all.
 #pragma once
 
 #include <memory>

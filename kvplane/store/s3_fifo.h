@@ -10,8 +10,7 @@
 // later than a tenth of the cache takes to pass by: one block lost early makes all behind it useless. Hence
 // two changes, both on by default (docs/benchmarks.md has the figures):
 //   adaptive  the small queue's share follows the ghosts, as in ARC (Megiddo, Modha, FAST 2003): one that
-//   left
-//             the small queue too early widens it, one that left the main queue too early narrows it.
+//             left the small queue too early widens it, one that left the main queue too early narrows it.
 //   renewing  a use also puts the entry in front of its queue.
 //
 // Thread safety: none; the owner locks.

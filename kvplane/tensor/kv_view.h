@@ -6,6 +6,8 @@
 // checksum, retry.
 //
 // Nothing here owns memory. Elements are bf16 patterns in uint16_t.
+//
+// Thread safety: values and pure functions. Who may use the elements at the same time is the owners' affair.
 #pragma once
 
 #include <cstddef>

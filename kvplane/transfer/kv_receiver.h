@@ -54,6 +54,8 @@ struct KvPull {
   OnComplete on_complete;
 };
 
+// One pull. The engine's handle; dropping it changes nothing: the transfer goes on, and `on_complete` comes.
+// It may outlive the receiver, which has ended the transfer then.
 class RecvSession {
  public:
   virtual ~RecvSession() = default;
@@ -65,7 +67,10 @@ class RecvSession {
 
 class KvReceiver {
  public:
-  virtual ~KvReceiver() = default;  // cancels what is open, joins its threads
+  // Cancels what is open, runs the last callbacks, joins its threads.
+  virtual ~KvReceiver() = default;
+  // The transport must outlive the receiver. kInvalidArgument: a timeout that is not positive, more than
+  // kMaxHelloProfiles profiles; kResourceExhausted: no threads. Connects to nobody yet.
   static base::Result<std::unique_ptr<KvReceiver>> Create(transport::Transport& transport,
                                                           const KvReceiverOptions& options);
   // Returns at once; connecting and everything after it happens on the receiver's threads. kInvalidArgument

@@ -99,7 +99,11 @@ constexpr base::Duration kWithdrawnMemory = std::chrono::seconds(60);
 
 class KvSender {
  public:
-  virtual ~KvSender() = default;  // cancels what is open, joins its threads
+  // Cancels what is open, runs the last callbacks, joins its threads. Sessions may be kept; their calls
+  // then do nothing.
+  virtual ~KvSender() = default;
+  // Listens at options.endpoint. The transport must outlive the sender. Errors: those of Transport::Listen();
+  // kResourceExhausted: no threads.
   static base::Result<std::unique_ptr<KvSender>> Create(transport::Transport& transport,
                                                         const KvSenderOptions& options);
 

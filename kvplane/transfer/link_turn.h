@@ -5,8 +5,7 @@
 // - a short one overtakes a long one that is under way: it is not stuck behind it;
 // - transfers of one size keep their order;
 // - nobody starves: what is asked for after a transfer's turn never overtakes it, however short it is, and
-// the
-//   turn is at most half way to the transfer's own deadline, however wrong the pace was that it was made
+//   the turn is at most half way to the transfer's own deadline, however wrong the pace was that it was made
 //   with.
 // Earliest deadline first with these turns as deadlines keeps every transfer's stretch (its time over what it
 // takes alone) below kTurnStretch where any order does: M. Bender, S. Chakrabarti, S. Muthukrishnan, "Flow

@@ -70,6 +70,20 @@ enum class OfferEnd : uint8_t {
   kLeaseExpired,  // the KV was complete, and nobody asked for it in time
 };
 
+// How a transfer ended. What the other node found comes under the code that node gave it. `status`:
+// - OK: receiver: all KV is in the pages; sender: the receiver said so.
+// - kCancelled: Cancel(), Withdraw(), or this node shuts down.
+// - kDeadlineExceeded: the deadline has passed, or the lease of KV that nobody asked for; receiver: no
+//   connection within connect_timeout, or an offer that had expired.
+// - kUnavailable: the other node cannot be reached, or the connection broke or stalled.
+// - kPermissionDenied: the other node is not who it must be (handshake of the transport).
+// - kFailedPrecondition: the nodes do not agree: geometry, model, prompt, profile, loss and its amount, or
+//   the id is being pulled already.
+// - kUnimplemented: the other node lacks the data type, a stage, the tile size or the wire version.
+// - kCorrupt: a tile came damaged more often than tile_retries, or the other node broke the protocol.
+// - kResourceExhausted: too many pulls wait, or connections are open, at a node; no thread.
+// - kNotFound: receiver: the id has been delivered already.
+// - kInvalidArgument: sender: layers posted out of order, or a tile that its codec refuses.
 struct TransferOutcome {
   base::Status status;
   OfferEnd offer_end = OfferEnd::kOther;

@@ -3,11 +3,14 @@
 //     tcp
 //     inproc
 //     ucx                                                   where it is built in (ucx_transport.h)
-//     shaped(INNER,rate=200Mbit/s,latency_us=500,jitter_us=50,burst=256kB,seed=1)   parameters may be left
-//     out
+//     shaped(INNER,rate=200Mbit/s,latency_us=500,jitter_us=50,burst=256kB,seed=1)
+//
+// Parameters of `shaped` may be left out.
 //
 // Protection (transport_security.h) goes around what leaves the process, inside of `shaped`: the text
 // "shaped(tcp)" with tokens and TLS gives shaped(tls(tcp)).
+//
+// Thread safety: any thread.
 #pragma once
 
 #include <memory>

@@ -11,8 +11,8 @@
 // kHandshakeTimeout; a refused peer is kPermissionDenied with the reason, here and (in general terms) there.
 //
 // Thread safety: one thread may read and another may write at the same time; Shutdown() may be called from
-// any thread at any time and makes both return kCancelled (or finish). Ownership: streams outlive no
-// transport. Deadlines are points of base::Clock::System().
+// any thread at any time and makes both return kCancelled (or finish). Ownership: the transport outlives its
+// streams and listeners. Deadlines are points of base::Clock::System().
 #pragma once
 
 #include <cstddef>
@@ -84,7 +84,9 @@ class Transport {
   // "tcp", "inproc", "shaped(tls(tcp))".
   virtual std::string_view name() const = 0;
   virtual Capabilities capabilities() const = 0;
-  // `endpoint` is "tcp://HOST:PORT" or "inproc://NAME"; port 0 lets the system choose.
+  // `endpoint` is "tcp://HOST:PORT" or "inproc://NAME"; port 0 lets the system choose. Both:
+  // kInvalidArgument (not an endpoint of this transport), kUnavailable (the address is taken; nobody listens;
+  // no such name), kDeadlineExceeded, kResourceExhausted (too many names are being looked up).
   virtual base::Result<std::unique_ptr<Listener>> Listen(std::string_view endpoint) = 0;
   virtual base::Result<std::unique_ptr<Stream>> Connect(std::string_view endpoint,
                                                         base::TimePoint deadline) = 0;

@@ -1,8 +1,8 @@
 // TCP over non-blocking sockets, poll() and an eventfd per stream for Shutdown().
 //
-// IPv4, IPv6 and host names. Every wait honours its deadline, except name resolution, which is bounded only
-// by the system resolver's own timeouts (literal addresses never wait). Connect() tries all addresses of a
-// name, each with a fair share of the time left.
+// IPv4, IPv6 and host names. Every wait honours its deadline, that for the addresses of a name included
+// (socket_address.h); Listen(), which is given none, waits kListenResolveTimeout at most. Literal addresses
+// never wait. Connect() tries all addresses of a name, each with a fair share of the time left.
 //
 // A listener that runs out of file descriptors leaves the connection in the kernel's queue, waits and tries
 // again: it never spins and never dies of it.

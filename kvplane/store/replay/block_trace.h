@@ -6,9 +6,9 @@
 //
 // Formats (docs/store.md names the sources):
 //   mooncake  JSON lines: timestamp (ms), input_length, output_length, hash_ids (one per 512 tokens)
-//   agent     JSON lines, one per session: requests with t (s), in, out and hash_rle, run-length coded
-//   numbers
-//             of 64-token blocks, local to the session; "subagent" entries hold requests of their own
+//   agent     JSON lines, one per session: requests with t (s), in, out and hash_rle (run-length coded
+//             numbers of 64-token blocks, local to the session); "subagent" entries hold requests of their
+//             own
 //   azure     CSV: TIMESTAMP,ContextTokens,GeneratedTokens; says nothing about prefixes: no two blocks are
 //             equal
 // A path that ends in ".zst" is unpacked while it is read.
