@@ -19,6 +19,7 @@ namespace kvplane::store {
 namespace {
 
 constexpr uint64_t kObject = 64;
+constexpr size_t kPipe = 4096;  // all that either end sends; small, as there are many connections
 
 // A connection with the two ends of its stream, in which everything lies that a client sends of one object.
 class OneConnection {
@@ -53,7 +54,8 @@ class OneConnection {
   uint64_t reserved_bytes() const { return shared_.budget.reserved_bytes(); }
 
  private:
-  const std::unique_ptr<transport::Transport> transport_ = transport::CreateInprocTransport();
+  const std::unique_ptr<transport::Transport> transport_ =
+      transport::CreateInprocTransport({.pipe_bytes = kPipe});
   ServerShared shared_;
   std::unique_ptr<WirePeer> peer_;
   std::shared_ptr<ServerConnection> connection_;
