@@ -403,7 +403,9 @@ bool EngineLoop::ShouldTake(const OpenLoad& own, uint32_t run, std::span<const O
   const base::Duration review =
       std::clamp(base::FromSeconds(compute_s * kReviewShare), kLeastReview, kMostReview);
   load_review_ = std::min(load_review_, now + review);  // also for one that a loader is just writing into
-  return control::DecideLoad(signals).compute_runs > 0;
+  if (control::DecideLoad(signals).compute_runs > 0) return true;
+  if (run < load.options().head_runs) own.request->prefix.load->LoadHead();
+  return false;
 }
 
 // A load on which nothing has landed for the store's timeout, though a read of it is in progress, has failed;

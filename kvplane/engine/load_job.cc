@@ -59,6 +59,11 @@ bool LoadJob::Take(uint32_t run) {
   return true;
 }
 
+void LoadJob::LoadHead() {
+  base::MutexLock lock(mutex_);
+  loads_head_ = true;
+}
+
 bool LoadJob::TakeAll() {
   base::MutexLock lock(mutex_);
   for (RunProgress& progress : progress_) {
@@ -95,7 +100,8 @@ LoadJob::Progress LoadJob::progress() const {
     out.bytes_done += progress.bytes_landed;
     const uint64_t all = options_.runs[run].entry.bytes;
     out.bytes_total += all;
-    if (run < options_.head_runs) out.head_bytes += all - std::min(all, progress.bytes_landed);
+    if (run < options_.head_runs && !loads_head_)
+      out.head_bytes += all - std::min(all, progress.bytes_landed);
   }
   while (out.layers_ready < options_.layers && LayerReady(out.layers_ready)) ++out.layers_ready;
   return out;
@@ -151,7 +157,7 @@ std::optional<LoadJob::Work> LoadJob::NextWork(Part part) {
     return Work{.open = true, .pieces = {}};
   }
   if (phase_ != Phase::kReading) return std::nullopt;
-  const size_t end = part == Part::kTail ? tail_units_ : units_.size();
+  const size_t end = part == Part::kTail && !loads_head_ ? tail_units_ : units_.size();
   while (next_unit_ < end) {
     Work work;
     for (const Piece& piece : units_[next_unit_++].pieces) {

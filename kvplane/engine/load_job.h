@@ -71,7 +71,7 @@ class LoadJob {
     uint32_t layers_ready = 0;  // layers that are there of every pending run
     uint64_t bytes_done = 0;    // coded, of runs not taken
     uint64_t bytes_total = 0;   // of runs not taken
-    uint64_t head_bytes = 0;    // of the head that was to be computed, still to come
+    uint64_t head_bytes = 0;    // of the head that is to be computed, still to come
     base::TimePoint created;
     std::optional<base::TimePoint> started;  // when the first read was issued
     // A read is in progress. Otherwise the load waits: those that came before it have the threads.
@@ -93,6 +93,8 @@ class LoadJob {
   RunState state(uint32_t run) const KVPLANE_EXCLUDES(mutex_);
   // A pending or failed run becomes the engine's; false while a loader writes into it, or when it has landed.
   bool Take(uint32_t run) KVPLANE_EXCLUDES(mutex_);
+  // The engine does not compute the head after all, or not soon: it is loaded in its turn.
+  void LoadHead() KVPLANE_EXCLUDES(mutex_);
   // Everything that is pending becomes the engine's. True: no loader is inside, none will come, on_done will
   // not be called (or has been). False: on_done will be called soon.
   bool TakeAll() KVPLANE_EXCLUDES(mutex_);
@@ -170,6 +172,7 @@ class LoadJob {
   std::vector<Work> units_ KVPLANE_GUARDED_BY(mutex_);
   size_t tail_units_ KVPLANE_GUARDED_BY(mutex_) = 0;  // the first ones
   size_t next_unit_ KVPLANE_GUARDED_BY(mutex_) = 0;
+  bool loads_head_ KVPLANE_GUARDED_BY(mutex_) = false;  // with the tail
   uint32_t pending_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint32_t writers_ KVPLANE_GUARDED_BY(mutex_) = 0;
   uint32_t failed_ KVPLANE_GUARDED_BY(mutex_) = 0;  // and not taken yet

@@ -153,6 +153,20 @@ TEST(LoadJobUnit, TheHeadIsAPartOfItsOwn) {
   EXPECT_TRUE(job->exhausted());
 }
 
+TEST(LoadJobUnit, AHeadThatIsNotComputedIsLoadedWithTheTail) {
+  Told told;
+  const auto job = MakeJob(told, 2, 1);
+  Open(*job);
+  while (job->NextWork(LoadJob::Part::kTail)) job->EndWork();
+  EXPECT_EQ(job->progress().head_bytes, 100u);
+  job->LoadHead();
+  EXPECT_EQ(job->progress().head_bytes, 0u);
+  const auto work = job->NextWork(LoadJob::Part::kTail);
+  ASSERT_TRUE(work.has_value());
+  EXPECT_EQ(work->pieces[0].run, 0u);
+  EXPECT_TRUE(job->exhausted());
+}
+
 // A load's clock runs while a read of it is in progress, not while it waits for others.
 TEST(LoadJobUnit, WaitingForItsTurnIsNotReading) {
   Told told;
