@@ -25,7 +25,10 @@ class LoadCost {
     if (signals_.decode_tokens_per_s > 0) decode_s_ += signals_.run_tokens / signals_.decode_tokens_per_s;
   }
   double seconds() const {
-    if (signals_.remaining_s > 0) return all_bytes_ > 0 ? signals_.remaining_s * bytes_ / all_bytes_ : 0;
+    if (signals_.remaining_s > 0) {
+      // What is ahead takes as long for a part of the runs as for all.
+      return all_bytes_ > 0 ? signals_.load_ahead_s + signals_.remaining_s * bytes_ / all_bytes_ : 0;
+    }
     return signals_.load_ahead_s + latency_s_ + std::max(move_s_, decode_s_);
   }
 

@@ -80,8 +80,8 @@ struct LoadSignals {
   // was wrong.
   double uncertainty = 0;
   double least_gain = kLeastGain;
-  // When the loader is expected to be done with all runs, where it has begun; 0: it has not, and what the
-  // tiers say counts. Parts of the runs then take their part of it by bytes.
+  // How long the loader is expected to need for all runs, behind what is ahead, where that is known better
+  // than by what the tiers say; 0: it is not. Parts of the runs then take their part of it by bytes.
   double remaining_s = 0;
 };
 

@@ -130,6 +130,18 @@ TEST(LoadPlanUnit, ALoadInProgressTakesWhatItTakes) {
   EXPECT_DOUBLE_EQ(LoadSeconds(signals, 1), 4);
 }
 
+// Of a load that waits for others, computing a run saves that run's part only, not a part of the queue.
+TEST(LoadPlanUnit, ComputingARunDoesNotShortenTheQueue) {
+  const auto runs = Runs(4, 500'000);
+  LoadSignals signals = Signals(runs);
+  signals.remaining_s = 0.4;
+  signals.load_ahead_s = 1;
+  EXPECT_DOUBLE_EQ(LoadSeconds(signals, 0), 1.4);
+  EXPECT_DOUBLE_EQ(LoadSeconds(signals, 1), 1.3);
+  signals.prefill.per_token_s = 4e-3;  // 1.024 s for a run, which would save 0.1 s of 1.4 s
+  EXPECT_EQ(DecideLoad(signals).compute_runs, 0u);
+}
+
 TEST(LoadPlanUnit, DecodingCountsWhereItIsTheSlowerPart) {
   const auto runs = Runs(4, 1'000);
   LoadSignals signals = Signals(runs);

@@ -384,7 +384,6 @@ bool EngineLoop::ShouldTake(const OpenLoad& own, uint32_t run, std::span<const O
   for (const OpenLoad& other : loads) {
     if (other.request == &request) continue;
     others_ready_s.push_back(other.ready_s);
-    signals.load_ahead_s = std::max(signals.load_ahead_s, other.turn.done_s);
   }
   const uint64_t first_token = uint64_t{run} * run_tokens;
   signals.runs = runs;
@@ -396,7 +395,8 @@ bool EngineLoop::ShouldTake(const OpenLoad& own, uint32_t run, std::span<const O
   signals.others_ready_s = others_ready_s;
   const double missing_bytes = static_cast<double>(own.progress.bytes_total - own.progress.bytes_done);
   const double share = missing_bytes > 0 ? std::min(left_bytes / missing_bytes, 1.0) : 1;
-  signals.remaining_s = std::max(own.turn.done_s * share, kLeastRemaining);
+  signals.load_ahead_s = own.turn.begins_s;
+  signals.remaining_s = std::max((own.turn.done_s - own.turn.begins_s) * share, kLeastRemaining);
   if (run < load.options().head_runs) signals.uncertainty = signals.least_gain = 0;
   const double compute_s =
       signals.compute_ahead_s + signals.prefill.Seconds(first_token, first_token + run_tokens);
