@@ -254,6 +254,18 @@ uint64_t ChunkDb::file_bytes() const {
 
 uint64_t ChunkDb::free_bytes() const { return FreeBytes(rocks_->options.folder); }
 
+bool ChunkDb::at_work() const {
+  using Properties = rocksdb::DB::Properties;
+  for (rocksdb::ColumnFamilyHandle* family : {rocks_->chunks, rocks_->entries}) {
+    for (const std::string& property : {Properties::kNumRunningFlushes, Properties::kNumRunningCompactions,
+                                        Properties::kMemTableFlushPending, Properties::kCompactionPending}) {
+      uint64_t count = 0;
+      if (rocks_->db->GetIntProperty(family, property, &count) && count > 0) return true;
+    }
+  }
+  return false;
+}
+
 FolderSpace MeasureFolder(const std::string& folder) {
   namespace fs = std::filesystem;
   FolderSpace space;

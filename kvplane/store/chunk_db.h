@@ -121,6 +121,8 @@ class ChunkDb {
   uint64_t file_bytes() const;  // of all files
   // Bytes free on the file system; the largest number when it cannot be told.
   uint64_t free_bytes() const;
+  // Whether files are being written or joined, or wait for it: what those replace is not deleted yet.
+  bool at_work() const;
 
  private:
   struct Rocks;

@@ -1,8 +1,10 @@
 // DiskStore: puts and erasures. Everything here but the public calls runs on the writer's thread.
 #include <algorithm>
 #include <limits>
+#include <thread>
 #include <utility>
 
+#include "kvplane/base/clock.h"
 #include "kvplane/base/log.h"
 #include "kvplane/store/call_checks.h"
 #include "kvplane/store/disk_state.h"
@@ -14,6 +16,11 @@ namespace {
 constexpr uint64_t kLargestPart = 2;
 constexpr size_t kEraseAtOnce = 4096;  // entries erased at once; then the lock is let go
 
+// Old files go in the background: a writer can be ahead of that for a moment.
+constexpr base::Duration kSpaceWait = std::chrono::seconds(1);
+constexpr base::Duration kSpacePoll = std::chrono::milliseconds(5);
+constexpr int kLeastPolls = 4;  // files are deleted a little after the work that replaced them
+
 }  // namespace
 
 // Asked before every chunk: a few microseconds beside a fraction of a millisecond.
@@ -22,7 +29,13 @@ base::Status DiskStore::State::CheckSpace() {
     base::MutexLock lock(keeper_mutex);
     if (!write_failure.ok()) return write_failure.Annotate("the disk took no writes lately");
   }
-  const uint64_t free = db->free_bytes();
+  uint64_t free = db->free_bytes();
+  const base::TimePoint give_up = base::Clock::System().Now() + kSpaceWait;
+  for (int polls = 0; free < min_free_bytes && (polls < kLeastPolls || db->at_work()); ++polls) {
+    if (stopping.load() || base::Clock::System().Now() >= give_up) break;
+    std::this_thread::sleep_for(kSpacePoll);
+    free = db->free_bytes();
+  }
   if (free < min_free_bytes) {
     return base::ResourceExhausted("{}: {} bytes free, {} are kept free", options.folder, free,
                                    min_free_bytes);
