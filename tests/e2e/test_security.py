@@ -269,7 +269,8 @@ def test_the_router_speaks_https_on_both_sides(launch, authority, trust, prompt,
     nodes = ("--prefill", f"https://{prefill.process.http}", "--decode", f"https://{decode.process.http}")
     router = launch.start("route", "route", "--port", 0, *nodes, "--node-ca", authority.certificate, *guarded)
     client = ApiClient(router.await_ready().http, tls=trust)
-    eventually(lambda: client.get("/ready").status == 200, "the router has seen its nodes")
+    # Ready is a router with a decode node: the prefill node may still be unseen.
+    eventually(lambda: client.get("/ready").json().get("prefill_nodes") == 1, "the router has seen its nodes")
     for _ in range(3):
         done = client.complete(prompt, max_tokens=12)
         assert (done.source, done.token_ids) == ("transfer", expected)
