@@ -233,25 +233,40 @@ uint64_t SettleRungs(const EcsqPlan& plan, uint32_t tokens, const ByteTile& tile
 constexpr float kBeyondInt32 = 0x1p31f;
 
 // Those of the levels beyond their rung's range that lie far enough beyond, in the order of `above`. Every
-// second one does: without branches, but for levels beyond int32, which are put right on the way.
+// second one does: without branches.
 size_t PickEscapes(const EcsqPlan& plan, const tensor::ConstTileView& in, const uint16_t* const* rows,
                    const ByteTile& tile, std::span<const uint32_t> above) {
   const EcsqByteLanes& bytes = *plan.byte_lanes;
   for (uint32_t g = 0; g < plan.groups(); ++g) tile.reach[g] = EcsqReach(tile.ladder[g], 0);
-  size_t count = 0;
   const Quotient by_head_dim(in.head_dim);
+  const auto bits_of = [&](uint32_t token, uint32_t element) {
+    const uint32_t head = by_head_dim.Of(element);
+    return rows[token][head * in.head_stride + (element - head * in.head_dim)];
+  };
+  const auto level_of = [&](uint16_t bits, uint32_t element) {
+    const float centred = tensor::Bf16ToFloat(bits) - bytes.mean[element];
+    return centred * bytes.inverse_step[element];
+  };
+  size_t count = 0;
+  bool far = false;
   for (const uint32_t position : above) {
     const uint32_t token = kernel::TokenOf(position);
     const uint32_t lane = kernel::LaneOf(position);
     const uint32_t element = plan.element_of_lane[lane];
-    const uint32_t head = by_head_dim.Of(element);
-    const uint16_t bits = rows[token][head * in.head_stride + (element - head * in.head_dim)];
-    const float centred = tensor::Bf16ToFloat(bits) - bytes.mean[element];
-    const float level = centred * bytes.inverse_step[element];
-    if (level >= kBeyondInt32) tile.levels[size_t{token} * plan.lanes + lane] = 127;
+    const uint16_t bits = bits_of(token, element);
+    const float level = level_of(bits, element);
     const bool inside = std::fabs(level) <= tile.reach[lane / kernel::kRansLanes];
+    far |= level >= kBeyondInt32;
     tile.escapes[count] = {token * plan.elements + element, bits};
     count += inside ? 0 : 1;
+  }
+  // Next to never, and a store of bytes among the above would cost all of it 4 %.
+  for (size_t i = 0; far && i < above.size(); ++i) {
+    const uint32_t token = kernel::TokenOf(above[i]);
+    const uint32_t lane = kernel::LaneOf(above[i]);
+    const uint32_t element = plan.element_of_lane[lane];
+    const bool beyond = level_of(bits_of(token, element), element) >= kBeyondInt32;
+    if (beyond) tile.levels[size_t{token} * plan.lanes + lane] = 127;
   }
   return count;
 }
